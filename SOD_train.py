@@ -1,0 +1,141 @@
+"""Stage 1: train the salient object network on images with object masks.
+
+    python SOD_train.py --backbone swin-base-224 --train_root dataset --tag saliency         all visible GPUs, or the CPU
+    python SOD_train.py --backbone swin-base-224 --train_root dataset --tag saliency --gpu_id 1          one GPU
+    torchrun --nproc_per_node 4 SOD_train.py --train_root dataset --tag saliency             workers started from outside
+
+Reads <data set>/{Images,Masks}; writes experiments/<tag>/ with last.pth, which predict.py turns into maps.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.SOD_train().parse_args()  # before the heavy imports, so that --help answers at once
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.saliency_folder import SaliencyTraining, cached_share
+from image_files import load_image, load_mask
+from input_errors import run_script
+from metrics.saliency import SaliencyMetrics
+from models.saliency_losses import saliency_objective
+from models.saliency_net import SaliencyNet, build_saliency_net
+from saliency_layout import find_data_sets, saliency_pairs
+from utils.checkpoint import resume_training, save_checkpoint, training_state
+from utils.distributed import choose_gpus, launch_workers, start_distributed, stop_distributed, sum_over_processes
+from utils.precision import autocast
+from utils.run_folder import RunFolder
+from utils.saliency_maps import predict_saliency
+from utils.schedules import set_lr, step_decay
+
+LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+
+
+def main(args) -> None:
+    # distributed
+    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
+    if launch_workers(main, args, len(gpu_ids)):
+        return
+    world = start_distributed(gpu_ids)
+    torch.manual_seed(args.seed)
+
+    # run folder
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main)
+
+    # data
+    pairs = [pair for root in args.train_root for data_set in find_data_sets(root) for pair in saliency_pairs(data_set)]
+    val_pairs = saliency_pairs(args.val_root) if args.val_root else []
+    cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
+    dataset = SaliencyTraining(pairs, args.image_size, args.seed, cached)
+    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
+    loader = build_loader(dataset, batches, args.workers, world.device)
+
+    # model
+    settings = {
+        "backbone": args.backbone,
+        "backbone_args": dict(args.backbone_args),
+        "decoder_width": args.decoder_width,
+        "image_size": args.image_size,
+    }
+    network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
+    network = network.to(world.device)
+    model = DistributedDataParallel(network) if world.size > 1 else network
+    torch.manual_seed(args.seed + world.rank)  # dropout differs between processes
+
+    # optimizer
+    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
+
+    # resume
+    first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
+    run.start(vars(args))
+    run.log(f"{len(pairs)} training pairs, {len(val_pairs)} validation pairs, {len(batches)} steps an epoch")
+
+    # train
+    for epoch in range(first_epoch, args.max_epoch):
+        set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
+        batches.epoch = epoch
+        losses = train_one_epoch(model, network, loader, optimizer, args, world, f"epoch {epoch + 1}/{args.max_epoch}")
+        run.scalars((epoch + 1) * len(batches), losses | {"lr": optimizer.param_groups[0]["lr"]})
+
+        # evaluate
+        scores = {}
+        if val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch):
+            scores = validate(network, val_pairs, args.image_size, world)
+            run.scalars((epoch + 1) * len(batches), {f"val/{name}": value for name, value in scores.items()})
+        line = "  ".join(f"{name} {value:.4f}" for name, value in (losses | scores).items())
+        run.log(f"epoch {epoch + 1}/{args.max_epoch}  {line}")
+
+        # save
+        if world.is_main:
+            is_best = bool(scores) and scores["maxF"] > best
+            best = scores["maxF"] if is_best else best
+            content = ("saliency", settings, network, training_state(optimizer, epoch + 1, best))
+            save_checkpoint(run.last, *content)
+            if is_best:
+                save_checkpoint(run.best, *content)
+    run.close()
+    stop_distributed()
+
+
+def train_one_epoch(model, network: SaliencyNet, loader, optimizer, args, world, title: str) -> dict[str, float]:
+    """One pass over the loader; returns the mean of each loss."""
+    model.train()
+    sums: dict[str, torch.Tensor] = {}
+    bar = tqdm(loader, desc=title, disable=not world.is_main, mininterval=1, leave=False)
+    for step, (images, masks) in enumerate(bar, start=1):
+        images, masks = images.to(world.device, non_blocking=True), masks.to(world.device, non_blocking=True)
+        with autocast(world.device, args.amp):
+            outputs = model(network.backbone.normalise(images))
+        losses = saliency_objective(to_float32(outputs), masks, args.edge_loss)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        if args.clip > 0:
+            torch.nn.utils.clip_grad_value_(network.parameters(), args.clip)
+        optimizer.step()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+        if step % LOSS_EVERY == 0:
+            bar.set_postfix(loss=f"{sums['loss'].item() / step:.3f}")
+    return {name: value.item() / step for name, value in sums.items()}
+
+
+def to_float32(outputs: dict) -> dict:
+    return {"saliency": [logits.float() for logits in outputs["saliency"]], "edge": outputs["edge"].float()}
+
+
+def validate(network: SaliencyNet, pairs, image_size: int, world) -> dict[str, float]:
+    """Scores of every validation image at its own size; each process takes its share."""
+    metrics = SaliencyMetrics()
+    for image_path, mask_path in pairs[world.rank :: world.size]:
+        (saliency,) = predict_saliency(network, [load_image(image_path)], image_size, world.device)
+        metrics.add(saliency, load_mask(mask_path))
+    return SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))

@@ -1,0 +1,283 @@
+"""What drawn scenes are made of: ten classes of objects with their contexts, clutter, textures and shading.
+
+An object is a list of parts, each a polygon in the object's own frame (x to the right, y down, both within -1..1)
+with a pattern and the index of one of its two colours. Contexts are painted on the background around an object;
+they belong to a class as rails belong to trains, but never to its mask.
+"""
+
+import cv2
+import numpy as np
+
+CLASS_NAMES = ("ball", "boat", "train", "kite", "fish", "mushroom", "lamp", "star", "cactus", "butterfly")
+SUBPIXEL_BITS = 4  # polygons are drawn on a grid of 1/16 px
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, start_deg: float = 0, end_deg: float = 360):
+    """Points of an elliptic arc, float [40, 2]."""
+    angles = np.radians(np.linspace(start_deg, end_deg, 40))
+    return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
+
+
+def box(left: float, top: float, right: float, bottom: float):
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
+
+
+def star(points: int, inner: float):
+    angles = np.pi * np.arange(2 * points) / points - np.pi / 2
+    radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def polygon(*points):
+    return np.array(points, float)
+
+
+# class → (parts, hue of the first colour in degrees, largest tilt in degrees); a part = (points, pattern, colour index)
+SHAPES = {
+    "ball": ([(ellipse(0, 0, 0.8, 0.8), "sectors", 0)], 10, 180),
+    "boat": (
+        [
+            (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
+            (polygon([-0.05, -0.9], [0.8, 0.2], [-0.05, 0.2]), "plain", 1),
+            (polygon([-0.15, -0.7], [-0.15, 0.2], [-0.7, 0.2]), "stripes", 1),
+        ],
+        30,
+        12,
+    ),
+    "train": (
+        [
+            (box(-1, -0.35, 1, 0.35), "windows", 0),
+            (ellipse(-0.6, 0.38, 0.18, 0.18), "plain", 1),
+            (ellipse(0, 0.38, 0.18, 0.18), "plain", 1),
+            (ellipse(0.6, 0.38, 0.18, 0.18), "plain", 1),
+        ],
+        210,
+        8,
+    ),
+    "kite": ([(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)], 330, 60),
+    "fish": (
+        [
+            (polygon([0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]), "plain", 1),
+            (ellipse(-0.1, 0, 0.8, 0.45), "bands", 0),
+        ],
+        180,
+        40,
+    ),
+    "mushroom": (
+        [(box(-0.25, 0, 0.25, 0.85), "plain", 1), (ellipse(0, 0.1, 0.9, 0.85, 180, 360), "dots", 0)],
+        0,
+        15,
+    ),
+    "lamp": (
+        [
+            (box(-0.08, -0.1, 0.08, 0.8), "plain", 1),
+            (ellipse(0, 0.85, 0.45, 0.13), "plain", 1),
+            (polygon([-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]), "stripes", 0),
+        ],
+        50,
+        8,
+    ),
+    "star": ([(star(5, 0.42), "rings", 0)], 55, 180),
+    "cactus": (
+        [
+            (polygon([-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]), "stripes", 0),
+            (polygon([0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]), "stripes", 0),
+            (np.concatenate([ellipse(0, -0.75, 0.25, 0.2, 180, 360), box(-0.25, -0.75, 0.25, 0.9)[2:]]), "stripes", 0),
+        ],
+        120,
+        10,
+    ),
+    "butterfly": (
+        [
+            (ellipse(-0.5, -0.3, 0.5, 0.45), "rings", 0),
+            (ellipse(0.5, -0.3, 0.5, 0.45), "rings", 0),
+            (ellipse(-0.4, 0.4, 0.35, 0.35), "dots", 0),
+            (ellipse(0.4, 0.4, 0.35, 0.35), "dots", 0),
+            (ellipse(0, 0, 0.12, 0.75), "plain", 1),
+        ],
+        280,
+        50,
+    ),
+}
+# a boat among waves, a train on rails: what a classifier takes for a part of the class
+CONTEXTS = {
+    "ball": "grass",
+    "boat": "waves",
+    "train": "rails",
+    "kite": "clouds",
+    "fish": "bubbles",
+    "mushroom": "leaves",
+    "lamp": "tiles",
+    "star": "sparks",
+    "cactus": "dunes",
+    "butterfly": "flowers",
+}
+
+
+def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Coverage of a polygon, float32 [height, width] in 0..1; `points` [N, 2] in px."""
+    mask = np.zeros((height, width), np.uint8)
+    fixed = np.round(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+    return mask.astype(np.float32) / 255
+
+
+def hsv(hue_deg: float, saturation: float, value: float) -> np.ndarray:
+    """RGB float32 [3] in 0..1."""
+    pixel = np.array([[[hue_deg % 360, saturation, value]]], np.float32)
+    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
+
+
+def noise(rng: np.random.Generator, height: int, width: int, cell_px: float) -> np.ndarray:
+    """Smooth noise, float32 [height, width] in 0..1, with blobs of about `cell_px`."""
+    grid = rng.random((max(2, round(height / cell_px) + 1), max(2, round(width / cell_px) + 1)), np.float32)
+    return np.clip(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def pattern_weight(pattern: str, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
+    """Share of the second colour, float32 in 0..1, at the object's coordinates `u`, `v`."""
+    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    waves = {
+        "plain": lambda: np.full_like(u, -1),
+        "stripes": lambda: np.sin(frequency * 7 * u),
+        "bands": lambda: np.sin(frequency * 9 * u),
+        "rings": lambda: np.sin(frequency * 9 * radius),
+        "sectors": lambda: np.sin(3 * angle),
+        "quarters": lambda: np.where(u * (v + 0.2) > 0, 1.0, -1.0),
+        "dots": lambda: np.sin(frequency * 7 * u) * np.sin(frequency * 7 * v) * 3 - 0.8,
+        "windows": lambda: np.where((np.sin(9 * u) > -0.2) & (np.abs(v + 0.1) < 0.13), 1.0, -1.0),
+    }
+    return np.clip(waves[pattern]() * 2 + 0.5, 0, 1).astype(np.float32)
+
+
+def draw_object(rng: np.random.Generator, name: str, height: int, width: int, centre_xy, radius_px: float):
+    """One object: colour float32 [height, width, 3] and coverage float32 [height, width], both in 0..1."""
+    parts, hue, tilt_deg = SHAPES[name]
+    angle = np.radians(rng.uniform(-tilt_deg, tilt_deg))
+    mirror = rng.choice([-1.0, 1.0])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    to_px = rotation @ np.diag([mirror * radius_px, radius_px * rng.uniform(0.8, 1.15)])
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    local = np.linalg.inv(to_px) @ np.stack([x.ravel() - centre_xy[0], y.ravel() - centre_xy[1]])
+    u, v = local.reshape(2, height, width).astype(np.float32)
+
+    hue = hue + rng.normal(0, 35) if rng.random() < 0.75 else rng.uniform(0, 360)
+    colours = [
+        hsv(hue, rng.uniform(0.55, 0.95), rng.uniform(0.65, 1)),
+        hsv(hue + rng.choice([60, 180, 200]), rng.uniform(0.1, 0.7), rng.uniform(0.25, 1)),
+    ]
+    frequency = rng.uniform(0.8, 1.4)
+    colour = np.zeros((height, width, 3), np.float32)
+    coverage = np.zeros((height, width), np.float32)
+    for points, pattern, first in parts:
+        alpha = fill_polygon(points @ to_px.T + centre_xy, height, width)
+        weight = pattern_weight(pattern, u, v, frequency)[..., None]
+        paint = colours[first] * (1 - weight) + colours[1 - first] * weight
+        colour += alpha[..., None] * (paint - colour)
+        coverage = np.maximum(coverage, alpha)
+    return colour * shading(rng, u, v, coverage, radius_px)[..., None], coverage
+
+
+def shading(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, coverage: np.ndarray, radius_px: float):
+    """Light from one side and a darker rim, as on a round body: float32 factors, about 0.4..1.2."""
+    direction = rng.uniform(0, 2 * np.pi)
+    light = 0.9 + 0.22 * (np.cos(direction) * u + np.sin(direction) * v)
+    depth_px = cv2.distanceTransform((coverage > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    rim = np.clip(depth_px / (0.2 * radius_px), 0, 1)
+    return (np.clip(light, 0.6, 1.2) * (0.65 + 0.35 * rim)).astype(np.float32)
+
+
+def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Textured background, RGB float32 [height, width, 3] in 0..1."""
+    size = max(height, width)
+    hue, value = rng.uniform(0, 360), rng.uniform(0.25, 0.8)
+    colours = [hsv(hue + rng.normal(0, 40), rng.uniform(0, 0.55), value * rng.uniform(0.7, 1.2)) for _ in range(2)]
+    large = noise(rng, height, width, size * rng.uniform(0.15, 0.5))[..., None]
+    image = colours[0] * (1 - large) + colours[1] * large
+    grain = noise(rng, height, width, size * rng.uniform(0.015, 0.06)) - 0.5
+    if rng.random() < 0.35:  # a regular weave, such as cloth or brick
+        y, x = np.mgrid[:height, :width] / size
+        angle, count = rng.uniform(0, np.pi), rng.uniform(40, 110)
+        grain = grain + 0.4 * np.sin(count * (np.cos(angle) * x + np.sin(angle) * y))
+    image = image + rng.uniform(0.08, 0.35) * grain[..., None]
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def blend(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+    """Paints `colour` on `image` [H, W, 3] in place with coverage `alpha` [H, W]."""
+    image += alpha[..., None] * (colour - image)
+
+
+def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> None:
+    """Flat slabs, sticks and pebbles without shading or pattern: things a saliency network must learn to pass over."""
+    height, width = image.shape[:2]
+    for _ in range(count):
+        centre = rng.uniform(0, 1, 2) * (width, height)
+        size = rng.uniform(0.04, 0.16) * max(height, width)
+        thinness = rng.choice([1.0, 0.12])
+        corners = rng.integers(3, 7)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        outline = np.stack([np.cos(angles), thinness * np.sin(angles)], axis=1) * size
+        turn = rng.uniform(0, np.pi)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        alpha = fill_polygon(outline @ rotation.T + centre, height, width)
+        colour = hsv(rng.uniform(0, 360), rng.uniform(0, 0.8), rng.uniform(0.15, 0.95))
+        blend(image, colour, alpha * rng.uniform(0.5, 0.9))
+
+
+def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
+    """Paints the surroundings of a class on `image` (RGB float32 [H, W, 3]) in place, around one object."""
+    height, width = image.shape[:2]
+    x0, y0 = centre_xy
+    below_px = y0 + 0.55 * radius_px
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    if kind in ("waves", "dunes", "grass", "tiles"):
+        wobble = 0.1 * radius_px * np.sin(x / (0.25 * radius_px) + rng.uniform(0, 6))
+        colour, period, cross = {
+            "waves": (hsv(205, 0.7, 0.75), 0.28, 0.0),
+            "dunes": (hsv(42, 0.5, 0.85), 0.55, 0.3),
+            "grass": (hsv(100, 0.65, 0.6), 0.16, 6.0),
+            "tiles": (hsv(25, 0.35, 0.6), 0.4, 0.0),
+        }[kind]
+        ripples = np.sin((y + wobble * (kind != "tiles") + cross * x) * 2 * np.pi / (period * radius_px))
+        if kind == "tiles":
+            ripples = np.minimum(ripples, np.sin(x * 2 * np.pi / (period * radius_px)))
+        alpha = np.clip((y + wobble - below_px) / 2, 0, 1) * np.clip(1.3 - np.abs(x - x0) / (2.2 * radius_px), 0, 1)
+        blend(image, (colour * (0.85 + 0.25 * ripples[..., None])).astype(np.float32), 0.85 * alpha)
+    elif kind == "rails":
+        for row in (0.62, 0.85):
+            blend(image, hsv(30, 0.1, 0.35), fill_polygon(box(0, y0 + row * radius_px, width, y0 + (row + 0.07) * radius_px), height, width))
+        for left in np.arange(x0 % (0.3 * radius_px), width, 0.3 * radius_px):
+            bar = box(left, y0 + 0.58 * radius_px, left + 0.09 * radius_px, y0 + 0.97 * radius_px)
+            blend(image, hsv(25, 0.5, 0.4), 0.9 * fill_polygon(bar, height, width))
+    else:
+        draw_scattered(rng, image, kind, centre_xy, radius_px)
+
+
+def draw_scattered(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
+    """Contexts made of many small things around the object."""
+    height, width = image.shape[:2]
+    colour, size = {
+        "clouds": (hsv(210, 0.08, 0.97), 0.5),
+        "bubbles": (hsv(190, 0.35, 0.95), 0.13),
+        "leaves": (hsv(85, 0.7, 0.45), 0.2),
+        "sparks": (hsv(60, 0.25, 1.0), 0.09),
+        "flowers": (hsv(320, 0.6, 0.95), 0.14),
+    }[kind]
+    for _ in range(5 if kind == "clouds" else 16):
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.9) * radius_px
+        place = np.array([centre_xy[0] + distance * np.cos(angle), centre_xy[1] + distance * np.sin(angle)])
+        radius = size * radius_px * rng.uniform(0.7, 1.3)
+        outline = {
+            "clouds": lambda: ellipse(0, 0, 1.6, 0.6),
+            "bubbles": lambda: ellipse(0, 0, 1, 1),
+            "leaves": lambda: ellipse(0, 0, 1, 0.4),
+            "sparks": lambda: star(4, 0.3),
+            "flowers": lambda: star(6, 0.55),
+        }[kind]()
+        alpha = fill_polygon(outline * radius + place, height, width)
+        if kind == "clouds":
+            alpha = 0.7 * cv2.GaussianBlur(alpha, (0, 0), 0.12 * radius_px)
+        if kind == "bubbles":
+            alpha = alpha - 0.7 * fill_polygon(outline * 0.6 * radius + place, height, width)
+        blend(image, colour, np.clip(alpha, 0, 1))

@@ -1,0 +1,133 @@
+"""Scenes the project draws, so that every stage can be run and tested without a download.
+
+A scene has a textured background with clutter, one to three objects of ten classes, and around most objects the
+context of their class. Some objects are pale (weak saliency). Scene `index` of `seed` is always the same picture,
+whatever else is drawn.
+
+    write_saliency_scenes   <folder>/{Images/*.jpg, Masks/*.png}
+    write_voc_scenes        the VOC tree of voc_layout.py, with classes.txt
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from atomic_files import write_text
+from datasets.drawn_objects import CLASS_NAMES, CONTEXTS, draw_background, draw_clutter, draw_context, draw_object
+from image_files import save_grey, save_image
+from label_files import IGNORE_LABEL, save_label
+from voc_layout import save_ids, save_image_labels
+
+SINGLE_CLASS_SHARE = 0.6  # as in VOC train_aug: 6249 of 10582
+CONTEXT_SHARE = 0.85  # of objects that stand in the context of their class
+STRAY_CONTEXT_SHARE = 0.08  # of scenes with the context of a class that is absent
+PALE_SHARE = {"lamp": 0.5, "cactus": 0.5}  # of objects with weak saliency; other classes: PALE_ELSEWHERE
+PALE_ELSEWHERE = 0.05
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture and its truth."""
+
+    image: np.ndarray  # RGB uint8 [H, W, 3]
+    label: np.ndarray  # uint8 [H, W]: 0 background, 1..10 the classes, 255 a border of about 2 px around each object
+    mask: np.ndarray  # uint8 [H, W]: 255 on objects, 0 elsewhere
+
+    @property
+    def image_labels(self) -> np.ndarray:
+        """float32 [10]: 1 for the classes that can be seen."""
+        labels = np.arange(1, len(CLASS_NAMES) + 1)
+        return np.isin(labels, self.label).astype(np.float32)
+
+
+def draw_scene(seed: int, index: int, height: int = 128, width: int = 160) -> Scene:
+    """Scene `index` of the series `seed`."""
+    rng = np.random.default_rng([seed, index])
+    image = draw_background(rng, height, width)
+    names = choose_classes(rng)
+    places = choose_places(rng, len(names), height, width)
+    if rng.random() < STRAY_CONTEXT_SHARE:
+        stray = rng.choice([kind for name, kind in CONTEXTS.items() if name not in names])
+        draw_context(rng, image, stray, rng.uniform(0.2, 0.8, 2) * (width, height), 0.2 * min(height, width))
+    for name, (centre_xy, radius_px) in zip(names, places):
+        if rng.random() < CONTEXT_SHARE:
+            draw_context(rng, image, CONTEXTS[name], centre_xy, radius_px)
+    draw_clutter(rng, image, count=rng.integers(2, 7))
+
+    label = np.zeros((height, width), np.uint8)
+    border = np.zeros((height, width), bool)
+    for name, (centre_xy, radius_px) in zip(names, places):
+        colour, coverage = draw_object(rng, name, height, width, centre_xy, radius_px)
+        visible = coverage > 0.5
+        opacity = rng.uniform(0.4, 0.65) if rng.random() < PALE_SHARE.get(name, PALE_ELSEWHERE) else 1.0
+        image += (opacity * coverage)[..., None] * (colour - image)
+        label[visible] = CLASS_NAMES.index(name) + 1
+        border[visible] = False  # a nearer object hides the border of the one behind it
+        border |= cv2.morphologyEx(visible.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    mask = np.where(label > 0, 255, 0).astype(np.uint8)
+    label[border] = IGNORE_LABEL
+    image += rng.normal(0, 0.02, image.shape).astype(np.float32)
+    return Scene(np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), label, mask)
+
+
+def choose_classes(rng: np.random.Generator) -> list[str]:
+    """The class of each object: one or two of one class, or two or three of two classes."""
+    if rng.random() < SINGLE_CLASS_SHARE:
+        return [str(rng.choice(CLASS_NAMES))] * int(rng.choice([1, 2], p=[0.8, 0.2]))
+    names = [str(name) for name in rng.choice(CLASS_NAMES, 2, replace=False)]
+    return names + ([names[int(rng.integers(2))]] if rng.random() < 0.3 else [])
+
+
+def choose_places(rng: np.random.Generator, count: int, height: int, width: int):
+    """(centre in px, radius in px) for each object: far enough apart that each stays visible."""
+    largest = {1: 0.40, 2: 0.28, 3: 0.23}[count]
+    places: list[tuple[np.ndarray, float]] = []
+    for _ in range(200):
+        radius_px = rng.uniform(0.55, 1.0) * largest * min(height, width)
+        centre_xy = rng.uniform(0.8 * radius_px, np.array([width, height]) - 0.8 * radius_px)
+        if all(np.hypot(*(centre_xy - other)) > 0.8 * (radius_px + radius) for other, radius in places):
+            places.append((centre_xy, radius_px))
+        if len(places) == count:
+            break
+    return places
+
+
+def write_saliency_scenes(folder, count: int, seed: int, height: int = 128, width: int = 160) -> None:
+    """Draws scenes 0 … count-1 of `seed` as a saliency data set with Images/ and Masks/."""
+    folder = Path(folder)
+    for index in range(count):
+        scene = draw_scene(seed, index, height, width)
+        save_image(folder / "Images" / f"{scene_id(seed, index)}.jpg", scene.image)
+        save_grey(folder / "Masks" / f"{scene_id(seed, index)}.png", scene.mask)
+
+
+def write_voc_scenes(
+    voc_root, list_dir, num_train: int, num_val: int, seed: int, height: int = 128, width: int = 160
+) -> None:
+    """Draws a VOC tree: scenes 0 … num_train-1 of `seed` to train on, the next `num_val` to validate.
+
+    As in VOC, SegmentationClassAug holds the masks of all, SegmentationClass those of train_id and val_id, and
+    train_id is a part of train_aug_id (the first half).
+    """
+    voc_root, list_dir = Path(voc_root), Path(list_dir)
+    ids = [scene_id(seed, index) for index in range(num_train + num_val)]
+    train_aug, train, val = ids[:num_train], ids[: (num_train + 1) // 2], ids[num_train:]
+    in_segmentation_class = set(train + val)
+    image_labels = {}
+    for index, name in enumerate(ids):
+        scene = draw_scene(seed, index, height, width)
+        save_image(voc_root / "JPEGImages" / f"{name}.jpg", scene.image)
+        save_label(voc_root / "SegmentationClassAug" / f"{name}.png", scene.label)
+        if name in in_segmentation_class:
+            save_label(voc_root / "SegmentationClass" / f"{name}.png", scene.label)
+        image_labels[name] = scene.image_labels
+    write_text(voc_root / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
+    save_image_labels(list_dir / "cls_labels.npy", image_labels)
+    for list_name, members in (("train_aug", train_aug), ("train", train), ("val", val)):
+        save_ids(list_dir / f"{list_name}_id.txt", members)
+
+
+def scene_id(seed: int, index: int) -> str:
+    return f"scene{seed}_{index:06d}"

@@ -1,0 +1,44 @@
+"""Which image is in which batch: a function of seed, epoch and step alone, for any number of processes."""
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class EpochBatches:
+    """Batches of keys (epoch, index). Each epoch has an order of its own; global batch b is the b-th run of
+    `batch_size` images in it, and process `rank` takes every `size`-th image of each batch. What does not fill a
+    batch at the end is left for other epochs; a data set smaller than a batch is one batch.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
+        self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(1, self.num_samples // self.batch_size)
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        for first in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = order[first : first + self.batch_size]
+            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.size]]
+
+
+def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
+    """A loader over given batches of keys. Its own generator keeps worker start-up out of the global random state."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _start_worker(worker_id: int) -> None:
+    cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
+    torch.set_num_threads(1)

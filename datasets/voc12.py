@@ -1,0 +1,75 @@
+"""Pictures of a VOC tree: training crops with image labels or label maps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datasets.paired_transforms import random_crop
+from image_files import load_image
+from input_errors import InputError
+from label_files import IGNORE_LABEL, load_label
+
+
+class ClassificationTraining(Dataset):
+    """Key (epoch, index) → image uint8 [3, S, S], image labels float32 [C]; random by (seed, epoch, index) alone."""
+
+    def __init__(self, images: list[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int):
+        self.images, self.image_labels = images, image_labels.astype(np.float32)
+        self.crop_size, self.long_side, self.seed = crop_size, tuple(long_side), seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, _ = random_crop(load_image(self.images[index]), None, self.crop_size, self.long_side, rng)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(self.image_labels[index])
+
+
+class SegmentationTraining(Dataset):
+    """Key (epoch, index) → image uint8 [3, S, S], label int64 [S, S]; random by (seed, epoch, index) alone."""
+
+    def __init__(self, images: list[Path], labels: list[Path], num_labels: int, crop_size: int, long_side, seed: int):
+        self.images, self.labels, self.num_labels = images, labels, num_labels
+        self.crop_size, self.long_side, self.seed = crop_size, tuple(long_side), seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, label = load_labelled(self.images[index], self.labels[index], self.num_labels)
+        image, label = random_crop(image, label, self.crop_size, self.long_side, rng)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
+
+
+class WholeImages(Dataset):
+    """Index → image uint8 [3, H, W] at its own size, and the index."""
+
+    def __init__(self, images: list[Path]):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return torch.from_numpy(load_image(self.images[index])).permute(2, 0, 1), index
+
+
+def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image RGB uint8 [H, W, 3] and label uint8 [H, W] in 0..num_labels-1 or 255, checked against each other."""
+    image, label = load_image(image_path), load_label(label_path)
+    if image.shape[:2] != label.shape:
+        raise InputError(
+            f"{image_path} is {image.shape[1]}×{image.shape[0]} px, "
+            f"but its label {label_path} is {label.shape[1]}×{label.shape[0]} px"
+        )
+    present = np.unique(label)
+    unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
+    if unknown.size:
+        raise InputError(f"{label_path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255")
+    return image, label

@@ -1,0 +1,183 @@
+"""The whole sequence on scenes drawn here, by the commands a user would type: minutes on two CPU cores.
+
+    python demo.py
+
+Everything goes to experiments/demo: the scenes in the README's two layouts, runs, maps, labels, segmentations, the
+scores as results.json, and demo.png: image | CAM | saliency | label before | label after | prediction | truth.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.demo().parse_args()
+
+import json
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from atomic_files import write_json
+from cam_files import load_cams
+from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
+from image_files import load_grey, load_image, save_image
+from input_errors import InputError, run_script
+from label_files import load_label, paint_label
+from metrics.tables import markdown_table, percent
+from voc_layout import load_ids, load_image_labels
+
+PROJECT = Path(__file__).resolve().parent
+MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
+PICTURE_ROWS = 6
+
+# narrow networks from scratch, by flags that every user has
+SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 32 --image_size 96
+    --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=6 --dropout 0 --edge_drop_path 0
+    --max_epoch 12 --train_batch 8 --lr 2e-3 --decay_epoch 4"""
+CLASSIFIER_FLAGS = """--backbone resnest14 --pretrained none --backbone_args channels=16,32,64,128 stem_width=16
+    --max_epoch 12 --train_batch 16 --optimizer adamw --lr 2e-3 --head_lr 1 --crop_size 128 --long_side 128 192
+    --val_every 12"""
+SEGMENTATION_FLAGS = """--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16 --mode normal
+    --head_width 64 --max_epoch 12 --train_batch 16 --optimizer adamw --lr 1e-3 --head_lr 2 --crop_size 128
+    --long_side 128 256 --val_every 12"""
+
+
+def main(args) -> None:
+    work = Path(args.work_dir)
+    clear(work)
+    started = time.perf_counter()
+    print(f"drawing {args.num_saliency + args.num_train + 2 * args.num_val} scenes in {work}", flush=True)
+    draw(work, args)
+    if args.draw_only:
+        return
+    for command in commands(work, args.seed):
+        run(command)
+    results = collect(work)
+    results["minutes"] = (time.perf_counter() - started) / 60
+    write_json(work / "results.json", results)
+    draw_picture(work)
+    print(summary(results))
+    print(f"picture: {work / 'demo.png'}")
+
+
+def clear(work: Path) -> None:
+    """Removes an earlier demo; a folder with anything else in it is left alone."""
+    if work.exists() and any(work.iterdir()):
+        if not (work / MARKER).is_file():
+            raise InputError(f"--work_dir {work} holds files that no demo made: choose another folder")
+        shutil.rmtree(work)
+    write_json(work / MARKER, {"note": "this folder is deleted when the demo is run again"})
+
+
+def draw(work: Path, args) -> None:
+    """Scenes of three seeds: to train the saliency network, to test it, and a VOC tree."""
+    size = {"height": args.height, "width": args.width}
+    seed = 3 * args.seed
+    write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, **size)
+    write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, **size)
+    write_voc_scenes(work / "data/voc12/VOCdevkit/VOC2012", work / "voc12", args.num_train, args.num_val, seed + 2, **size)
+
+
+def commands(work: Path, seed: int) -> list[str]:
+    """The README's sequence of commands, all below `work`."""
+    voc = f"--data_dir {work}/data/voc12 --list_dir {work}/voc12"
+    images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency_maps/ours"
+    runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
+    labels = f"make_pseudo_labels.py {voc} --load_path {work}/runs/classifier/last.pth --cam_dir {work}/cams"
+    segment = f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images}"
+    return [
+        f"SOD_train.py --train_root {work}/dataset --tag saliency {runs} {SALIENCY_FLAGS}",
+        f"predict.py --load_path {work}/runs/saliency/last.pth --input {work}/dataset/benchmark/DRAWN-TE --output {maps}/DRAWN-TE",
+        f"evaluate.py saliency --pred {maps} --gt_root {work}/dataset/benchmark --json {work}/saliency.json",
+        f"predict.py --load_path {work}/runs/saliency/last.pth --input {images} --list {work}/voc12/train_aug_id.txt --output {maps}/VOC2012",
+        f"train_classification.py {voc} --tag classifier {runs} {CLASSIFIER_FLAGS}",
+        f"{labels} --label_name {work}/labels/cam",
+        f"{labels} --label_name {work}/labels/sos --selector sos --saliency_dir {maps}/VOC2012",
+        f"evaluate.py labels --pred {work}/labels/cam {work}/labels/sos --data_dir {work}/data/voc12"
+        f" --list {work}/voc12/train_aug_id.txt --single_class {work}/voc12/cls_labels.npy --json {work}/labels.json",
+        f"train_segmentation.py {voc} --label_name {work}/labels/sos --tag segmentation {runs} {SEGMENTATION_FLAGS}"
+        f" --pretrained {work}/runs/classifier/last.pth",
+        f"{segment} --list {work}/voc12/val_id.txt --output {work}/segmentations/val",
+        f"evaluate.py segmentation --pred {work}/segmentations/val --data_dir {work}/data/voc12"
+        f" --list {work}/voc12/val_id.txt --json {work}/segmentation.json",
+        f"{segment} --list {picture_list(work)} --output {work}/segmentations/picture",
+    ]
+
+
+def picture_list(work: Path) -> Path:
+    """A list of the training scenes that the picture shows: the first ones of a single class."""
+    path = work / "voc12/picture_id.txt"
+    ids = load_ids(work / "voc12/train_aug_id.txt")
+    names = (work / "data/voc12/VOCdevkit/VOC2012/classes.txt").read_text().split()
+    image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, len(names))
+    single = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
+    path.write_text("\n".join(single[:PICTURE_ROWS]) + "\n")
+    return path
+
+
+def run(command: str) -> None:
+    """Shows a command, runs it with this Python, and tells how long it took."""
+    command = " ".join(command.split())
+    print(f"\n$ python {command}", flush=True)
+    started = time.perf_counter()
+    script, *flags = shlex.split(command)
+    subprocess.run([sys.executable, str(PROJECT / script), *flags], check=True)
+    print(f"({time.perf_counter() - started:.0f} s)", flush=True)
+
+
+def collect(work: Path) -> dict:
+    """The scores that evaluate.py wrote, as one flat dict."""
+    saliency, labels, segmentation = (
+        json.loads((work / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")
+    )
+    held_out = saliency[f"{work}/saliency_maps/ours"]["DRAWN-TE"]
+    return {
+        "saliency_maxF": held_out["maxF"],
+        "saliency_MAE": held_out["MAE"],
+        "single_class_mIoU_cam": labels[f"{work}/labels/cam"]["mIoU"],
+        "single_class_mIoU_sos": labels[f"{work}/labels/sos"]["mIoU"],
+        "segmentation_mIoU": segmentation[f"{work}/segmentations/val"]["mIoU"],
+    }
+
+
+def summary(results: dict) -> str:
+    rows = [
+        ["saliency maps", "held-out scenes", f"max F {results['saliency_maxF']:.3f}, MAE {results['saliency_MAE']:.3f}"],
+        ["labels from CAMs", "single-class training scenes", f"mIoU {percent(results['single_class_mIoU_cam'])}"],
+        ["labels after the selector", "single-class training scenes", f"mIoU {percent(results['single_class_mIoU_sos'])}"],
+        ["segmentation", "held-out scenes", f"mIoU {percent(results['segmentation_mIoU'])}"],
+    ]
+    table = markdown_table(["result", "measured on", "score"], rows)
+    return f"\n{table}\nthe whole sequence took {results['minutes']:.1f} minutes"
+
+
+def draw_picture(work: Path) -> None:
+    """A row for each scene: image | CAM | saliency | label before | label after | prediction | truth."""
+    voc_root = work / "data/voc12/VOCdevkit/VOC2012"
+    titles = ("image", "CAM", "saliency", "label before", "label after", "prediction", "truth")
+    rows = []
+    for name in load_ids(work / "voc12/picture_id.txt"):
+        image = load_image(voc_root / "JPEGImages" / f"{name}.jpg")
+        cams, _ = load_cams(work / "cams" / f"{name}.npz")
+        heat = cv2.applyColorMap((cams.max(axis=0) * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
+        saliency = load_grey(work / "saliency_maps/ours/VOC2012" / f"{name}.png")
+        folders = (work / "labels/cam", work / "labels/sos", work / "segmentations/picture", voc_root / "SegmentationClassAug")
+        labels = [paint_label(load_label(folder / f"{name}.png")) for folder in folders]
+        cells = [image, (image * 0.4 + heat * 0.6).astype(np.uint8), np.repeat(saliency[..., None], 3, axis=2), *labels]
+        rows.append(np.hstack([np.pad(cell, ((2, 2), (2, 2), (0, 0)), constant_values=255) for cell in cells]))
+    picture = np.vstack(rows)
+    cell_width = picture.shape[1] // len(titles)
+    caption = np.full((24, picture.shape[1], 3), 255, np.uint8)
+    for place, title in enumerate(titles):
+        cv2.putText(caption, title, (place * cell_width + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    save_image(work / "demo.png", np.vstack([caption, picture]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))

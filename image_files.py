@@ -1,0 +1,96 @@
+"""Photographs and 8-bit grey maps (saliency maps, object masks) as files.
+
+Photographs are RGB uint8 [H, W, 3]; grey maps uint8 [H, W]. EXIF rotation is ignored, so that an image always
+lies on its mask pixel by pixel, as PIL-based toolboxes read it.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from atomic_files import write_bytes
+from input_errors import InputError, MissingInputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def decode_image(content: bytes, name) -> np.ndarray:
+    """RGB uint8 [H, W, 3] from the bytes of an image file; `name` is for the error message."""
+    return _decode(content, name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[:, :, ::-1].copy()
+
+
+def load_image(path) -> np.ndarray:
+    """RGB uint8 [H, W, 3]. Raises `InputError` if the file cannot be decoded."""
+    return decode_image(read_bytes(path), path)
+
+
+def save_image(path, image: np.ndarray) -> None:
+    """Writes RGB uint8 [H, W, 3] in the format of the suffix (JPEG at quality 95)."""
+    write_bytes(path, _encode(Path(path).suffix, image[:, :, ::-1], path))
+
+
+def decode_grey(content: bytes, name) -> np.ndarray:
+    """uint8 [H, W] from a grey or RGB file; the upper 8 bits of a 16-bit one."""
+    image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return image
+
+
+def load_grey(path) -> np.ndarray:
+    """A grey map, uint8 [H, W] in 0..255. Raises `InputError` if the file cannot be decoded."""
+    return decode_grey(read_bytes(path), path)
+
+
+def save_grey(path, grey: np.ndarray) -> None:
+    """Writes a grey map, uint8 [H, W], as 8-bit PNG."""
+    if grey.ndim != 2 or grey.dtype != np.uint8:
+        raise ValueError(f"{path}: a grey map is uint8 [H, W], got {grey.dtype} {list(grey.shape)}")
+    write_bytes(path, _encode(".png", grey, path))
+
+
+def load_mask(path) -> np.ndarray:
+    """An object mask as bool [H, W]: grey value over 128 (the convention of PySODMetrics), or 1 where 1 is the largest."""
+    return binarize_mask(load_grey(path))
+
+
+def binarize_mask(grey: np.ndarray) -> np.ndarray:
+    """bool [H, W] from the grey values of a mask file; a mask stored as 0/1 is read as what it means."""
+    return grey > 128 if grey.max(initial=0) > 1 else grey == 1
+
+
+def read_bytes(path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MissingInputError(f"{path} does not exist") from None
+
+
+def image_stems(folder) -> dict[str, Path]:
+    """Stem → path of every image file of `folder`, in order of their names. Two files of one stem are an error."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
+            found[path.stem] = path
+    return found
+
+
+def _decode(content: bytes, name, flags: int) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if image is None:
+        raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
+    return image
+
+
+def _encode(suffix: str, image: np.ndarray, name) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower() in (".jpg", ".jpeg") else []
+    ok, encoded = cv2.imencode(suffix, np.ascontiguousarray(image), options)
+    if not ok:
+        raise ValueError(f"{name}: image of {image.dtype} {list(image.shape)} cannot be encoded")
+    return encoded.tobytes()

@@ -1,0 +1,187 @@
+"""Backbones from timm, by the README's names or any timm name, as modules that give four feature maps.
+
+`Backbone.channels` and `.strides` tell decoders what to expect; no decoder knows a backbone's name.
+"""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from input_errors import InputError, MissingInputError
+
+README_NAMES = {
+    "swin-small": "swin_small_patch4_window7_224.ms_in22k",
+    "swin-base": "swin_base_patch4_window7_224.ms_in22k",
+    "swin-base-224": "swin_base_patch4_window7_224.ms_in22k",
+    "swin-base-384": "swin_base_patch4_window12_384.ms_in22k",
+    "swin-large": "swin_large_patch4_window7_224.ms_in22k",
+    "swinv2-base": "swinv2_base_window16_256.ms_in1k",
+    "resnet-50": "resnet50.a1_in1k",
+    "resnet-101": "resnet101.a1h_in1k",
+    "resnet-152": "resnet152.a1h_in1k",
+    "pool-s24": "poolformer_s24.sail_in1k",
+    "pool-s36": "poolformer_s36.sail_in1k",
+    "pool-m36": "poolformer_m36.sail_in1k",
+    "pool-m48": "poolformer_m48.sail_in1k",
+    "mobilenetv2": "mobilenetv2_100.ra_in1k",
+    "resnest14": "resnest14d.gluon_in1k",
+    "resnest26": "resnest26d.gluon_in1k",
+    "resnest50": "resnest50d.in1k",
+    "resnest101": "resnest101e.in1k",
+    "resnest200": "resnest200e.in1k",
+    "resnest269": "resnest269e.in1k",
+}
+NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
+NUM_STAGES = 4
+HUB_TIMEOUT_S = 10
+
+
+class Backbone(nn.Module):
+    """The last four feature maps of a timm network.
+
+    forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of four maps [B, channels[i],
+    H / strides[i], W / strides[i]] (rounded up), finest first.
+    """
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.network = network
+        self.channels: list[int] = list(network.feature_info.channels())
+        self.strides: list[int] = list(network.feature_info.reduction())
+        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.network(images)  # 4 × [B, C, H / s, W / s] or [B, H / s, W / s, C]
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+        return features
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] RGB → float32, with the mean and standard deviation the weights were trained with."""
+        return (images.float() / 255 - self.mean) / self.std
+
+
+def timm_name(name: str) -> str:
+    """The timm name of a backbone. Raises `InputError` that lists the choices for an unknown one."""
+    if name in README_NAMES:
+        return README_NAMES[name]
+    if name in NOT_IN_TIMM:
+        raise InputError(f"--backbone {name}: timm has no such network; choose from {', '.join(README_NAMES)}")
+    if timm.is_model(name):
+        return name
+    close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+    hint = f", such as {', '.join(close)}" if close else ""
+    raise InputError(f"--backbone {name} is unknown; choose from {', '.join(README_NAMES)}, or any timm name{hint}")
+
+
+def build_backbone(
+    name: str,
+    pretrained: str = "none",
+    image_size: int | None = None,
+    output_stride: int | None = None,
+    settings: dict | None = None,
+) -> Backbone:
+    """Builds a backbone.
+
+    `pretrained`: "imagenet" (from the hub), "none" (random), or the path of a weights file: timm's own, or a
+    checkpoint of this project, whose backbone is taken. `output_stride` 8 or 16 dilates convolutional networks.
+    `settings` go to timm as they are (embed_dim=32, depths=(2, 2, 2, 2), channels=(16, 32, 64, 128) …).
+    Raises `InputError` for unknown names and settings, and when weights cannot be had.
+    """
+    full_name = timm_name(name)
+    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0)), **(settings or {})}
+    if full_name.startswith("swin"):
+        options |= {"strict_img_size": False}
+        if image_size:
+            options |= {"img_size": image_size}
+    if full_name.startswith("swin_"):
+        options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
+    if output_stride:
+        options |= {"output_stride": output_stride}
+    if pretrained == "imagenet":
+        check_hub_weights(name, full_name)
+    elif pretrained != "none" and not Path(pretrained).is_file():
+        raise MissingInputError(f"--pretrained {pretrained}: no such file (or use `imagenet` or `none`)")
+    try:
+        network = timm.create_model(full_name, pretrained=pretrained == "imagenet", **options)
+    except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        if not (settings or output_stride):
+            raise
+        raise InputError(f"--backbone {name} cannot be built with {settings or {}}, stride {output_stride}: {error}") from error
+    if len(network.feature_info.channels()) != NUM_STAGES:
+        raise InputError(f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}")
+    if output_stride == 16 and "resnest" in full_name:
+        keep_pool_at_stride_1(network)
+    config = timm.get_pretrained_cfg(full_name) or network.pretrained_cfg
+    backbone = Backbone(network, tuple(config.mean), tuple(config.std))
+    if pretrained not in ("imagenet", "none"):
+        load_backbone_file(backbone, pretrained)
+    return backbone
+
+
+def keep_pool_at_stride_1(network: nn.Module) -> None:
+    """At output stride 16 the first block of layer4 keeps its 3×3 average pool and an unpooled shortcut.
+
+    timm drops the one and pools the other; published DeepLab weights on ResNeSt mean the original network.
+    """
+    block = network.layer4[0]
+    block.avd_last = nn.AvgPool2d(kernel_size=3, stride=1, padding=1)
+    block.downsample[0] = nn.Identity()
+
+
+def check_hub_weights(name: str, full_name: str) -> None:
+    """Raises `InputError` at once, not after a minute of retries, when ImageNet weights cannot be had."""
+    config = timm.get_pretrained_cfg(full_name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise InputError(f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none")
+    hub_id = config.hf_hub_id
+    if not hub_id or any(try_to_load_from_cache(hub_id, file) for file in ("model.safetensors", "pytorch_model.bin")):
+        return
+    try:
+        HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # whatever the reason, the answer for the user is the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"ImageNet weights of {name} ({hub_id}) cannot be downloaded ({reason}): give a file of them with "
+            "--pretrained PATH, or start from random weights with --pretrained none"
+        ) from error
+
+
+def load_backbone_file(backbone: Backbone, path) -> None:
+    """Loads weights in timm's naming, or the backbone of one of this project's checkpoints.
+
+    A classifier head in the file is passed over; a weight that the backbone needs and the file lacks is an error.
+    """
+    try:
+        state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:
+        raise InputError(f"--pretrained {path} cannot be read as weights: {error}") from error
+    prefix = "backbone.network."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    own = backbone.network.state_dict()
+    state = {_stage_name(key, own): value for key, value in state.items()}
+    # position tables depend on the window size and are made anew by the network itself
+    missing = [key for key in own if key not in state and not key.endswith(("relative_position_index", "attn_mask"))]
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or wrong:
+        raise InputError(
+            f"--pretrained {path} does not fit: {len(missing)} weights missing (first: {(missing or ['-'])[0]}), "
+            f"{len(wrong)} of another shape (first: {(wrong or ['-'])[0]}): is it of the same backbone?"
+        )
+    backbone.network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
+def _stage_name(key: str, own: dict) -> str:
+    """timm's feature extractors call `layers.0.x` `layers_0.x`; files of whole networks keep the dot."""
+    head, _, rest = key.partition(".")
+    index, _, tail = rest.partition(".")
+    flat = f"{head}_{index}.{tail}"
+    return flat if key not in own and flat in own else key

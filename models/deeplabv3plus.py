@@ -1,0 +1,120 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018) with GroupNorm or batch norm in its head."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbones import Backbone, build_backbone
+
+ASPP_DILATIONS = (1, 6, 12, 18)
+NORM_GROUPS = 4
+LOW_LEVEL_CHANNELS = 48
+
+
+class AtrousBranch(nn.Module):
+    """Dilated convolution (1×1 for dilation 1), norm, ReLU: [B, c_in, H, W] → [B, c_out, H, W]."""
+
+    def __init__(self, c_in: int, c_out: int, dilation: int, norm):
+        super().__init__()
+        size = {"kernel_size": 1} if dilation == 1 else {"kernel_size": 3, "padding": dilation, "dilation": dilation}
+        self.atrous_conv = nn.Conv2d(c_in, c_out, bias=False, **size)
+        self.bn = norm(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.atrous_conv(x)))
+
+
+class ASPP(nn.Module):
+    """Four dilations and the image mean, joined by a 1×1 convolution: [B, c_in, H, W] → [B, width, H, W]."""
+
+    def __init__(self, c_in: int, width: int, norm):
+        super().__init__()
+        self.aspp1, self.aspp2, self.aspp3, self.aspp4 = (
+            AtrousBranch(c_in, width, dilation, norm) for dilation in ASPP_DILATIONS
+        )
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(c_in, width, kernel_size=1, bias=False), norm(width), nn.ReLU()
+        )
+        self.conv1 = nn.Conv2d(5 * width, width, kernel_size=1, bias=False)
+        self.bn1 = norm(width)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [branch(x) for branch in (self.aspp1, self.aspp2, self.aspp3, self.aspp4)]  # 4 × [B, width, H, W]
+        mean = self.global_avg_pool(x).expand(-1, -1, *x.shape[-2:])  # [B, width, H, W]
+        joined = self.conv1(torch.cat([*branches, mean], dim=1))  # [B, width, H, W]
+        return self.dropout(F.relu(self.bn1(joined)))  # [B, width, H, W]
+
+
+class Decoder(nn.Module):
+    """Joins the ASPP result with features of stride 4 → logits [B, L, H / 4, W / 4]."""
+
+    def __init__(self, c_low: int, width: int, num_labels: int, norm):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_low, LOW_LEVEL_CHANNELS, kernel_size=1, bias=False)
+        self.bn1 = norm(LOW_LEVEL_CHANNELS)
+        self.classifier = nn.Sequential(
+            nn.Conv2d(width + LOW_LEVEL_CHANNELS, width, kernel_size=3, padding=1, bias=False),
+            norm(width),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+            norm(width),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(width, num_labels, kernel_size=1),
+        )
+
+    def forward(self, high: Tensor, low: Tensor) -> Tensor:
+        low = F.relu(self.bn1(self.conv1(low)))  # [B, 48, H / 4, W / 4]
+        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=True)  # [B, width, H / 4, W / 4]
+        return self.classifier(torch.cat([high, low], dim=1))  # [B, L, H / 4, W / 4]
+
+
+class DeepLabV3Plus(nn.Module):
+    """Backbone at output stride 16, ASPP, decoder.
+
+    forward: images float [B, 3, H, W], normalised → logits [B, L, H, W].
+    With `fix_batch_norm`, batch norms of the backbone use their stored statistics in training too; their scale and
+    shift are still trained.
+    """
+
+    def __init__(self, backbone: Backbone, num_labels: int, head_width: int, use_gn: bool, fix_batch_norm: bool):
+        super().__init__()
+        self.backbone = backbone
+        self.fix_batch_norm = fix_batch_norm
+        norm = group_norm if use_gn else nn.BatchNorm2d
+        self.aspp = ASPP(backbone.channels[-1], head_width, norm)
+        self.decoder = Decoder(backbone.channels[0], head_width, num_labels, norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)  # R1 (stride 4) … R4 (stride 16)
+        logits = self.decoder(self.aspp(features[-1]), features[0])  # [B, L, H / 4, W / 4]
+        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.fix_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, channels)
+
+
+def build_deeplabv3plus(settings: dict, pretrained: str = "none") -> DeepLabV3Plus:
+    """The network that `settings` (of a checkpoint) describe: backbone, backbone_args, classes (names), head_width,
+    use_gn, mode. `pretrained`: see `build_backbone`."""
+    backbone = build_backbone(
+        settings["backbone"], pretrained, output_stride=16, settings=settings["backbone_args"]
+    )
+    return DeepLabV3Plus(
+        backbone,
+        num_labels=len(settings["classes"]) + 1,
+        head_width=settings["head_width"],
+        use_gn=settings["use_gn"],
+        fix_batch_norm=settings["mode"] == "fix",
+    )

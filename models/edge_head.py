@@ -1,0 +1,43 @@
+"""The edge-aware module of the salient object network."""
+
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+
+class EdgeHead(nn.Module):
+    """Finds object boundaries in the four encoder features.
+
+    The global maximum of R1 weighs the channels of R2, R3 and R4, each brought to C0 channels; their sum passes one
+    convolution twice. R1 itself enters only through its maximum.
+
+    forward: features 4 × [B, C_i, H_i, W_i], finest first; size_hw of the result in px → edge logits [B, 1, H, W].
+    """
+
+    def __init__(self, channels: list[int], drop_path: float = 0.3):
+        super().__init__()
+        width = channels[0]
+        self.lift = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(c, width, kernel_size=2, stride=2), nn.BatchNorm2d(width), nn.ReLU())
+            for c in channels[1:]
+        )
+        self.weigh = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in channels[1:]
+        )
+        self.norm = nn.BatchNorm2d(width)
+        self.refine = nn.Sequential(
+            nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.drop_path = DropPath(drop_path)
+        self.classify = nn.Conv2d(width, 1, kernel_size=1)
+
+    def forward(self, features: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
+        size_r1 = features[0].shape[-2:]
+        strongest = features[0].amax(dim=(2, 3))  # [B, C0]
+        total = 0
+        for lift, weigh, feature in zip(self.lift, self.weigh, features[1:]):
+            lifted = F.interpolate(lift(feature), size=size_r1, mode="nearest")  # [B, C0, H1, W1]
+            total = total + lifted * weigh(strongest)[:, :, None, None]  # [B, C0, H1, W1]
+        y = self.refine(self.norm(total))  # [B, C0, H1, W1]
+        y = y + self.refine(self.drop_path(y))  # [B, C0, H1, W1]
+        return F.interpolate(self.classify(y), size=size_hw, mode="nearest")  # [B, 1, H, W]

@@ -1,0 +1,61 @@
+"""Losses of the salient object network, and the edge target made from the mask."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def boundary_weight(mask: Tensor) -> Tensor:
+    """1 + 5 · |mean of the 31×31 neighbourhood − mask|: [B, 1, H, W] → [B, 1, H, W] in 1..6.
+
+    Pixels beyond the border count as background. The mean is taken by rows, then by columns.
+    """
+    rows = F.avg_pool2d(mask, kernel_size=(31, 1), stride=1, padding=(15, 0))
+    mean = F.avg_pool2d(rows, kernel_size=(1, 31), stride=1, padding=(0, 15))
+    return 1 + 5 * (mean - mask).abs()
+
+
+def structure_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """Weighted BCE + weighted IoU of F3Net (Wei et al., AAAI 2020): pixels near a boundary count up to six times.
+
+    logits, mask, weight: [B, 1, H, W], mask in 0..1 → scalar, mean over the images.
+    The BCE is kept per pixel (`reduction="none"`) so that the weights reach it.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")  # [B, 1, H, W]
+    bce = (weight * bce).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))  # [B, 1]
+    probs = logits.sigmoid()
+    intersection = (probs * mask * weight).sum(dim=(2, 3))  # [B, 1]
+    union = ((probs + mask) * weight).sum(dim=(2, 3)) - intersection
+    iou = 1 - (intersection + 1) / (union + 1)
+    return (bce + iou).mean()
+
+
+def edge_loss(logits: Tensor, edge: Tensor) -> Tensor:
+    """BCE + Dice on the soft boundary band; logits, edge: [B, 1, H, W], edge in 0..1 → scalar."""
+    bce = F.binary_cross_entropy_with_logits(logits, edge)
+    probs = logits.sigmoid()
+    overlap = 2 * (probs * edge).sum(dim=(1, 2, 3)) + 1
+    dice = 1 - overlap / ((probs + edge).sum(dim=(1, 2, 3)) + 1)
+    return bce + dice.mean()
+
+
+def edge_target(mask: Tensor) -> Tensor:
+    """A soft band of about 5 px along the boundary: mask [B, 1, H, W] in 0..1 → edge [B, 1, H, W] in 0..1.
+
+    Morphological gradient (dilation − erosion), 3×3 maximum, 3×3 mean.
+    """
+    dilated = F.max_pool2d(mask, kernel_size=3, stride=1, padding=1)
+    eroded = -F.max_pool2d(-mask, kernel_size=3, stride=1, padding=1)
+    band = F.max_pool2d(dilated - eroded, kernel_size=3, stride=1, padding=1)
+    return F.avg_pool2d(band, kernel_size=3, stride=1, padding=1)
+
+
+def saliency_objective(outputs: dict, mask: Tensor, edge_weight: float) -> dict[str, Tensor]:
+    """The training loss of a batch: every side output weighs 1, the edge output `edge_weight`.
+
+    outputs: of `SaliencyNet`; mask [B, 1, H, W] in 0..1 → {"loss", "saliency_loss", "edge_loss"}, scalars.
+    """
+    weight = boundary_weight(mask)
+    saliency = torch.stack([structure_loss(logits, mask, weight) for logits in outputs["saliency"]]).sum()
+    edge = edge_loss(outputs["edge"], edge_target(mask))
+    return {"loss": saliency + edge_weight * edge, "saliency_loss": saliency.detach(), "edge_loss": edge.detach()}

@@ -1,0 +1,144 @@
+"""Any checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
+
+    python predict.py --load_path experiments/saliency/last.pth --input dataset/benchmark/ECSSD \\
+        --output experiments/saliency/ours/ECSSD
+    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
+
+The checkpoint names its network. No ground truth is needed; a file that exists is not made again, and files that
+cannot be read are listed at the end.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
+from input_errors import InputError, MissingInputError, run_script, shorten
+from label_files import save_label
+from models.cam_classifier import build_cam_classifier
+from models.deeplabv3plus import build_deeplabv3plus
+from models.saliency_net import build_saliency_net
+from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from utils.checkpoint import load_checkpoint, load_weights
+from utils.distributed import choose_gpus, gather_from_processes, launch_workers, start_distributed, stop_distributed
+from utils.multi_scale import sum_over_scales
+from utils.run_folder import claim_output_folder
+from utils.saliency_maps import predict_saliency
+from utils.segmentations import predict_segmentation
+from voc_layout import load_ids
+
+BUILDERS = {
+    "saliency": build_saliency_net,
+    "classification": build_cam_classifier,
+    "segmentation": build_deeplabv3plus,
+}
+
+
+def main(args) -> None:
+    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
+    if launch_workers(main, args, len(gpu_ids)):
+        return
+    world = start_distributed(gpu_ids)
+
+    # input
+    images = find_images(args.input, load_ids(args.list) if args.list else None)
+    checkpoint = load_checkpoint(args.load_path)
+    stage, settings = checkpoint["stage"], checkpoint["settings"]
+    network = BUILDERS[stage](settings)
+    load_weights(network, checkpoint["network"], args.load_path)
+    network = network.to(world.device).eval()
+
+    # output
+    output = Path(args.output)
+    if world.is_main:
+        claim_output_folder(output, {"load_path": args.load_path, "scales": args.scales, "flip": args.flip})
+    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    missing = [stem for stem in images if f"{stem}.png" not in there]
+    batch = args.batch if stage == "saliency" else 1
+    shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
+
+    # predict
+    unreadable = []
+    for stems in tqdm(shares, desc=stage, disable=not world.is_main, mininterval=1, leave=False):
+        loaded = {}
+        for stem in stems:
+            try:
+                loaded[stem] = load_image(images[stem])
+            except InputError as error:
+                unreadable.append(str(error))
+        if loaded:
+            save_predictions(stage, network, settings, loaded, output, args, world.device)
+    unreadable = gather_from_processes(unreadable)
+    if world.is_main:
+        print(f"{len(missing) - len(unreadable)} files made, {len(images) - len(missing)} were there: {output}")
+        for line in unreadable:
+            print(f"left out: {line}", file=sys.stderr)
+    stop_distributed()
+
+
+def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
+    """Stem → path of the images named, of all images in the folders named, or only of those in `ids`.
+
+    A folder with Images/ in it (a saliency data set) stands for that.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            folder = path / "Images" if (path / "Images").is_dir() else path
+            new = image_stems(folder)
+        elif path.is_file():
+            new = {path.stem: path}
+        else:
+            raise MissingInputError(f"--input {path} does not exist")
+        twice = [stem for stem in new if stem in found]
+        if twice:
+            raise InputError(f"--input holds {shorten(twice)} twice: their results would overwrite each other")
+        found |= new
+    if ids is not None:
+        absent = [name for name in ids if name not in found]
+        if absent:
+            raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent)})")
+        found = {name: found[name] for name in ids}
+    if not found:
+        raise InputError(f"--input {' '.join(paths)} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def save_predictions(stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device) -> None:
+    """Writes `<output>/<stem>.png` for a few images of the same stage."""
+    if stage == "saliency":
+        maps = predict_saliency(network, list(images.values()), settings["image_size"], device, args.scales, args.flip)
+        for stem, saliency in zip(images, maps):
+            save_grey(output / f"{stem}.png", saliency)
+        return
+    for stem, image in images.items():
+        if stage == "segmentation":
+            save_label(output / f"{stem}.png", predict_segmentation(network, image, device, args.scales, args.flip))
+        else:
+            save_image(output / f"{stem}.png", cam_overlay(network, image, device, args.scales, args.flip))
+
+
+@torch.inference_mode()
+def cam_overlay(network, image: np.ndarray, device, scales, flip: bool) -> np.ndarray:
+    """The image under the strongest map of the classes found (probability over 0.5, else the likeliest one)."""
+    tensor = network.backbone.normalise(image_tensor(image, device))
+    logits = network(tensor)["logits"][0]  # [C]
+    classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
+    cams = sum_over_scales(lambda batch: rectified(network(batch)["class_maps"], classes), tensor, scales, flip)
+    heat = (normalised_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
+    colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
+    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))

@@ -1,0 +1,35 @@
+"""Class activation maps: A_c = ReLU(F_c) / max ReLU(F_c), and the labels that follow from them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5
+
+
+def normalised_cams(class_maps: Tensor) -> Tensor:
+    """Sums of rectified class maps [K, H, W] → 0..1, each map by its own maximum (max + 1e-5, as in IRN)."""
+    return class_maps / (class_maps.amax(dim=(1, 2), keepdim=True) + EPS)
+
+
+def rectified(class_maps: Tensor, classes: Tensor) -> Tensor:
+    """ReLU of the maps of some classes: raw [B, C, h, w], indices [K] → [B, K, h, w]."""
+    return F.relu(class_maps[:, classes])
+
+
+def labels_from_cams(cams: np.ndarray, classes: np.ndarray, bg_threshold: float) -> np.ndarray:
+    """The strongest map wins where it exceeds a constant background score (ties go to the background).
+
+    cams float [K, H, W] in 0..1; classes uint8 [K], their labels 1..C → uint8 [H, W]. Without classes, all is
+    background.
+    """
+    if len(classes) == 0:
+        return np.zeros(cams.shape[1:], np.uint8)
+    strongest = cams.argmax(axis=0)
+    return np.where(cams.max(axis=0) > bg_threshold, classes[strongest], 0).astype(np.uint8)
+
+
+def image_tensor(image: np.ndarray, device) -> Tensor:
+    """RGB uint8 [H, W, 3] → uint8 [1, 3, H, W] on the device."""
+    return torch.from_numpy(image).to(device).permute(2, 0, 1)[None]

@@ -1,0 +1,45 @@
+"""Saliency data sets on disk: `<data set>/Images/<stem>.jpg` with `<data set>/Masks/<stem>.png`.
+
+`dataset/` holds training sets beside `benchmark/`, which holds the test sets and is never trained on.
+"""
+
+from pathlib import Path
+
+from image_files import image_stems
+from input_errors import InputError, MissingInputError, shorten
+
+BENCHMARK_FOLDER = "benchmark"
+
+
+def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
+    """(image, mask) of every picture of one data set, paired by stem, in order of the stems.
+
+    Raises `InputError` when a mask is missing or there is no picture at all.
+    """
+    data_set = Path(data_set)
+    for folder in (data_set / "Images", data_set / "Masks"):
+        if not folder.is_dir():
+            raise MissingInputError(f"folder {folder} does not exist: a saliency data set holds Images/ and Masks/")
+    images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
+    if not images:
+        raise InputError(f"{data_set / 'Images'} holds no image")
+    missing = [stem for stem in images if stem not in masks]
+    if missing:
+        raise MissingInputError(
+            f"{data_set / 'Masks'}: no mask for {len(missing)} of {len(images)} images ({shorten(missing)}): "
+            "add the masks, or remove these images"
+        )
+    return [(path, masks[stem]) for stem, path in images.items()]
+
+
+def find_data_sets(root) -> list[Path]:
+    """`root` if it is a data set itself (holds Images/), else the data sets right below it, without `benchmark/`."""
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingInputError(f"folder {root} does not exist")
+    if (root / "Images").is_dir():
+        return [root]
+    found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
+    if not found:
+        raise MissingInputError(f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it or below")
+    return found

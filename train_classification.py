@@ -1,0 +1,151 @@
+"""Stage 2a: train the classifier whose class activation maps find the classes.
+
+    python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag classifier
+
+Reads JPEGImages and voc12/{cls_labels.npy, train_aug_id.txt}, no masks; writes experiments/<tag>/last.pth, from which
+make_pseudo_labels.py makes maps and labels.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.train_classification().parse_args()  # before the heavy imports, so that --help answers at once
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.voc12 import ClassificationTraining
+from image_files import load_image
+from input_errors import run_script
+from metrics.classification import mean_average_precision
+from models.cam_classifier import CamClassifier, build_cam_classifier
+from pseudo_labels.cams import image_tensor
+from utils.checkpoint import resume_training, save_checkpoint, training_state
+from utils.distributed import (
+    choose_gpus,
+    gather_from_processes,
+    launch_workers,
+    start_distributed,
+    stop_distributed,
+)
+from utils.optimizers import build_optimizer, parameter_groups
+from utils.precision import autocast
+from utils.run_folder import RunFolder
+from utils.schedules import polynomial_decay, set_lr
+from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, load_image_labels
+
+LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+
+
+def main(args) -> None:
+    # distributed
+    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
+    if launch_workers(main, args, len(gpu_ids)):
+        return
+    world = start_distributed(gpu_ids)
+    torch.manual_seed(args.seed)
+
+    # run folder
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main)
+
+    # data
+    voc_root = find_voc_root(args.data_dir)
+    classes = load_class_names(voc_root)
+    images, image_labels = load_split(args.list_dir, args.train_list, voc_root, len(classes))
+    val_split = load_split(args.list_dir, args.val_list, voc_root, len(classes)) if args.val_list != "none" else None
+    dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed)
+    batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    loader = build_loader(dataset, batches, args.workers, world.device)
+
+    # model
+    settings = {"backbone": args.backbone, "backbone_args": dict(args.backbone_args), "classes": list(classes)}
+    network = build_cam_classifier(settings, args.pretrained).to(world.device)
+    model = DistributedDataParallel(network) if world.size > 1 else network
+    torch.manual_seed(args.seed + world.rank)
+
+    # optimizer
+    groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
+    optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
+
+    # resume
+    first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
+    run.start(vars(args))
+    run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
+
+    # train
+    for epoch in range(first_epoch, args.max_epoch):
+        batches.epoch = epoch
+        loss = train_one_epoch(model, network, loader, optimizer, args, world, epoch)
+        step = (epoch + 1) * len(batches)
+        run.scalars(step, {"loss": loss, "lr": optimizer.param_groups[0]["lr"]})
+
+        # evaluate
+        line, score = f"epoch {epoch + 1}/{args.max_epoch}  loss {loss:.4f}", None
+        if val_split and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch):
+            score = validate(network, *val_split, world)
+            run.scalars(step, {"val/mAP": score})
+            line += f"  mAP {score:.4f}"
+        run.log(line)
+
+        # save
+        if world.is_main:
+            is_best = score is not None and score > best
+            best = score if is_best else best
+            content = ("classification", settings, network, training_state(optimizer, epoch + 1, best))
+            save_checkpoint(run.last, *content)
+            if is_best:
+                save_checkpoint(run.best, *content)
+    run.close()
+    stop_distributed()
+
+
+def load_split(list_dir, list_name: str, voc_root, num_classes: int):
+    """Image paths and image labels bool [N, C] of a list of ids."""
+    ids = load_ids(list_path(list_dir, list_name))
+    image_labels = load_image_labels(list_path(list_dir, "cls_labels.npy"), ids, num_classes)
+    return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels
+
+
+def train_one_epoch(model, network: CamClassifier, loader, optimizer, args, world, epoch: int) -> float:
+    """One pass over the loader, the learning rate falling at every step; returns the mean loss."""
+    model.train()
+    total = torch.zeros((), device=world.device)
+    title = f"epoch {epoch + 1}/{args.max_epoch}"
+    bar = tqdm(loader, desc=title, disable=not world.is_main, mininterval=1, leave=False)
+    for step, (images, image_labels) in enumerate(bar, start=1):
+        done = epoch * len(loader) + step - 1
+        set_lr(optimizer, polynomial_decay(done, args.max_epoch * len(loader), args.power))
+        images, image_labels = images.to(world.device, non_blocking=True), image_labels.to(world.device, non_blocking=True)
+        with autocast(world.device, args.amp):
+            logits = model(network.backbone.normalise(images))["logits"]
+        loss = F.binary_cross_entropy_with_logits(logits.float(), image_labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+        if step % LOSS_EVERY == 0:
+            bar.set_postfix(loss=f"{total.item() / step:.3f}")
+    return total.item() / step
+
+
+@torch.inference_mode()
+def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> float:
+    """mAP over whole images at their own size; each process takes its share."""
+    network.eval()
+    rows = []
+    for index in range(world.rank, len(images), world.size):
+        image = image_tensor(load_image(images[index]), world.device)
+        logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
+        rows.append((index, logits.float().cpu().numpy()))
+    rows = sorted(gather_from_processes(rows), key=lambda row: row[0])
+    return mean_average_precision(np.stack([scores for _, scores in rows]), image_labels)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))

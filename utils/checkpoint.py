@@ -1,0 +1,69 @@
+"""Checkpoints: plain types and tensors, written atomically, read without executing pickles.
+
+    stage      "saliency", "classification" or "segmentation"
+    settings   how to build the network again, so that predict.py needs nothing but the file
+    network    its weights
+    training   optimizer, epoch, random state: what --resume needs
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from atomic_files import atomic_path
+from input_errors import InputError, MissingInputError
+
+
+def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
+    content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path) -> dict:
+    """Reads what `save_checkpoint` wrote, onto the CPU. Raises `InputError` for any other file."""
+    if not Path(path).is_file():
+        raise MissingInputError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    absent = [key for key in ("stage", "settings", "network", "training") if key not in content] if isinstance(content, dict) else ["stage"]
+    if absent:
+        raise InputError(f"{path} is no checkpoint of this project: it lacks {', '.join(absent)}")
+    return content
+
+
+def load_weights(network: nn.Module, state: dict, path) -> None:
+    """Loads every weight of `network`; raises `InputError` that names missing, unexpected and misshapen ones."""
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or unexpected or misshapen:
+        raise InputError(
+            f"{path} does not fit the network: {len(missing)} weights missing {missing[:2]}, "
+            f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
+        )
+    network.load_state_dict(state)
+
+
+def training_state(optimizer: torch.optim.Optimizer, epoch: int, best_score: float) -> dict:
+    """What `resume_training` needs to go on after `epoch` epochs as if nothing had happened."""
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    return {"optimizer": optimizer.state_dict(), "epoch": epoch, "best_score": best_score, "random": random}
+
+
+def resume_training(path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Restores weights, optimizer and random state from `path`; returns the epochs done and the best score so far."""
+    content = load_checkpoint(path)
+    load_weights(network, content["network"], path)
+    training = content["training"]
+    optimizer.load_state_dict(training["optimizer"])
+    torch.set_rng_state(training["random"]["cpu"])
+    if torch.cuda.is_available() and "cuda" in training["random"]:
+        torch.cuda.set_rng_state(training["random"]["cuda"])
+    return training["epoch"], training["best_score"]

@@ -1,0 +1,116 @@
+"""One process per device: how scripts start them, and what a process knows of the others."""
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from input_errors import InputError, run_script
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, its `device`, and whether it is the one that writes and prints."""
+
+    rank: int
+    size: int
+    device: torch.device
+    is_main: bool
+
+
+def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
+    """The GPUs to use: all visible ones unless some are requested; none at all means the CPU.
+
+    Raises `InputError` for an index that does not exist.
+    """
+    if num_visible == 0:
+        return []
+    unknown = [index for index in requested or [] if not 0 <= index < num_visible]
+    if unknown:
+        there = ", ".join(map(str, range(num_visible)))
+        raise InputError(f"--gpu_id {' '.join(map(str, unknown))}: no such GPU; there are {there}")
+    return sorted(set(requested)) if requested else list(range(num_visible))
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, or `launch_workers`) started this process."""
+    return "RANK" in os.environ
+
+
+def launch_workers(main, args, num_workers: int) -> bool:
+    """Runs `main(args)` in `num_workers` processes of this machine through PyTorch's elastic launcher.
+
+    False, with nothing done, if there is one worker only or this process is such a worker itself. A user's mistake
+    in the workers ends this process with exit code 2, as it would without workers.
+    """
+    if num_workers < 2 or launched():
+        return False
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=num_workers, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+    )
+    try:
+        elastic_launch(config, _work)(main, args)
+    except ChildFailedError as error:
+        if error.get_first_failure()[1].exitcode == 2:
+            sys.exit(2)
+        raise
+    return True
+
+
+def _work(main, args) -> None:
+    if os.environ["RANK"] != "0":
+        sys.stderr = open(os.devnull, "w")  # every worker meets a mistake of the user: one of them says it
+    code = run_script(main, args)
+    if code:
+        sys.exit(code)
+
+
+def start_distributed(gpu_ids: list[int]) -> World:
+    """Joins the process group if a launcher started this process; size 1 otherwise. Says once where it runs."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if gpu_ids and local_rank >= len(gpu_ids):
+        raise InputError(f"{local_rank + 1} processes on this machine, but only GPUs {gpu_ids}: start one for each GPU")
+    device = torch.device("cuda", gpu_ids[local_rank]) if gpu_ids else torch.device("cpu")
+    if gpu_ids:
+        torch.cuda.set_device(device)
+    if launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(minutes=30))
+    if rank == 0:
+        where = f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else f"the CPU ({torch.get_num_threads()} threads)"
+        print(f"running on {where}" + ("" if gpu_ids else ": no GPU is visible"), flush=True)
+    return World(rank, size, device, is_main=rank == 0)
+
+
+def stop_distributed() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_processes(counts):
+    """Adds a numpy array of every process; all of them get the sum."""
+    if not dist.is_initialized():
+        return counts
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.as_tensor(counts, device=device)
+    dist.all_reduce(total)
+    return total.cpu().numpy()
+
+
+def gather_from_processes(rows: list) -> list:
+    """The lists of all processes, joined in order of their rank."""
+    if not dist.is_initialized():
+        return rows
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,30 @@
+"""Networks applied at several scales and to the mirror image, results summed."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sum_over_scales(predict, images: Tensor, scales, flip: bool, multiple: int = 1) -> Tensor:
+    """Σ over scales (and mirror images) of `predict`, each result brought back to the size of the images.
+
+    images: float [B, 3, H, W]; predict: [N, 3, h, w] → maps [N, K, h', w'] of any size. → [B, K, H, W].
+    Scaled sides are rounded to whole multiples of `multiple` px.
+    """
+    size_hw = images.shape[-2:]
+    total = 0
+    for scale in scales:
+        scaled = resize(images, [max(1, round(side * scale / multiple)) * multiple for side in size_hw])  # [B, 3, h, w]
+        maps = predict(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)  # [B or 2 B, K, h', w']
+        if flip:
+            straight, mirrored = maps.chunk(2)
+            maps = straight + mirrored.flip(3)  # [B, K, h', w']
+        total = total + resize(maps, size_hw)  # [B, K, H, W]
+    return total
+
+
+def resize(x: Tensor, size_hw) -> Tensor:
+    """Bilinear: [B, C, H, W] → [B, C, *size_hw]."""
+    if tuple(x.shape[-2:]) == tuple(size_hw):
+        return x
+    return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False)

@@ -1,0 +1,42 @@
+"""From images of any size to 8-bit saliency maps of that size."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils.multi_scale import sum_over_scales
+from utils.precision import autocast
+
+COARSEST_STRIDE = 32
+
+
+@torch.inference_mode()
+def predict_saliency(
+    network: nn.Module, images: list[np.ndarray], image_size: int, device: torch.device, scales=(1.0,), flip: bool = False
+) -> list[np.ndarray]:
+    """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
+
+    Each image is resized to image_size × image_size as in training, and the map is resized back. Over several
+    `scales` of that size, and mirror images with `flip`, the mean of the logits counts.
+    """
+    network.eval()
+    tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None] for image in images]
+    batch = torch.cat([resize(tensor.float(), (image_size, image_size)) for tensor in tensors])  # [B, 3, S, S]
+
+    def finest_logits(inputs):
+        with autocast(device, enabled=True):
+            return network(inputs)["saliency"][0].float()  # [N, 1, s, s]
+
+    total = sum_over_scales(finest_logits, network.backbone.normalise(batch), scales, flip, multiple=COARSEST_STRIDE)
+    logits = total / (len(scales) * (1 + flip))  # [B, 1, S, S]
+    maps = []
+    for image, row in zip(images, logits):
+        probs = resize(row[None], image.shape[:2]).sigmoid()[0, 0]  # [H, W]
+        maps.append((probs * 255).round().to(torch.uint8).cpu().numpy())
+    return maps
+
+
+def resize(x: torch.Tensor, size_hw) -> torch.Tensor:
+    """Bilinear, with a wider filter where the picture shrinks: [B, C, H, W] → [B, C, *size_hw]."""
+    return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False, antialias=True)

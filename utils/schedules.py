@@ -1,0 +1,19 @@
+"""Learning-rate schedules as plain functions, and how an optimizer gets their value."""
+
+import torch
+
+
+def step_decay(epoch: int, decay_epoch: int, gamma: float) -> float:
+    """Factor on the learning rate in `epoch` (from 0): × gamma every `decay_epoch` epochs."""
+    return gamma ** (epoch // decay_epoch)
+
+
+def polynomial_decay(step: int, total_steps: int, power: float) -> float:
+    """Factor on the learning rate at `step` (from 0): (1 − step / total)^power."""
+    return (1 - step / total_steps) ** power
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets each group's learning rate to its `initial_lr` times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

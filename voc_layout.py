@@ -1,0 +1,156 @@
+"""The VOC 2012 tree: where its folders lie, its classes, its lists of ids and its image labels.
+
+    VOC2012/{JPEGImages, SegmentationClass, SegmentationClassAug, classes.txt}
+    voc12/{cls_labels.npy, train_aug_id.txt, train_id.txt, val_id.txt}
+
+`classes.txt` (foreground names, one per line) belongs to data of one's own; without it VOC's twenty classes hold.
+"""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from atomic_files import atomic_path, write_text
+from image_files import read_bytes
+from input_errors import InputError, MissingInputError, shorten
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 is ignored
+LABEL_ROOT = Path("experiments/pseudo_labels")
+BELOW_DATA_DIR = ("", "VOC2012", "VOCdevkit", "VOCdevkit/VOC2012", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
+
+
+def find_voc_root(data_dir) -> Path:
+    """The folder that holds JPEGImages: `data_dir` itself or a place below it in the README's tree."""
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise MissingInputError(f"--data_dir: folder {data_dir} does not exist")
+    for below in BELOW_DATA_DIR:
+        for root in (data_dir / below, data_dir / below / "VOC2012"):
+            if (root / "JPEGImages").is_dir():
+                return root
+    raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir}, nor below it as in VOCdevkit/VOC2012/JPEGImages")
+
+
+def load_class_names(voc_root) -> tuple[str, ...]:
+    """Names of the foreground classes; label i + 1 belongs to name i."""
+    path = Path(voc_root) / "classes.txt"
+    if not path.is_file():
+        return VOC_CLASSES
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise InputError(f"{path} holds {len(names)} names: between 1 and {MAX_CLASSES} different ones are needed")
+    return names
+
+
+def list_path(list_dir, name: str) -> Path:
+    """A list given by its name lies in `list_dir`; one given by a path with a folder lies there."""
+    return Path(name) if len(Path(name).parts) > 1 else Path(list_dir) / name
+
+
+def load_ids(path) -> list[str]:
+    """The ids of a list, one per line; blank lines and Windows line ends are accepted.
+
+    A line of VOC's own form (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`) counts as its id.
+    """
+    text = read_bytes(path).decode("utf-8-sig", errors="replace")
+    ids = [line.split()[0].rsplit("/", 1)[-1].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
+    if not ids:
+        raise InputError(f"{path} is empty: it must name one image id per line")
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        raise InputError(f"{path} names {repeated} ids more than once: remove the repetitions")
+    return ids
+
+
+def save_ids(path, ids) -> None:
+    write_text(path, "".join(f"{name}\n" for name in ids))
+
+
+def files_of_ids(folder, ids, suffix: str) -> list[Path]:
+    """`<folder>/<id><suffix>` of every id; one directory listing tells which are missing (an `InputError`)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    present = {path.name for path in folder.iterdir()}
+    missing = [name for name in ids if name + suffix not in present]
+    if missing:
+        raise MissingInputError(
+            f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
+            "add them, or take their ids from the list"
+        )
+    return [folder / (name + suffix) for name in ids]
+
+
+def label_folder(label_name: str, voc_root) -> Path:
+    """Where the labels of `--label_name` lie: a folder's path, a folder of the VOC tree, or a name below experiments/."""
+    candidates = [Path(label_name), Path(voc_root) / label_name]
+    candidates = [LABEL_ROOT / label_name, *reversed(candidates)] if "/" not in label_name else candidates
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise MissingInputError(
+        f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; make_pseudo_labels.py makes labels"
+    )
+
+
+def new_label_folder(label_name: str) -> Path:
+    """Where labels called `label_name` are written: a folder's path as it is, a bare name below experiments/."""
+    return Path(label_name) if "/" in label_name else LABEL_ROOT / label_name
+
+
+def load_image_labels(path, ids, num_classes: int) -> np.ndarray:
+    """The rows of `cls_labels.npy` for `ids`: bool [len(ids), num_classes].
+
+    The file is a pickled dict of id → float [num_classes]; it is read by an unpickler that admits nothing else.
+    """
+    labels = _unpickle_arrays(path)
+    if not isinstance(labels, dict):
+        raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
+    missing = [name for name in ids if name not in labels]
+    if missing:
+        raise InputError(f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?")
+    rows = [np.asarray(labels[name]) for name in ids]
+    wrong = [name for name, row in zip(ids, rows) if row.shape != (num_classes,)]
+    if wrong:
+        shape = list(np.asarray(labels[wrong[0]]).shape)
+        raise InputError(f"{path}: {wrong[0]} has shape {shape}, but there are {num_classes} classes (classes.txt?)")
+    return np.stack(rows) > 0.5
+
+
+def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
+    """Writes id → class vector as `cls_labels.npy` in the form of the public file of that name."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits numpy arrays and plain containers; everything else a pickle could call is refused."""
+
+    def find_class(self, module, name):
+        module = module.replace("numpy.core", "numpy._core")
+        if (module, name) in {("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar")}:
+            return getattr(np._core.multiarray, name)
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        raise InputError(f"it asks for {module}.{name}, which a file of image labels never needs")
+
+
+def _unpickle_arrays(path):
+    stream = io.BytesIO(read_bytes(path))
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if shape != () or dtype != object:
+            raise InputError(f"an array of {dtype} {list(shape)} instead of a dict")
+        return _ArrayUnpickler(stream).load().item()
+    except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, IndexError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as cls_labels.npy: {error}") from None
