@@ -1,8 +1,8 @@
 """Stage 1: train the salient object network on images with object masks.
 
-    python SOD_train.py --backbone swin-base-224 --train_root dataset --tag saliency         all visible GPUs, or the CPU
-    python SOD_train.py --backbone swin-base-224 --train_root dataset --tag saliency --gpu_id 1          one GPU
-    torchrun --nproc_per_node 4 SOD_train.py --train_root dataset --tag saliency             workers started from outside
+    python SOD_train.py --train_root dataset --tag sod                          all visible GPUs, or the CPU
+    python SOD_train.py --train_root dataset --tag sod --gpu_id 1               one GPU
+    torchrun --nproc_per_node 4 SOD_train.py --train_root dataset --tag sod     workers started from outside
 
 Reads <data set>/{Images,Masks}; writes experiments/<tag>/ with last.pth, which predict.py turns into maps.
 """
@@ -51,14 +51,13 @@ def main(args) -> None:
     pairs = [pair for root in args.train_root for data_set in find_data_sets(root) for pair in saliency_pairs(data_set)]
     val_pairs = saliency_pairs(args.val_root) if args.val_root else []
     cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
-    dataset = SaliencyTraining(pairs, args.image_size, args.seed, cached)
+    dataset = SaliencyTraining(pairs, args.image_size, args.seed, cached, args.colour_jitter)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
     settings = {
-        "backbone": args.backbone,
-        "backbone_args": dict(args.backbone_args),
+        **options.backbone_settings(args),
         "decoder_width": args.decoder_width,
         "image_size": args.image_size,
     }

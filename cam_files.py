@@ -1,7 +1,7 @@
 """Class activation maps as files: `.npz` with named arrays and no pickles.
 
-    cams     float16 [K, H, W], 0..1   one map for each class of the image, at the size of the image
-    classes  uint8 [K]                 their labels, 1..C (0 is background)
+cams     float16 [K, H, W], 0..1   one map for each class of the image, at the size of the image
+classes  uint8 [K]                 their labels, 1..C (0 is background)
 """
 
 import zipfile
@@ -27,5 +27,5 @@ def load_cams(path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["cams"].astype(np.float32), arrays["classes"]
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} does not hold `cams` and `classes` ({error}): delete it and make it again") from None

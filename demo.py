@@ -37,9 +37,9 @@ MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must no
 PICTURE_ROWS = 6
 
 # narrow networks from scratch, by flags that every user has
-SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 32 --image_size 96
-    --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=6 --dropout 0 --edge_drop_path 0
-    --max_epoch 12 --train_batch 8 --lr 2e-3 --decay_epoch 4"""
+SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 24 --image_size 112
+    --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=7 --dropout 0 --edge_drop_path 0
+    --colour_jitter 0.2 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
 CLASSIFIER_FLAGS = """--backbone resnest14 --pretrained none --backbone_args channels=16,32,64,128 stem_width=16
     --max_epoch 12 --train_batch 16 --optimizer adamw --lr 2e-3 --head_lr 1 --crop_size 128 --long_side 128 192
     --val_every 12"""
@@ -81,7 +81,9 @@ def draw(work: Path, args) -> None:
     seed = 3 * args.seed
     write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, **size)
     write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, **size)
-    write_voc_scenes(work / "data/voc12/VOCdevkit/VOC2012", work / "voc12", args.num_train, args.num_val, seed + 2, **size)
+    write_voc_scenes(
+        work / "data/voc12/VOCdevkit/VOC2012", work / "voc12", args.num_train, args.num_val, seed + 2, **size
+    )
 
 
 def commands(work: Path, seed: int) -> list[str]:
@@ -90,12 +92,13 @@ def commands(work: Path, seed: int) -> list[str]:
     images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency_maps/ours"
     runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
     labels = f"make_pseudo_labels.py {voc} --load_path {work}/runs/classifier/last.pth --cam_dir {work}/cams"
+    find = f"predict.py --load_path {work}/runs/saliency/last.pth"
     segment = f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images}"
     return [
         f"SOD_train.py --train_root {work}/dataset --tag saliency {runs} {SALIENCY_FLAGS}",
-        f"predict.py --load_path {work}/runs/saliency/last.pth --input {work}/dataset/benchmark/DRAWN-TE --output {maps}/DRAWN-TE",
+        f"{find} --input {work}/dataset/benchmark/DRAWN-TE --output {maps}/DRAWN-TE",
         f"evaluate.py saliency --pred {maps} --gt_root {work}/dataset/benchmark --json {work}/saliency.json",
-        f"predict.py --load_path {work}/runs/saliency/last.pth --input {images} --list {work}/voc12/train_aug_id.txt --output {maps}/VOC2012",
+        f"{find} --input {images} --list {work}/voc12/train_aug_id.txt --output {maps}/VOC2012",
         f"train_classification.py {voc} --tag classifier {runs} {CLASSIFIER_FLAGS}",
         f"{labels} --label_name {work}/labels/cam",
         f"{labels} --label_name {work}/labels/sos --selector sos --saliency_dir {maps}/VOC2012",
@@ -127,7 +130,9 @@ def run(command: str) -> None:
     print(f"\n$ python {command}", flush=True)
     started = time.perf_counter()
     script, *flags = shlex.split(command)
-    subprocess.run([sys.executable, str(PROJECT / script), *flags], check=True)
+    code = subprocess.run([sys.executable, str(PROJECT / script), *flags]).returncode
+    if code:
+        raise InputError(f"the command above ended with code {code}: its own message says why")
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
 
@@ -148,9 +153,17 @@ def collect(work: Path) -> dict:
 
 def summary(results: dict) -> str:
     rows = [
-        ["saliency maps", "held-out scenes", f"max F {results['saliency_maxF']:.3f}, MAE {results['saliency_MAE']:.3f}"],
+        [
+            "saliency maps",
+            "held-out scenes",
+            f"max F {results['saliency_maxF']:.3f}, MAE {results['saliency_MAE']:.3f}",
+        ],
         ["labels from CAMs", "single-class training scenes", f"mIoU {percent(results['single_class_mIoU_cam'])}"],
-        ["labels after the selector", "single-class training scenes", f"mIoU {percent(results['single_class_mIoU_sos'])}"],
+        [
+            "labels after the selector",
+            "single-class training scenes",
+            f"mIoU {percent(results['single_class_mIoU_sos'])}",
+        ],
         ["segmentation", "held-out scenes", f"mIoU {percent(results['segmentation_mIoU'])}"],
     ]
     table = markdown_table(["result", "measured on", "score"], rows)
@@ -167,7 +180,12 @@ def draw_picture(work: Path) -> None:
         cams, _ = load_cams(work / "cams" / f"{name}.npz")
         heat = cv2.applyColorMap((cams.max(axis=0) * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
         saliency = load_grey(work / "saliency_maps/ours/VOC2012" / f"{name}.png")
-        folders = (work / "labels/cam", work / "labels/sos", work / "segmentations/picture", voc_root / "SegmentationClassAug")
+        folders = (
+            work / "labels/cam",
+            work / "labels/sos",
+            work / "segmentations/picture",
+            voc_root / "SegmentationClassAug",
+        )
         labels = [paint_label(load_label(folder / f"{name}.png")) for folder in folders]
         cells = [image, (image * 0.4 + heat * 0.6).astype(np.uint8), np.repeat(saliency[..., None], 3, axis=2), *labels]
         rows.append(np.hstack([np.pad(cell, ((2, 2), (2, 2), (0, 0)), constant_values=255) for cell in cells]))
@@ -175,7 +193,9 @@ def draw_picture(work: Path) -> None:
     cell_width = picture.shape[1] // len(titles)
     caption = np.full((24, picture.shape[1], 3), 255, np.uint8)
     for place, title in enumerate(titles):
-        cv2.putText(caption, title, (place * cell_width + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            caption, title, (place * cell_width + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA
+        )
     save_image(work / "demo.png", np.vstack([caption, picture]))
 
 

@@ -68,11 +68,14 @@ def find_maps(method: Path, gt_root: Path) -> dict[str, list[tuple[Path, Path]]]
         missing = [stem for stem in truth if stem not in maps]
         if missing or not truth:
             raise MissingInputError(
-                f"{method / data_set} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)}): predict.py makes them"
+                f"{method / data_set} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)}): "
+                "predict.py makes them"
             )
         found[data_set] = [(maps[stem], path) for stem, path in truth.items()]
     if not found:
-        raise MissingInputError(f"no data set of {gt_root} has a folder in {method}: expected {method}/<data set>/<stem>.png")
+        raise MissingInputError(
+            f"no data set of {gt_root} has a folder in {method}: expected {method}/<data set>/<stem>.png"
+        )
     return found
 
 
@@ -85,7 +88,7 @@ def score_saliency(pairs: list[tuple[Path, Path]], title: str) -> tuple[dict[str
             saliency = cv2.resize(saliency, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
             resized += 1
         metrics.add(saliency, mask)
-    return {name: float(value) for name, value in metrics.scores().items()}, resized
+    return metrics.scores(), resized
 
 
 def evaluate_labels(args) -> dict:
@@ -106,7 +109,11 @@ def evaluate_labels(args) -> dict:
         [folder, *(percent(scores[name]) for name in ("Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage"))]
         for folder, scores in results.items()
     ]
-    print(f"{len(ids)} images" + (" with exactly one class" if args.single_class else "") + f", truth {voc_root / args.gt}, %")
+    print(
+        f"{len(ids)} images"
+        + (" with exactly one class" if args.single_class else "")
+        + f", truth {voc_root / args.gt}, %"
+    )
     print(markdown_table([args.kind, "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU*", "coverage"], summary))
     print("a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction")
     per_class = [[name, *(percent(scores["IoU"][name]) for scores in results.values())] for name in names]

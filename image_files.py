@@ -51,7 +51,7 @@ def save_grey(path, grey: np.ndarray) -> None:
 
 
 def load_mask(path) -> np.ndarray:
-    """An object mask as bool [H, W]: grey value over 128 (the convention of PySODMetrics), or 1 where 1 is the largest."""
+    """An object mask as bool [H, W]: grey value over 128 (as in PySODMetrics), or 1 where 1 is the largest."""
     return binarize_mask(load_grey(path))
 
 

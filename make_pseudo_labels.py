@@ -15,13 +15,13 @@ import options
 if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from atomic_files import write_json
 from cam_files import load_cams, save_cams
 from image_files import load_grey, load_image
 from input_errors import InputError, run_script, shorten
@@ -29,7 +29,7 @@ from label_files import save_label
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import image_tensor, labels_from_cams, normalised_cams, rectified
 from pseudo_labels.selector import non_salient_classes, saliency_norm, select
-from utils.checkpoint import load_checkpoint, load_weights
+from utils.checkpoint import file_digest, load_checkpoint, load_weights
 from utils.distributed import (
     World,
     choose_gpus,
@@ -69,34 +69,33 @@ def main(args) -> None:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
     maps = files_of_ids(args.saliency_dir, ids, ".png") if args.selector == "sos" else None
     folder, cam_dir = new_label_folder(args.label_name), Path(args.cam_dir)
-    named = named_non_salient_classes(args.non_salient_classes, classes)
+    non_salient = named_non_salient_classes(args.non_salient_classes, classes)
 
     # class activation maps
-    missing = [index for index, name in enumerate(ids) if not (cam_dir / f"{name}.npz").is_file()]
+    missing = absent_files(cam_dir, ids, ".npz")
     network = load_classifier(args.load_path, classes, missing, cam_dir).to(world.device) if missing else None
     if world.is_main:
-        if args.load_path or missing:
-            claim_output_folder(cam_dir, cam_options(args))
-        claim_output_folder(folder, cam_options(args) | label_options(args, classes))
-    wait_for_all()
+        maps_made_by = cam_options(args)
+        if args.load_path:
+            claim_output_folder(cam_dir, maps_made_by)
+        claim_output_folder(folder, maps_made_by | label_options(args, classes))
+    wait_for_all()  # no process writes before all have seen what is there
     for index in progress(missing, world, "class activation maps"):
         cams, labels = make_cams(network, load_image(images[index]), image_labels[index], args, world)
         save_cams(cam_dir / f"{ids[index]}.npz", cams, labels)
 
     # class saliency
-    single = np.flatnonzero(image_labels.sum(axis=1) == 1)
-    non_salient = named
-    if args.selector == "sos" and named is None:
-        norms = [(i, saliency_norm(load_grey(maps[i]) / 255)) for i in single[world.rank :: world.size]]
-        norms = np.array([norm for _, norm in sorted(gather_from_processes(norms))])
-        non_salient = non_salient_classes(norms, image_labels[single].argmax(axis=1) + 1, len(classes), args.salient_norm)
+    is_single = image_labels.sum(axis=1) == 1
+    if args.selector == "sos" and non_salient is None:
+        single = np.flatnonzero(is_single)
+        norms = saliency_norms([maps[index] for index in single], world)
+        labels = image_labels[single].argmax(axis=1) + 1
+        non_salient = non_salient_classes(norms, labels, len(classes), args.salient_norm)
 
     # labels
+    todo = absent_files(folder, ids, ".png")
     wait_for_all()
-    todo = [index for index, name in enumerate(ids) if not (folder / f"{name}.png").is_file()]
-    is_single = image_labels.sum(axis=1) == 1
     replaced = 0
-    wait_for_all()
     for index in progress(todo, world, "labels"):
         cams, labels = load_cams(cam_dir / f"{ids[index]}.npz")
         label = labels_from_cams(cams, labels, args.bg_threshold)
@@ -111,10 +110,15 @@ def main(args) -> None:
         print(f"{len(todo)} labels made, {len(ids) - len(todo)} were there: {folder}")
         if args.selector == "sos":
             names = [name for name, flag in zip(classes, non_salient[1:]) if flag]
-            print(f"selector: {replaced} of {int(is_single[todo].sum())} single-class labels replaced by the saliency mask")
+            print(f"selector: {replaced} of {int(is_single[todo].sum())} single-class labels replaced by masks")
             print(f"non-salient classes: {shorten(names, 30) or 'none'}")
-            write_json(folder / "selector.json", {"replaced": replaced, "non_salient_classes": names})
     stop_distributed()
+
+
+def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
+    """Indices of the ids without a file in `folder`, by one listing of it."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [index for index, name in enumerate(ids) if name + suffix not in there]
 
 
 def progress(indices, world: World, title: str):
@@ -123,13 +127,21 @@ def progress(indices, world: World, title: str):
 
 
 def cam_options(args) -> dict:
-    """What the maps depend on. The checkpoint is named by its file, so that moving the project changes nothing."""
-    return {"load_path": args.load_path, "scales": args.scales, "flip": args.flip}
+    """What the maps depend on. Without a checkpoint they are all there, made as their folder says."""
+    if args.load_path:
+        return {"checkpoint": file_digest(args.load_path), "scales": args.scales, "flip": args.flip}
+    recorded = Path(args.cam_dir) / "options.json"
+    return json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
 
 
 def label_options(args, classes) -> dict:
     """What the labels depend on beyond the maps."""
-    chosen = {"cam_dir": args.cam_dir, "bg_threshold": args.bg_threshold, "selector": args.selector, "classes": list(classes)}
+    chosen = {
+        "cam_dir": args.cam_dir,
+        "bg_threshold": args.bg_threshold,
+        "selector": args.selector,
+        "classes": list(classes),
+    }
     if args.selector == "sos":
         names = ("saliency_dir", "saliency_threshold", "t0", "t1", "non_salient_classes", "salient_norm")
         chosen |= {name: getattr(args, name) for name in names}
@@ -150,13 +162,19 @@ def named_non_salient_classes(names: list[str], classes: tuple[str, ...]) -> np.
 
 def load_classifier(load_path, classes, missing, cam_dir) -> CamClassifier:
     if not load_path:
-        raise InputError(f"{cam_dir} lacks the maps of {len(missing)} images: --load_path must name a classifier to make them")
+        raise InputError(
+            f"{cam_dir} lacks the maps of {len(missing)} images: --load_path must name a classifier to make them"
+        )
     checkpoint = load_checkpoint(load_path)
     if checkpoint["stage"] != "classification":
-        raise InputError(f"--load_path {load_path} is a {checkpoint['stage']} checkpoint, not one of train_classification.py")
+        raise InputError(
+            f"--load_path {load_path} is a {checkpoint['stage']} checkpoint, not one of train_classification.py"
+        )
     trained = checkpoint["settings"]["classes"]
     if trained != list(classes):
-        raise InputError(f"--load_path {load_path} knows {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}")
+        raise InputError(
+            f"--load_path {load_path} knows {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}"
+        )
     network = build_cam_classifier(checkpoint["settings"])
     load_weights(network, checkpoint["network"], load_path)
     return network.eval()
@@ -179,11 +197,20 @@ def make_cams(network: CamClassifier, image: np.ndarray, image_labels: np.ndarra
     return cams.cpu().numpy(), (present + 1).astype(np.uint8)
 
 
+def saliency_norms(paths: list, world: World) -> np.ndarray:
+    """float [N]: the norm of each map; each process reads its share."""
+    share = range(world.rank, len(paths), world.size)
+    rows = gather_from_processes([(index, saliency_norm(load_grey(paths[index]) / 255)) for index in share])
+    return np.array([norm for _, norm in sorted(rows)])
+
+
 def load_saliency_mask(path, shape: tuple[int, int], threshold: float) -> np.ndarray:
     """bool [H, W]: saliency above the threshold."""
     saliency = load_grey(path)
     if saliency.shape != shape:
-        raise InputError(f"{path} is {saliency.shape[1]}×{saliency.shape[0]} px, but its image {shape[1]}×{shape[0]} px")
+        raise InputError(
+            f"{path} is {saliency.shape[1]}×{saliency.shape[0]} px, but its image {shape[1]}×{shape[0]} px"
+        )
     return saliency > threshold * 255
 
 

@@ -14,9 +14,13 @@ def SOD_train() -> argparse.ArgumentParser:
         metavar="paper|N",
         help="channels of the decoder: `paper` (default; 1024 to 128) or one number for all four stages",
     )
-    parser.add_argument("--image_size", type=_positive, default=224, help="side of the network's input, px (default 224)")
+    parser.add_argument(
+        "--image_size", type=_positive, default=224, help="side of the network's input, px (default 224)"
+    )
     parser.add_argument("--dropout", type=float, default=0.5, help="dropout of each decoder stage, 0..1 (default 0.5)")
-    parser.add_argument("--edge_drop_path", type=float, default=0.3, help="drop path of the edge head, 0..1 (default 0.3)")
+    parser.add_argument(
+        "--edge_drop_path", type=float, default=0.3, help="drop path of the edge head, 0..1 (default 0.3)"
+    )
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -26,8 +30,16 @@ def SOD_train() -> argparse.ArgumentParser:
         metavar="DIR",
         help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on (default dataset)",
     )
-    data.add_argument("--val_root", metavar="DIR", help="one data set, scored after every --val_every epochs and at the end")
+    data.add_argument(
+        "--val_root", metavar="DIR", help="one data set, scored after every --val_every epochs and at the end"
+    )
     data.add_argument("--val_every", type=_positive, default=10, help="epochs between two validations (default 10)")
+    data.add_argument(
+        "--colour_jitter",
+        type=_share,
+        default=1.0,
+        help="strength of the change of colours, 0..1 (default 1: the paper's)",
+    )
     data.add_argument(
         "--cache-mode",
         choices=("no", "part", "full"),
@@ -36,9 +48,13 @@ def SOD_train() -> argparse.ArgumentParser:
     )
 
     training = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
-    training.add_argument("--decay_epoch", type=_positive, default=15, help="epochs between two decays of --lr (default 15)")
+    training.add_argument(
+        "--decay_epoch", type=_positive, default=15, help="epochs between two decays of --lr (default 15)"
+    )
     training.add_argument("--gamma", type=float, default=0.5, help="factor of each decay (default 0.5)")
-    training.add_argument("--clip", type=float, default=0.8, help="largest value of a gradient; 0: not clipped (default 0.8)")
+    training.add_argument(
+        "--clip", type=float, default=0.8, help="largest value of a gradient; 0: not clipped (default 0.8)"
+    )
     training.add_argument("--edge_loss", type=float, default=1.0, help="weight of the edge loss (default 1)")
     _add_run(parser, log_path="experiments")
     return parser
@@ -46,7 +62,9 @@ def SOD_train() -> argparse.ArgumentParser:
 
 def train_classification() -> argparse.ArgumentParser:
     parser = _parser("Train the classifier whose class activation maps find the classes (stage 2a).")
-    _add_network(parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name with an output stride of 16")
+    _add_network(
+        parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name with an output stride of 16"
+    )
     _add_voc(parser)
     _add_train_lists(parser)
     training = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
@@ -57,7 +75,9 @@ def train_classification() -> argparse.ArgumentParser:
 
 
 def make_pseudo_labels() -> argparse.ArgumentParser:
-    parser = _parser("Make pseudo labels: class activation maps, background threshold, salient object selector (stage 2c).")
+    parser = _parser(
+        "Make pseudo labels: class activation maps, background threshold, salient object selector (stage 2c)."
+    )
     parser.add_argument(
         "--label_name",
         required=True,
@@ -66,26 +86,41 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     )
     _add_voc(parser)
     parser.add_argument(
-        "--list", default="train_aug_id.txt", metavar="FILE", help="ids to label, in --list_dir or a path (default train_aug_id.txt)"
+        "--list",
+        default="train_aug_id.txt",
+        metavar="FILE",
+        help="ids to label, in --list_dir or a path (default train_aug_id.txt)",
     )
 
     cams = parser.add_argument_group("class activation maps")
-    cams.add_argument("--load_path", metavar="FILE", help="classifier checkpoint; not needed where --cam_dir has all maps")
     cams.add_argument(
-        "--cam_dir", default="experiments/cams/default", metavar="DIR", help="maps are kept there (default experiments/cams/default)"
+        "--load_path", metavar="FILE", help="classifier checkpoint; not needed where --cam_dir has all maps"
+    )
+    cams.add_argument(
+        "--cam_dir",
+        default="experiments/cams/default",
+        metavar="DIR",
+        help="maps are kept there (default experiments/cams/default)",
     )
     _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True)
     cams.add_argument(
-        "--bg_threshold", type=_share, default=0.2, help="constant score of the background against the maps, 0..1 (default 0.2)"
+        "--bg_threshold",
+        type=_share,
+        default=0.2,
+        help="constant score of the background against the maps, 0..1 (default 0.2)",
     )
 
     selector = parser.add_argument_group("salient object selector (single-class images)")
-    selector.add_argument("--selector", choices=("none", "sos"), default="none", help="replace labels by saliency masks (default none)")
+    selector.add_argument(
+        "--selector", choices=("none", "sos"), default="none", help="replace labels by saliency masks (default none)"
+    )
     selector.add_argument("--saliency_dir", metavar="DIR", help="saliency maps <id>.png of the images")
     selector.add_argument(
         "--saliency_threshold", type=_share, default=0.5, help="saliency above it is the mask, 0..1 (default 0.5)"
     )
-    selector.add_argument("--t0", type=float, default=0.4, help="least IoU of mask and label for salient classes (default 0.4)")
+    selector.add_argument(
+        "--t0", type=float, default=0.4, help="least IoU of mask and label for salient classes (default 0.4)"
+    )
     selector.add_argument("--t1", type=float, default=0.2, help="added to --t0 for non-salient classes (default 0.2)")
     selector.add_argument(
         "--non_salient_classes",
@@ -95,7 +130,10 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         help="class names, `none`, or `measured` (default): mean saliency norm below --salient_norm of the largest",
     )
     selector.add_argument(
-        "--salient_norm", type=_share, default=0.5, help="share of the largest mean saliency norm of a class, 0..1 (default 0.5)"
+        "--salient_norm",
+        type=_share,
+        default=0.5,
+        help="share of the largest mean saliency norm of a class, 0..1 (default 0.5)",
     )
     _add_devices(parser)
     return parser
@@ -111,7 +149,12 @@ def train_segmentation() -> argparse.ArgumentParser:
         help="fix (default): the backbone's batch norm keeps its statistics; normal: ordinary batch norm",
     )
     parser.add_argument(
-        "--use_gn", type=_boolean, nargs="?", const=True, default=True, help="GroupNorm (4 groups) in the head (default True)"
+        "--use_gn",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=True,
+        help="GroupNorm (4 groups) in the head (default True)",
     )
     parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder (default 256)")
     _add_voc(parser)
@@ -119,7 +162,7 @@ def train_segmentation() -> argparse.ArgumentParser:
         "--label_name",
         required=True,
         metavar="NAME",
-        help="labels to train on: a name below experiments/pseudo_labels, a folder of the VOC tree, or any folder's path",
+        help="labels to train on: a name below experiments/pseudo_labels, a folder of the VOC tree, or a path",
     )
     _add_train_lists(parser)
     training = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
@@ -146,7 +189,11 @@ def evaluate() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation")
     saliency = kinds.add_parser("saliency", help="MAE, F-measure and S-measure of saliency maps", allow_abbrev=False)
     saliency.add_argument(
-        "--pred", required=True, nargs="+", metavar="METHOD_DIR", help="maps in METHOD_DIR/<data set>/<stem>.png; several methods"
+        "--pred",
+        required=True,
+        nargs="+",
+        metavar="METHOD_DIR",
+        help="maps in METHOD_DIR/<data set>/<stem>.png; several methods",
     )
     saliency.add_argument("--gt_root", required=True, metavar="DIR", help="truth in DIR/<data set>/Masks/<stem>.png")
     for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
@@ -155,7 +202,10 @@ def evaluate() -> argparse.ArgumentParser:
         scored.add_argument("--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it")
         scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
         scored.add_argument(
-            "--gt", default="SegmentationClassAug", metavar="NAME", help="folder of the truth (default SegmentationClassAug)"
+            "--gt",
+            default="SegmentationClassAug",
+            metavar="NAME",
+            help="folder of the truth (default SegmentationClassAug)",
         )
         scored.add_argument(
             "--single_class", metavar="FILE", help="cls_labels.npy: score only the images with exactly one class"
@@ -168,16 +218,33 @@ def evaluate() -> argparse.ArgumentParser:
 def demo() -> argparse.ArgumentParser:
     parser = _parser("Run the whole sequence on scenes drawn here: a few minutes on two CPU cores.")
     parser.add_argument(
-        "--work_dir", default="experiments/demo", metavar="DIR", help="everything goes there; an earlier demo in it is replaced"
+        "--work_dir",
+        default="experiments/demo",
+        metavar="DIR",
+        help="everything goes there; an earlier demo in it is replaced",
     )
     parser.add_argument("--seed", type=int, default=0, help="of scenes and trainings (default 0)")
-    parser.add_argument("--num_saliency", type=_positive, default=500, help="scenes to train the saliency network (default 500)")
-    parser.add_argument("--num_train", type=_positive, default=600, help="scenes to train classifier and segmentation (default 600)")
+    parser.add_argument(
+        "--num_saliency", type=_positive, default=600, help="scenes to train the saliency network (default 600)"
+    )
+    parser.add_argument(
+        "--num_train", type=_positive, default=600, help="scenes to train classifier and segmentation (default 600)"
+    )
     parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind (default 120)")
     parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px (default 128)")
     parser.add_argument("--width", type=_positive, default=160, help="of the scenes, px (default 160)")
     parser.add_argument("--draw_only", action="store_true", help="draw the scenes in the README's layouts and stop")
     return parser
+
+
+def backbone_settings(args: argparse.Namespace) -> dict:
+    """What a checkpoint has to know of the backbone."""
+    return {
+        "backbone": args.backbone,
+        "backbone_args": dict(args.backbone_args),
+        "pixel_mean": args.pixel_mean,
+        "pixel_std": args.pixel_std,
+    }
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -202,22 +269,42 @@ def _add_network(parser, default: str, text: str) -> None:
         help="initial weights: ImageNet's from the hub (default), none, or a file: timm's, or a checkpoint made here",
     )
 
+    for name, text in (("--pixel_mean", "mean"), ("--pixel_std", "standard deviation")):
+        network.add_argument(
+            name,
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"{text} of the input's colours, 0..1 (default: timm's for NAME)",
+        )
+
 
 def _add_voc(parser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data_dir", default="data/voc12", metavar="DIR", help="the VOC2012 folder or a parent of it (default data/voc12)"
+        "--data_dir",
+        default="data/voc12",
+        metavar="DIR",
+        help="the VOC2012 folder or a parent of it (default data/voc12)",
     )
-    data.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt (default voc12)")
+    data.add_argument(
+        "--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt (default voc12)"
+    )
 
 
 def _add_train_lists(parser) -> None:
     lists = parser.add_argument_group("lists")
     lists.add_argument(
-        "--train_list", default="train_aug_id.txt", metavar="FILE", help="ids to train on, in --list_dir or a path (default train_aug_id.txt)"
+        "--train_list",
+        default="train_aug_id.txt",
+        metavar="FILE",
+        help="ids to train on, in --list_dir or a path (default train_aug_id.txt)",
     )
     lists.add_argument(
-        "--val_list", default="val_id.txt", metavar="FILE|none", help="ids to validate on, in --list_dir or a path (default val_id.txt)"
+        "--val_list",
+        default="val_id.txt",
+        metavar="FILE|none",
+        help="ids to validate on, in --list_dir or a path (default val_id.txt)",
     )
     lists.add_argument("--val_every", type=_positive, default=5, help="epochs between two validations (default 5)")
 
@@ -237,7 +324,9 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
 
 
 def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
-    training.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (default; Nesterov) or adamw")
+    training.add_argument(
+        "--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (default; Nesterov) or adamw"
+    )
     training.add_argument(
         "--momentum",
         type=_share,
@@ -245,12 +334,16 @@ def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
         help=f"of sgd, 0..1 (default {momentum}); Nesterov has an effect only above 0",
     )
     training.add_argument("--weight_decay", type=float, default=weight_decay, help=f"(default {weight_decay})")
-    training.add_argument("--head_lr", type=float, default=10.0, help="factor on --lr for what is not backbone (default 10)")
+    training.add_argument(
+        "--head_lr", type=float, default=10.0, help="factor on --lr for what is not backbone (default 10)"
+    )
     training.add_argument("--power", type=float, default=0.9, help="of the polynomial decay of --lr (default 0.9)")
 
 
 def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
-    training.add_argument("--crop_size", type=_positive, default=crop_size, help=f"side of the training crops, px (default {crop_size})")
+    training.add_argument(
+        "--crop_size", type=_positive, default=crop_size, help=f"side of the training crops, px (default {crop_size})"
+    )
     training.add_argument(
         "--long_side",
         nargs=2,
@@ -263,7 +356,13 @@ def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
 
 def _add_multi_scale(parser, scales, flip: bool) -> None:
     text = " ".join(map(str, scales))
-    parser.add_argument("--scales", nargs="+", type=float, default=list(scales), help=f"of the image; results are summed (default {text})")
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        type=float,
+        default=list(scales),
+        help=f"of the image; results are summed (default {text})",
+    )
     parser.add_argument(
         "--flip", type=_boolean, nargs="?", const=True, default=flip, help=f"add the mirrored image (default {flip})"
     )
@@ -271,8 +370,12 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
 
 def _add_devices(parser) -> None:
     devices = parser.add_argument_group("devices")
-    devices.add_argument("--gpu_id", nargs="+", type=int, metavar="N", help="GPUs to use (default all visible; none: the CPU)")
-    devices.add_argument("--workers", type=_count, default=4, help="processes that load images, for each device (default 4)")
+    devices.add_argument(
+        "--gpu_id", nargs="+", type=int, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
+    )
+    devices.add_argument(
+        "--workers", type=_count, default=4, help="processes that load images, for each device (default 4)"
+    )
 
 
 def _add_run(parser, log_path: str) -> None:

@@ -1,6 +1,6 @@
 """Any checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
 
-    python predict.py --load_path experiments/saliency/last.pth --input dataset/benchmark/ECSSD \\
+    python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \\
         --output experiments/saliency/ours/ECSSD
     python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
 
@@ -29,8 +29,15 @@ from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from utils.checkpoint import load_checkpoint, load_weights
-from utils.distributed import choose_gpus, gather_from_processes, launch_workers, start_distributed, stop_distributed
+from utils.checkpoint import file_digest, load_checkpoint, load_weights
+from utils.distributed import (
+    choose_gpus,
+    gather_from_processes,
+    launch_workers,
+    start_distributed,
+    stop_distributed,
+    wait_for_all,
+)
 from utils.multi_scale import sum_over_scales
 from utils.run_folder import claim_output_folder
 from utils.saliency_maps import predict_saliency
@@ -61,9 +68,11 @@ def main(args) -> None:
     # output
     output = Path(args.output)
     if world.is_main:
-        claim_output_folder(output, {"load_path": args.load_path, "scales": args.scales, "flip": args.flip})
+        checkpoint_id = file_digest(args.load_path)
+        claim_output_folder(output, {"checkpoint": checkpoint_id, "scales": args.scales, "flip": args.flip})
     there = {path.name for path in output.iterdir()} if output.is_dir() else set()
     missing = [stem for stem in images if f"{stem}.png" not in there]
+    wait_for_all()  # no process writes before all have seen what is there
     batch = args.batch if stage == "saliency" else 1
     shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
 
@@ -114,7 +123,9 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
     return found
 
 
-def save_predictions(stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device) -> None:
+def save_predictions(
+    stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device
+) -> None:
     """Writes `<output>/<stem>.png` for a few images of the same stage."""
     if stage == "saliency":
         maps = predict_saliency(network, list(images.values()), settings["image_size"], device, args.scales, args.flip)

@@ -41,5 +41,7 @@ def find_data_sets(root) -> list[Path]:
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
-        raise MissingInputError(f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it or below")
+        raise MissingInputError(
+            f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it or below"
+        )
     return found

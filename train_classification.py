@@ -64,7 +64,7 @@ def main(args) -> None:
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = {"backbone": args.backbone, "backbone_args": dict(args.backbone_args), "classes": list(classes)}
+    settings = {**options.backbone_settings(args), "classes": list(classes)}
     network = build_cam_classifier(settings, args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
     torch.manual_seed(args.seed + world.rank)
@@ -121,7 +121,10 @@ def train_one_epoch(model, network: CamClassifier, loader, optimizer, args, worl
     for step, (images, image_labels) in enumerate(bar, start=1):
         done = epoch * len(loader) + step - 1
         set_lr(optimizer, polynomial_decay(done, args.max_epoch * len(loader), args.power))
-        images, image_labels = images.to(world.device, non_blocking=True), image_labels.to(world.device, non_blocking=True)
+        images, image_labels = (
+            images.to(world.device, non_blocking=True),
+            image_labels.to(world.device, non_blocking=True),
+        )
         with autocast(world.device, args.amp):
             logits = model(network.backbone.normalise(images))["logits"]
         loss = F.binary_cross_entropy_with_logits(logits.float(), image_labels)

@@ -26,7 +26,14 @@ from label_files import IGNORE_LABEL
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from utils.checkpoint import resume_training, save_checkpoint, training_state
-from utils.distributed import choose_gpus, launch_workers, start_distributed, stop_distributed, sum_over_processes
+from utils.distributed import (
+    add_over_processes,
+    choose_gpus,
+    launch_workers,
+    start_distributed,
+    stop_distributed,
+    sum_over_processes,
+)
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast
 from utils.run_folder import RunFolder
@@ -52,7 +59,9 @@ def main(args) -> None:
     # data
     voc_root = find_voc_root(args.data_dir)
     classes = load_class_names(voc_root)
-    pairs = labelled_images(list_path(args.list_dir, args.train_list), voc_root, label_folder(args.label_name, voc_root))
+    pairs = labelled_images(
+        list_path(args.list_dir, args.train_list), voc_root, label_folder(args.label_name, voc_root)
+    )
     val_pairs = []
     if args.val_list != "none":
         val_pairs = labelled_images(list_path(args.list_dir, args.val_list), voc_root, voc_root / VAL_FOLDER)
@@ -62,8 +71,7 @@ def main(args) -> None:
 
     # model
     settings = {
-        "backbone": args.backbone,
-        "backbone_args": dict(args.backbone_args),
+        **options.backbone_settings(args),
         "classes": list(classes),
         "head_width": args.head_width,
         "use_gn": args.use_gn,
@@ -127,20 +135,24 @@ def train_one_epoch(model, network: DeepLabV3Plus, loader, optimizer, args, worl
         images, labels = images.to(world.device, non_blocking=True), labels.to(world.device, non_blocking=True)
         with autocast(world.device, args.amp):
             logits = model(network.backbone.normalise(images))
-        loss = cross_entropy(logits.float(), labels)
+        loss = cross_entropy(logits.float(), labels, world)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += loss.detach()
+        total += loss.detach() / world.size
         if step % LOSS_EVERY == 0:
             bar.set_postfix(loss=f"{total.item() / step:.3f}")
-    return total.item() / step
+    return add_over_processes(total).item() / step
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the labelled pixels; 0 where a batch has none. logits [B, L, H, W], labels [B, H, W]."""
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, world) -> torch.Tensor:
+    """Mean over the labelled pixels of the global batch; 0 where it has none. logits [B, L, H, W], labels [B, H, W].
+
+    Gradients are averaged over the processes, so each process's sum counts `world.size` times.
+    """
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
-    return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
+    labelled = add_over_processes((labels != IGNORE_LABEL).sum())
+    return world.size * total / labelled.clamp(min=1)
 
 
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world) -> float:

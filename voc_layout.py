@@ -90,14 +90,15 @@ def files_of_ids(folder, ids, suffix: str) -> list[Path]:
 
 
 def label_folder(label_name: str, voc_root) -> Path:
-    """Where the labels of `--label_name` lie: a folder's path, a folder of the VOC tree, or a name below experiments/."""
+    """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
     candidates = [Path(label_name), Path(voc_root) / label_name]
     candidates = [LABEL_ROOT / label_name, *reversed(candidates)] if "/" not in label_name else candidates
     for folder in candidates:
         if folder.is_dir():
             return folder
     raise MissingInputError(
-        f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; make_pseudo_labels.py makes labels"
+        f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; "
+        "make_pseudo_labels.py makes labels"
     )
 
 
@@ -116,7 +117,9 @@ def load_image_labels(path, ids, num_classes: int) -> np.ndarray:
         raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
     missing = [name for name in ids if name not in labels]
     if missing:
-        raise InputError(f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?")
+        raise InputError(
+            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?"
+        )
     rows = [np.asarray(labels[name]) for name in ids]
     wrong = [name for name, row in zip(ids, rows) if row.shape != (num_classes,)]
     if wrong:
@@ -140,7 +143,15 @@ class _ArrayUnpickler(pickle.Unpickler):
             return getattr(np._core.multiarray, name)
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):  # how Python 2 protocols carry bytes
+            return _latin1_bytes
         raise InputError(f"it asks for {module}.{name}, which a file of image labels never needs")
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise InputError(f"it asks for the encoding {encoding}")
+    return text.encode(encoding)
 
 
 def _unpickle_arrays(path):
@@ -149,7 +160,7 @@ def _unpickle_arrays(path):
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
-        if shape != () or dtype != object:
+        if shape != () or dtype.hasobject is False:
             raise InputError(f"an array of {dtype} {list(shape)} instead of a dict")
         return _ArrayUnpickler(stream).load().item()
     except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, IndexError, TypeError) as error:

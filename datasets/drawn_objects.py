@@ -38,8 +38,8 @@ SHAPES = {
     "boat": (
         [
             (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
-            (polygon([-0.05, -0.9], [0.8, 0.2], [-0.05, 0.2]), "plain", 1),
-            (polygon([-0.15, -0.7], [-0.15, 0.2], [-0.7, 0.2]), "stripes", 1),
+            (polygon([0, -0.9], [0.85, 0.3], [0, 0.3]), "plain", 1),
+            (polygon([0, -0.75], [0, 0.3], [-0.7, 0.3]), "stripes", 1),
         ],
         30,
         12,
@@ -195,11 +195,11 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
     large = noise(rng, height, width, size * rng.uniform(0.15, 0.5))[..., None]
     image = colours[0] * (1 - large) + colours[1] * large
     grain = noise(rng, height, width, size * rng.uniform(0.015, 0.06)) - 0.5
-    if rng.random() < 0.35:  # a regular weave, such as cloth or brick
+    if rng.random() < 0.25:  # a regular weave, such as cloth or brick
         y, x = np.mgrid[:height, :width] / size
         angle, count = rng.uniform(0, np.pi), rng.uniform(40, 110)
         grain = grain + 0.4 * np.sin(count * (np.cos(angle) * x + np.sin(angle) * y))
-    image = image + rng.uniform(0.08, 0.35) * grain[..., None]
+    image = image + rng.uniform(0.05, 0.22) * grain[..., None]
     return np.clip(image, 0, 1).astype(np.float32)
 
 
@@ -221,8 +221,8 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> Non
         turn = rng.uniform(0, np.pi)
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         alpha = fill_polygon(outline @ rotation.T + centre, height, width)
-        colour = hsv(rng.uniform(0, 360), rng.uniform(0, 0.8), rng.uniform(0.15, 0.95))
-        blend(image, colour, alpha * rng.uniform(0.5, 0.9))
+        colour = hsv(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.15, 0.9))
+        blend(image, colour, alpha * rng.uniform(0.3, 0.65))
 
 
 def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
@@ -246,7 +246,11 @@ def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_
         blend(image, (colour * (0.85 + 0.25 * ripples[..., None])).astype(np.float32), 0.85 * alpha)
     elif kind == "rails":
         for row in (0.62, 0.85):
-            blend(image, hsv(30, 0.1, 0.35), fill_polygon(box(0, y0 + row * radius_px, width, y0 + (row + 0.07) * radius_px), height, width))
+            blend(
+                image,
+                hsv(30, 0.1, 0.35),
+                fill_polygon(box(0, y0 + row * radius_px, width, y0 + (row + 0.07) * radius_px), height, width),
+            )
         for left in np.arange(x0 % (0.3 * radius_px), width, 0.3 * radius_px):
             bar = box(left, y0 + 0.58 * radius_px, left + 0.09 * radius_px, y0 + 0.97 * radius_px)
             blend(image, hsv(25, 0.5, 0.4), 0.9 * fill_polygon(bar, height, width))
@@ -280,4 +284,4 @@ def draw_scattered(rng: np.random.Generator, image: np.ndarray, kind: str, centr
             alpha = 0.7 * cv2.GaussianBlur(alpha, (0, 0), 0.12 * radius_px)
         if kind == "bubbles":
             alpha = alpha - 0.7 * fill_polygon(outline * 0.6 * radius + place, height, width)
-        blend(image, colour, np.clip(alpha, 0, 1))
+        blend(image, colour, np.clip(0.75 * alpha, 0, 1))

@@ -54,7 +54,7 @@ def draw_scene(seed: int, index: int, height: int = 128, width: int = 160) -> Sc
     for name, (centre_xy, radius_px) in zip(names, places):
         if rng.random() < CONTEXT_SHARE:
             draw_context(rng, image, CONTEXTS[name], centre_xy, radius_px)
-    draw_clutter(rng, image, count=rng.integers(2, 7))
+    draw_clutter(rng, image, count=rng.integers(1, 4))
 
     label = np.zeros((height, width), np.uint8)
     border = np.zeros((height, width), bool)
@@ -82,10 +82,10 @@ def choose_classes(rng: np.random.Generator) -> list[str]:
 
 def choose_places(rng: np.random.Generator, count: int, height: int, width: int):
     """(centre in px, radius in px) for each object: far enough apart that each stays visible."""
-    largest = {1: 0.40, 2: 0.28, 3: 0.23}[count]
+    largest = {1: 0.46, 2: 0.33, 3: 0.27}[count]
     places: list[tuple[np.ndarray, float]] = []
     for _ in range(200):
-        radius_px = rng.uniform(0.55, 1.0) * largest * min(height, width)
+        radius_px = rng.uniform(0.6, 1.0) * largest * min(height, width)
         centre_xy = rng.uniform(0.8 * radius_px, np.array([width, height]) - 0.8 * radius_px)
         if all(np.hypot(*(centre_xy - other)) > 0.8 * (radius_px + radius) for other, radius in places):
             places.append((centre_xy, radius_px))

@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from input_errors import InputError
+
 
 class EpochBatches:
     """Batches of keys (epoch, index). Each epoch has an order of its own; global batch b is the b-th run of
@@ -13,6 +15,12 @@ class EpochBatches:
     """
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
+        if batch_size % size:
+            raise InputError(
+                f"--train_batch {batch_size} cannot be shared evenly by {size} processes: choose a multiple of {size}"
+            )
+        if num_samples < size:
+            raise InputError(f"{num_samples} images cannot be shared by {size} processes")
         self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
         self.epoch = 0
 

@@ -13,7 +13,9 @@ SMOOTHING = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL'
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def augment_saliency(image: np.ndarray, mask: np.ndarray, size_px: int, rng: np.random.Generator):
+def augment_saliency(
+    image: np.ndarray, mask: np.ndarray, size_px: int, rng: np.random.Generator, colour_jitter: float = 1.0
+):
     """Flip, 90–100 % crop, ±15° rotation at p 0.2, colours → image and mask of size_px × size_px.
 
     The mask is sampled by nearest neighbour; both are mirrored beyond the border.
@@ -28,7 +30,7 @@ def augment_saliency(image: np.ndarray, mask: np.ndarray, size_px: int, rng: np.
         to_square = rotation(rng.uniform(-15, 15), size_px / 2) @ to_square
     image = warp(image, to_square, size_px, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
     mask = warp(mask, to_square, size_px, cv2.INTER_NEAREST, cv2.BORDER_REFLECT_101)
-    return change_colours(image, rng), mask
+    return change_colours(image, rng, colour_jitter), mask
 
 
 def random_crop(
@@ -56,10 +58,13 @@ def random_crop(
     return image, label
 
 
-def change_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness and contrast 0.5–1.5, colour 0–2, sharpness 0–3 (1 leaves each as it is)."""
-    brightness, contrast = rng.uniform(0.5, 1.5, 2)
-    colour, sharpness = rng.uniform(0, 2), rng.uniform(0, 3)
+def change_colours(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+    """Brightness and contrast 0.5–1.5, colour 0–2, sharpness 0–3; 1 leaves each as it is.
+
+    `strength` 0..1 narrows the four ranges around 1: at 0 nothing changes.
+    """
+    brightness, contrast = rng.uniform(1 - 0.5 * strength, 1 + 0.5 * strength, 2)
+    colour, sharpness = rng.uniform(1 - strength, 1 + strength), rng.uniform(1 - strength, 1 + 2 * strength)
     mean_grey = min(255.0, float(image.mean(axis=(0, 1)) @ GREY_WEIGHTS) * brightness)
     levels = np.clip(np.arange(256) * brightness, 0, 255)
     table = np.clip(mean_grey + contrast * (levels - mean_grey), 0, 255).astype(np.uint8)
@@ -85,4 +90,8 @@ def translation(x: float, y: float) -> np.ndarray:
 def rotation(angle_deg: float, centre: float) -> np.ndarray:
     """About (centre, centre)."""
     cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-    return translation(centre, centre) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) @ translation(-centre, -centre)
+    return (
+        translation(centre, centre)
+        @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+        @ translation(-centre, -centre)
+    )

@@ -15,11 +15,13 @@ class SaliencyTraining(Dataset):
     """Augmented training pairs: key (epoch, index) → image uint8 [3, S, S], mask float32 [1, S, S] of 0 and 1.
 
     The augmentation is a function of (seed, epoch, index) alone. `cached`: indices whose two files are held in
-    memory, as they are on disk.
+    memory, as they are on disk. `colour_jitter`: strength of the change of colours, 0..1.
     """
 
-    def __init__(self, pairs: list[tuple[Path, Path]], image_size: int, seed: int, cached=()):
-        self.pairs, self.image_size, self.seed = pairs, image_size, seed
+    def __init__(
+        self, pairs: list[tuple[Path, Path]], image_size: int, seed: int, cached=(), colour_jitter: float = 1.0
+    ):
+        self.pairs, self.image_size, self.seed, self.colour_jitter = pairs, image_size, seed, colour_jitter
         self.contents = {path: read_bytes(path) for index in cached for path in pairs[index]}
 
     def __len__(self) -> int:
@@ -29,7 +31,7 @@ class SaliencyTraining(Dataset):
         epoch, index = key
         image, mask = self.load(index)
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, mask = augment_saliency(image, mask, self.image_size, rng)
+        image, mask = augment_saliency(image, mask, self.image_size, rng, self.colour_jitter)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).float()[None]
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -71,5 +71,7 @@ def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, 
     present = np.unique(label)
     unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
     if unknown.size:
-        raise InputError(f"{label_path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255")
+        raise InputError(
+            f"{label_path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255"
+        )
     return image, label

@@ -58,7 +58,8 @@ class SaliencyMetrics:
             raise ValueError("no image was scored")
         mean = {name: value / self.num_images for name, value in self.sums.items()}
         curve = self.f_curve / self.num_images
-        return {"MAE": mean["MAE"], "maxF": curve.max(), "meanF": curve.mean(), "adpF": mean["adpF"], "S": mean["S"]}
+        scores = {"MAE": mean["MAE"], "maxF": curve.max(), "meanF": curve.mean(), "adpF": mean["adpF"], "S": mean["S"]}
+        return {name: float(value) for name, value in scores.items()}
 
 
 def joint_histogram(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ def joint_histogram(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def centroid(truth: np.ndarray) -> tuple[int, int]:
-    """Row and column of the first pixel right and below of the foreground's rounded centroid (of the image, if empty)."""
+    """First row and column below and right of the foreground's rounded centroid (of the image, if empty)."""
     height, width = truth.shape
     area = np.count_nonzero(truth)
     if area == 0:

@@ -82,47 +82,55 @@ def timm_name(name: str) -> str:
 
 
 def build_backbone(
-    name: str,
-    pretrained: str = "none",
-    image_size: int | None = None,
-    output_stride: int | None = None,
-    settings: dict | None = None,
+    settings: dict, pretrained: str = "none", image_size: int | None = None, output_stride: int | None = None
 ) -> Backbone:
-    """Builds a backbone.
+    """Builds the backbone that `settings` describe:
+
+        backbone        a README name or any timm name
+        backbone_args   goes to timm as it is (embed_dim=32, depths=(2, 2, 2, 2), channels=(16, 32, 64, 128) …)
+        pixel_mean      three numbers in 0..1, RGB, or None: what timm says the weights were trained with
+        pixel_std       likewise
 
     `pretrained`: "imagenet" (from the hub), "none" (random), or the path of a weights file: timm's own, or a
     checkpoint of this project, whose backbone is taken. `output_stride` 8 or 16 dilates convolutional networks.
-    `settings` go to timm as they are (embed_dim=32, depths=(2, 2, 2, 2), channels=(16, 32, 64, 128) …).
     Raises `InputError` for unknown names and settings, and when weights cannot be had.
     """
+    name = settings["backbone"]
     full_name = timm_name(name)
-    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0)), **(settings or {})}
+    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0)), **settings["backbone_args"]}
     if full_name.startswith("swin"):
-        options |= {"strict_img_size": False}
-        if image_size:
-            options |= {"img_size": image_size}
+        options |= {"strict_img_size": False} | ({"img_size": image_size} if image_size else {})
     if full_name.startswith("swin_"):
         options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
     if output_stride:
         options |= {"output_stride": output_stride}
+    own_checkpoint = None
     if pretrained == "imagenet":
         check_hub_weights(name, full_name)
-    elif pretrained != "none" and not Path(pretrained).is_file():
-        raise MissingInputError(f"--pretrained {pretrained}: no such file (or use `imagenet` or `none`)")
+        options |= {"pretrained": True}
+    elif pretrained != "none":
+        own_checkpoint = read_own_checkpoint(pretrained)
+        if own_checkpoint is None:
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
     try:
-        network = timm.create_model(full_name, pretrained=pretrained == "imagenet", **options)
+        network = timm.create_model(full_name, **options)
     except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-        if not (settings or output_stride):
-            raise
-        raise InputError(f"--backbone {name} cannot be built with {settings or {}}, stride {output_stride}: {error}") from error
+        reason = f"--backbone {name} cannot be built with {settings['backbone_args']}"
+        if pretrained not in ("imagenet", "none"):
+            reason += f" and the weights {pretrained} (are they of the same network?)"
+        raise InputError(f"{reason}: {str(error).strip().splitlines()[0]}") from error
     if len(network.feature_info.channels()) != NUM_STAGES:
-        raise InputError(f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}")
+        raise InputError(
+            f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
+        )
     if output_stride == 16 and "resnest" in full_name:
         keep_pool_at_stride_1(network)
-    config = timm.get_pretrained_cfg(full_name) or network.pretrained_cfg
-    backbone = Backbone(network, tuple(config.mean), tuple(config.std))
-    if pretrained not in ("imagenet", "none"):
-        load_backbone_file(backbone, pretrained)
+    config = timm.get_pretrained_cfg(full_name)
+    backbone = Backbone(network, settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std)
+    if own_checkpoint is not None:
+        load_own_backbone(backbone, own_checkpoint, pretrained)
+    elif pretrained not in ("imagenet", "none"):
+        check_all_loaded(network, pretrained)
     return backbone
 
 
@@ -133,14 +141,17 @@ def keep_pool_at_stride_1(network: nn.Module) -> None:
     """
     block = network.layer4[0]
     block.avd_last = nn.AvgPool2d(kernel_size=3, stride=1, padding=1)
-    block.downsample[0] = nn.Identity()
+    if block.downsample is not None:  # there is none where width and size stay the same
+        block.downsample[0] = nn.Identity()
 
 
 def check_hub_weights(name: str, full_name: str) -> None:
     """Raises `InputError` at once, not after a minute of retries, when ImageNet weights cannot be had."""
     config = timm.get_pretrained_cfg(full_name)
     if config is None or not (config.hf_hub_id or config.url):
-        raise InputError(f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none")
+        raise InputError(
+            f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none"
+        )
     hub_id = config.hf_hub_id
     if not hub_id or any(try_to_load_from_cache(hub_id, file) for file in ("model.safetensors", "pytorch_model.bin")):
         return
@@ -154,34 +165,57 @@ def check_hub_weights(name: str, full_name: str) -> None:
         ) from error
 
 
-def load_backbone_file(backbone: Backbone, path) -> None:
-    """Loads weights in timm's naming, or the backbone of one of this project's checkpoints.
-
-    A classifier head in the file is passed over; a weight that the backbone needs and the file lacks is an error.
-    """
+def read_own_checkpoint(path) -> dict | None:
+    """The backbone's weights in a checkpoint of this project; None if the file holds anything else."""
+    if not Path(path).is_file():
+        raise MissingInputError(f"--pretrained {path}: no such file (or use `imagenet` or `none`)")
+    if Path(path).suffix == ".safetensors":
+        return None
     try:
-        state = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        raise InputError(f"--pretrained {path} cannot be read as weights: {error}") from error
-    prefix = "backbone.network."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    own = backbone.network.state_dict()
-    state = {_stage_name(key, own): value for key, value in state.items()}
-    # position tables depend on the window size and are made anew by the network itself
-    missing = [key for key in own if key not in state and not key.endswith(("relative_position_index", "attn_mask"))]
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or wrong:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways
+        raise InputError(f"--pretrained {path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or "stage" not in content:
+        return None
+    prefix = "backbone."
+    return {key.removeprefix(prefix): value for key, value in content["network"].items() if key.startswith(prefix)}
+
+
+def check_all_loaded(network: nn.Module, path) -> None:
+    """Raises `InputError` if some weight of the network stands nowhere in the file: timm starts these at random.
+
+    Weights are looked up by shape and sum, since timm renames them while loading. Position tables are passed over:
+    timm resizes them to the size of the windows.
+    """
+    state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    in_file = {fingerprint(value) for value in state.values()}
+    resized = ("relative_position_bias_table", "pos_embed")
+    missing = [
+        name
+        for name, weight in network.named_parameters()
+        if not name.endswith(resized) and fingerprint(weight.detach()) not in in_file
+    ]
+    if missing:
         raise InputError(
-            f"--pretrained {path} does not fit: {len(missing)} weights missing (first: {(missing or ['-'])[0]}), "
-            f"{len(wrong)} of another shape (first: {(wrong or ['-'])[0]}): is it of the same backbone?"
+            f"--pretrained {path} lacks {len(missing)} weights of the backbone, {missing[0]} among them: "
+            "are they of the same network?"
         )
-    backbone.network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 
-def _stage_name(key: str, own: dict) -> str:
-    """timm's feature extractors call `layers.0.x` `layers_0.x`; files of whole networks keep the dot."""
-    head, _, rest = key.partition(".")
-    index, _, tail = rest.partition(".")
-    flat = f"{head}_{index}.{tail}"
-    return flat if key not in own and flat in own else key
+def fingerprint(weight: Tensor) -> tuple:
+    return tuple(weight.shape), weight.double().sum().item()
+
+
+def load_own_backbone(backbone: Backbone, state: dict, path) -> None:
+    own = backbone.state_dict()
+    differing = [
+        key
+        for key in own.keys() | state.keys()
+        if key not in own or key not in state or own[key].shape != state[key].shape
+    ]
+    if differing:
+        raise InputError(
+            f"--pretrained {path} holds another backbone: {len(differing)} weights differ, such as "
+            f"{min(differing)}; use the --backbone and --backbone_args it was trained with"
+        )
+    backbone.load_state_dict(state)

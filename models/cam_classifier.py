@@ -25,11 +25,9 @@ class CamClassifier(nn.Module):
 
 
 def build_cam_classifier(settings: dict, pretrained: str = "none") -> CamClassifier:
-    """The network that `settings` (of a checkpoint) describe: backbone, backbone_args, classes (names).
+    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names).
 
     `pretrained`: see `build_backbone`.
     """
-    backbone = build_backbone(
-        settings["backbone"], pretrained, output_stride=16, settings=settings["backbone_args"]
-    )
+    backbone = build_backbone(settings, pretrained, output_stride=16)
     return CamClassifier(backbone, len(settings["classes"]))

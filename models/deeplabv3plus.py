@@ -106,11 +106,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def build_deeplabv3plus(settings: dict, pretrained: str = "none") -> DeepLabV3Plus:
-    """The network that `settings` (of a checkpoint) describe: backbone, backbone_args, classes (names), head_width,
+    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), head_width,
     use_gn, mode. `pretrained`: see `build_backbone`."""
-    backbone = build_backbone(
-        settings["backbone"], pretrained, output_stride=16, settings=settings["backbone_args"]
-    )
+    backbone = build_backbone(settings, pretrained, output_stride=16)
     return DeepLabV3Plus(
         backbone,
         num_labels=len(settings["classes"]) + 1,

@@ -81,14 +81,12 @@ class SaliencyNet(nn.Module):
 
 
 def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> SaliencyNet:
-    """The network that `settings` (of a checkpoint) describe: backbone, backbone_args, decoder_width, image_size.
+    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, decoder_width, image_size.
 
     `decoder_width` None is the paper's decoder (152 M parameters on Swin-B); a number makes all four stages that
     wide. `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
-    backbone = build_backbone(
-        settings["backbone"], pretrained, image_size=settings["image_size"], settings=settings["backbone_args"]
-    )
+    backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
     width = settings["decoder_width"]
     inner, output = PAPER_WIDTHS if width is None else ((width,) * 4, (width,) * 4)
     return SaliencyNet(backbone, inner, output, **drop)

@@ -1,11 +1,12 @@
 """Checkpoints: plain types and tensors, written atomically, read without executing pickles.
 
-    stage      "saliency", "classification" or "segmentation"
-    settings   how to build the network again, so that predict.py needs nothing but the file
-    network    its weights
-    training   optimizer, epoch, random state: what --resume needs
+stage      "saliency", "classification" or "segmentation"
+settings   how to build the network again, so that predict.py needs nothing but the file
+network    its weights
+training   optimizer, epoch, random state: what --resume needs
 """
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -30,10 +31,20 @@ def load_checkpoint(path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    absent = [key for key in ("stage", "settings", "network", "training") if key not in content] if isinstance(content, dict) else ["stage"]
+    absent = (
+        [key for key in ("stage", "settings", "network", "training") if key not in content]
+        if isinstance(content, dict)
+        else ["stage"]
+    )
     if absent:
         raise InputError(f"{path} is no checkpoint of this project: it lacks {', '.join(absent)}")
     return content
+
+
+def file_digest(path) -> str:
+    """SHA-256 of a checkpoint file: what tells results of one training from those of another."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(network: nn.Module, state: dict, path) -> None:

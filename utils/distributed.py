@@ -1,5 +1,6 @@
 """One process per device: how scripts start them, and what a process knows of the others."""
 
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -51,7 +52,12 @@ def launch_workers(main, args, num_workers: int) -> bool:
     if num_workers < 2 or launched():
         return False
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=num_workers, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_workers,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
     )
     try:
         elastic_launch(config, _work)(main, args)
@@ -64,7 +70,7 @@ def launch_workers(main, args, num_workers: int) -> bool:
 
 def _work(main, args) -> None:
     if os.environ["RANK"] != "0":
-        sys.stderr = open(os.devnull, "w")  # every worker meets a mistake of the user: one of them says it
+        sys.stderr = io.StringIO()  # every worker meets a mistake of the user: one of them says it
     code = run_script(main, args)
     if code:
         sys.exit(code)
@@ -100,6 +106,14 @@ def sum_over_processes(counts):
     total = torch.as_tensor(counts, device=device)
     dist.all_reduce(total)
     return total.cpu().numpy()
+
+
+def add_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes; `value` itself where there is one."""
+    if dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
 
 
 def gather_from_processes(rows: list) -> list:

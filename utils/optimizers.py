@@ -9,7 +9,10 @@ def build_optimizer(groups: list[dict], name: str, lr: float, momentum: float, w
     Each group may carry `lr_factor` on `lr` and its own `weight_decay`.
     """
     groups = [{**group, "initial_lr": lr * group.get("lr_factor", 1.0)} for group in groups]
-    groups = [{**group, "lr": group["initial_lr"], "weight_decay": group.get("weight_decay", weight_decay)} for group in groups]
+    groups = [
+        {**group, "lr": group["initial_lr"], "weight_decay": group.get("weight_decay", weight_decay)}
+        for group in groups
+    ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)

@@ -1,8 +1,8 @@
 """The folder of a training run, `<log_path>/<tag, or the time>`, and of any output that options determine.
 
-    options.json   the options, versions and commit
-    log.txt        what was printed;  log.jsonl  the numbers, a JSON object a line;  TensorBoard events
-    last.pth       the newest checkpoint, best.pth the one with the best validation score
+options.json   the options, versions and commit
+log.txt        what was printed;  log.jsonl  the numbers, a JSON object a line;  TensorBoard events
+last.pth       the newest checkpoint, best.pth the one with the best validation score
 """
 
 import json
@@ -43,6 +43,7 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "options.json", {"options": options, **environment()})
+        # both stay open as long as the run: every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
         self.events = SummaryWriter(self.path)

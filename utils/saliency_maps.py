@@ -13,7 +13,12 @@ COARSEST_STRIDE = 32
 
 @torch.inference_mode()
 def predict_saliency(
-    network: nn.Module, images: list[np.ndarray], image_size: int, device: torch.device, scales=(1.0,), flip: bool = False
+    network: nn.Module,
+    images: list[np.ndarray],
+    image_size: int,
+    device: torch.device,
+    scales=(1.0,),
+    flip: bool = False,
 ) -> list[np.ndarray]:
     """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
 

@@ -1,0 +1,35 @@
+# make demo | make test | make lint; Windows and people without make: the README has the plain commands.
+PYTHON ?= python3
+BIN = .venv/bin
+ENV = .venv/installed
+DEV = .venv/installed-dev
+
+.PHONY: demo test test-slow test-all lint
+
+demo: $(ENV)
+	$(BIN)/python demo.py
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-all: lint test test-slow
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# uv installs the same wheels as pip in a sixth of the time; it stays inside .venv
+$(ENV): requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+	touch $@
+
+# pysodmetrics, the reference of the saliency metrics, pins old packages that it does not need
+$(DEV): $(ENV) requirements-dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps pysodmetrics
+	touch $@

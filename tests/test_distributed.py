@@ -1,0 +1,140 @@
+"""Several processes: GPUs are chosen as asked, workers are launched, and two processes give the result of one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, TINY_SWIN
+
+from datasets.epoch_batches import EpochBatches
+from input_errors import InputError
+from utils.distributed import choose_gpus
+
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def test_choice_of_gpus():
+    assert choose_gpus(None, 0) == []
+    assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever was asked for
+    assert choose_gpus(None, 4) == [0, 1, 2, 3]
+    assert choose_gpus([1], 4) == [1]
+    with pytest.raises(InputError, match=r"--gpu_id 4: no such GPU; there are 0, 1"):
+        choose_gpus([4], 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_processes_share_each_batch(size):
+    shares = [EpochBatches(21, 4, seed=3, rank=rank, size=size) for rank in range(size)]
+    for share in shares:
+        share.epoch = 2
+    steps = [list(share) for share in shares]
+    assert all(len(step) == 5 for step in steps)
+    together = [sorted(key for step in steps for key in step[batch]) for batch in range(5)]
+    alone = EpochBatches(21, 4, seed=3)
+    alone.epoch = 2
+    assert together == [sorted(batch) for batch in alone]
+    assert len({index for batch in alone for _, index in batch}) == 20
+    assert {epoch for batch in alone for epoch, _ in batch} == {2}
+
+
+def test_a_data_set_smaller_than_a_batch():
+    assert [len(batch) for batch in EpochBatches(3, 8, seed=0)] == [3]
+
+
+GRADIENTS = """
+import sys, json, os
+import numpy as np, torch
+sys.path.insert(0, {project!r})
+from torch.nn.parallel import DistributedDataParallel
+from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.saliency_folder import SaliencyTraining
+from models.saliency_losses import saliency_objective
+from models.saliency_net import build_saliency_net
+from saliency_layout import saliency_pairs
+from utils.distributed import start_distributed, stop_distributed
+
+world = start_distributed([])
+torch.manual_seed(0)
+backbone_args = dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4)
+settings = dict(backbone="swin_tiny_patch4_window7_224", backbone_args=backbone_args, pixel_mean=None, pixel_std=None)
+network = build_saliency_net(dict(settings, decoder_width=8, image_size=64), dropout=0.0, edge_drop_path=0.0).eval()
+model = DistributedDataParallel(network) if world.size > 1 else network
+data = SaliencyTraining(saliency_pairs({data!r}), 64, seed=0)
+batches = EpochBatches(len(data), 4, 0, world.rank, world.size)
+images, masks = next(iter(build_loader(data, batches, 0, world.device)))
+saliency_objective(model(network.backbone.normalise(images)), masks, 1.0)["loss"].backward()
+if world.is_main:
+    torch.save({{name: p.grad for name, p in network.named_parameters()}}, {output!r})
+stop_distributed()
+"""
+
+
+def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
+    gradients = {}
+    for size, launcher in ((1, [sys.executable]), (2, TWO_PROCESSES)):
+        script, output = tmp_path / f"gradients{size}.py", tmp_path / f"{size}.pth"
+        script.write_text(
+            GRADIENTS.format(project=str(PROJECT), data=str(scenes / "dataset/DRAWN-TR"), output=str(output))
+        )
+        done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        gradients[size] = torch.load(output, weights_only=True)
+    for name, value in gradients[1].items():
+        assert torch.allclose(value, gradients[2][name], atol=1e-5 * max(1, value.abs().max().item())), name
+
+
+def test_scripts_join_torchrun(scenes, tmp_path):
+    """A training and a label generation under torchrun: one run folder, every file once."""
+    command = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {scenes}/dataset/benchmark/DRAWN-TE"
+    command += f" --log_path {tmp_path} --tag run --max_epoch 1 --train_batch 4"
+    done = subprocess.run([*TWO_PROCESSES, *command.split()], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert np.isfinite(rows[1]["val/maxF"])
+    predict = f"predict.py --load_path {tmp_path}/run/last.pth --input {scenes}/dataset/DRAWN-TR --batch 2"
+    predict += f" --output {tmp_path}/maps"
+    done = subprocess.run([*TWO_PROCESSES, *predict.split()], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "12 files made" in done.stdout
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 12
+
+
+LAUNCH = """
+import sys
+sys.path.insert(0, {project!r})
+from input_errors import InputError, run_script
+from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_over_processes
+import numpy as np
+
+def main(args):
+    if launch_workers(main, args, 2):
+        return
+    world = start_distributed([])
+    if args == "mistake":
+        raise InputError("a mistake of the user")
+    total = sum_over_processes(np.array([world.rank + 1]))
+    if world.is_main:
+        print("sum", int(total[0]), "of", world.size)
+    stop_distributed()
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2)])
+def test_a_script_launches_its_own_workers(tmp_path, argument, code):
+    (tmp_path / "launch.py").write_text(LAUNCH.format(project=str(PROJECT)))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "launch.py"), argument], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stderr
+    if code == 0:
+        assert "sum 3 of 2" in done.stdout
+    else:
+        assert done.stderr.count("error: a mistake of the user") == 1
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,247 @@
+"""Networks: layer counts and sizes of the paper, shapes, gradients, frozen statistics, weights from files."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from input_errors import InputError, MissingInputError
+from models.backbones import build_backbone, timm_name
+from models.cam_classifier import build_cam_classifier
+from models.deeplabv3plus import build_deeplabv3plus
+from models.edge_head import EdgeHead
+from models.saliency_net import PATM, amplitude_phase, build_saliency_net
+from utils.checkpoint import save_checkpoint
+
+TINY_SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+TINY_RESNEST = {"channels": (8, 8, 16, 32), "stem_width": 8}
+
+
+def settings_of(name: str, **backbone_args) -> dict:
+    return {"backbone": name, "backbone_args": backbone_args, "pixel_mean": None, "pixel_std": None}
+
+
+def tiny_saliency_net(**drop):
+    settings = settings_of("swin_tiny_patch4_window7_224", **TINY_SWIN)
+    return build_saliency_net(settings | {"decoder_width": 8, "image_size": 64}, **drop)
+
+
+def tiny_deeplab(mode="fix", use_gn=True, seed=0):
+    torch.manual_seed(seed)
+    head = {"classes": ["a", "b"], "head_width": 16, "mode": mode, "use_gn": use_gn}
+    return build_deeplabv3plus(settings_of("resnest14", **TINY_RESNEST) | head)
+
+
+def millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def test_paper_decoder_on_swin_base():
+    with torch.device("meta"):
+        decoder = [
+            PATM(*widths, 3, 2) for widths in ((1024, 1024, 1024), (1536, 1024, 512), (768, 512, 256), (384, 256, 128))
+        ]
+    assert sum(map(millions, decoder)) == pytest.approx(152, abs=1)
+
+
+def test_decoder_widths_follow_the_backbone():
+    with torch.device("meta"):
+        network = build_saliency_net(settings_of("swin-base-224") | {"decoder_width": None, "image_size": 224})
+    inputs = [patm.conv_a[0].in_channels for patm in network.decoder]
+    inner = [patm.conv_a[0].out_channels for patm in network.decoder]
+    outputs = [patm.join[0].out_channels for patm in network.decoder]
+    assert inputs == [1024, 1536, 768, 384]
+    assert inner == [1024, 1024, 512, 256]
+    assert outputs == [1024, 512, 256, 128]
+    dilations = [(patm.dilated_a[0].dilation[0], patm.dilated_b[0].dilation[0]) for patm in network.decoder]
+    assert dilations == [(3, 2), (3, 2), (5, 3), (5, 3)]
+    assert millions(network.backbone) == pytest.approx(87, abs=1)
+
+
+def test_amplitude_and_phase():
+    f = torch.tensor([[[[0.0, 1.0]]]])
+    expected = torch.tensor([[0.0, 0.5403023], [0.0, 0.8414710]])
+    assert torch.allclose(amplitude_phase(f).flatten(1).view(2, 2), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (32, 64)])
+def test_saliency_outputs(height, width):
+    network = tiny_saliency_net().eval()
+    outputs = network(torch.randn(2, 3, height, width))
+    assert [tuple(logits.shape) for logits in outputs["saliency"]] == [(2, 1, height, width)] * 4
+    assert tuple(outputs["edge"].shape) == (2, 1, height, width)
+
+
+def test_every_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    network = tiny_saliency_net(dropout=0.0, edge_drop_path=0.0).train()
+    outputs = network(torch.randn(2, 3, 64, 64))
+    (sum(logits.square().sum() for logits in outputs["saliency"]) + outputs["edge"].square().sum()).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    # a bias right before a batch norm is subtracted again: its gradient is zero by construction
+    before_norm = [
+        name
+        for name in without
+        if name.endswith(("upsample.0.bias", ".0.bias")) and ("upsample" in name or "lift" in name)
+    ]
+    assert without == before_norm
+
+
+def test_edge_head_uses_r1_only_through_its_maximum():
+    torch.manual_seed(0)
+    head = EdgeHead([4, 8, 8, 8]).eval()
+    features = [torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 8, 4, 4), torch.rand(1, 8, 2, 2)]
+    before = head(features, (64, 64))
+    shuffled = features[0].flatten(2)[:, :, torch.randperm(256)].view(1, 4, 16, 16)
+    assert torch.equal(before, head([shuffled, *features[1:]], (64, 64)))
+    assert not torch.equal(before, head([features[0] * 2, *features[1:]], (64, 64)))
+
+
+def test_deeplab_on_resnest101_has_the_size_of_the_published_one():
+    head = {"classes": ["x"] * 20, "head_width": 256, "use_gn": True, "mode": "fix"}
+    with torch.device("meta"):
+        network = build_deeplabv3plus(settings_of("resnest101") | head)
+    assert millions(network) == pytest.approx(63.070, abs=5e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (33, 50)])
+def test_segmentation_keeps_any_size(size):
+    logits = tiny_deeplab().eval()(torch.randn(1, 3, *size))
+    assert tuple(logits.shape) == (1, 3, *size)
+
+
+def test_mode_fix_keeps_statistics_and_trains_scale_and_shift():
+    network = tiny_deeplab("fix").train()
+    norms = [m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    network(torch.randn(2, 3, 64, 64) * 3 + 1).square().sum().backward()
+    assert norms
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before))
+    assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in [*network.aspp.modules(), *network.decoder.modules()])
+
+
+def test_mode_normal_moves_statistics():
+    network = tiny_deeplab("normal", use_gn=False).train()
+    norm = next(m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    network(torch.randn(2, 3, 64, 64) * 3 + 1)
+    assert not torch.equal(norm.running_mean, before)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.aspp.modules())
+
+
+def test_classifier_maps_average_to_its_logits():
+    network = build_cam_classifier(settings_of("resnest14", **TINY_RESNEST) | {"classes": ["a", "b", "c"]}).eval()
+    outputs = network(torch.randn(2, 3, 64, 80))
+    assert tuple(outputs["class_maps"].shape) == (2, 3, 4, 5)
+    assert torch.allclose(outputs["logits"], outputs["class_maps"].mean(dim=(2, 3)))
+    assert network.classify.bias is None
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "strides"),
+    [
+        ("resnet-50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
+        ("mobilenetv2_035", [8, 16, 32, 112], [4, 8, 16, 16]),
+        ("resnest50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
+    ],
+)
+def test_output_stride_16(name, channels, strides):
+    backbone = build_backbone(settings_of(name), output_stride=16)
+    assert (backbone.channels, backbone.strides) == (channels, strides)
+    features = backbone.eval()(torch.randn(1, 3, 64, 96))
+    assert [tuple(f.shape) for f in features] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
+
+
+def test_resnest_at_stride_16_is_the_original_network():
+    layer4 = build_backbone(settings_of("resnest14", **TINY_RESNEST), output_stride=16).network.layer4
+    assert isinstance(layer4[0].avd_last, nn.AvgPool2d)
+    assert layer4[0].avd_last.stride == 1
+    assert isinstance(layer4[0].downsample[0], nn.Identity)
+
+
+@pytest.mark.parametrize(
+    "name", ["swin-small", "swin-base-384", "swinv2-base", "pool-s24", "resnet-101", "convnext_tiny"]
+)
+def test_readme_names_give_four_maps(name):
+    with torch.device("meta"):
+        backbone = build_backbone(settings_of(name))
+    assert len(backbone.channels) == 4
+    assert backbone.strides == [4, 8, 16, 32]
+
+
+def test_unknown_backbones():
+    with pytest.raises(InputError, match=r"swin-bse is unknown; choose from swin-small.*resnest269"):
+        timm_name("swin-bse")
+    with pytest.raises(InputError, match=r"such as .*resnest50d"):
+        timm_name("resnest50x")
+    with pytest.raises(InputError, match="timm has no such network"):
+        timm_name("wavemlp-s")
+    with pytest.raises(InputError, match="cannot be built"):
+        build_backbone(settings_of("resnest14", no_such_setting=1))
+
+
+def test_weights_from_a_file(tmp_path):
+    torch.manual_seed(1)
+    source = timm.create_model("resnest14d", **TINY_RESNEST)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    settings = settings_of("resnest14", **TINY_RESNEST)
+    target = build_backbone(settings, str(tmp_path / "w.pth"), output_stride=16)
+    for name, value in target.network.state_dict().items():
+        assert torch.equal(source.state_dict()[name], value), name
+    with pytest.raises(InputError, match=r"w\.pth lacks .* layer1\.1\."):
+        build_backbone(settings_of("resnest26", **TINY_RESNEST), str(tmp_path / "w.pth"))
+    with pytest.raises(MissingInputError, match=r"none\.pth: no such file"):
+        build_backbone(settings, str(tmp_path / "none.pth"))
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(InputError, match="cannot be read"):
+        build_backbone(settings, str(tmp_path / "text.pth"))
+
+
+def test_backbone_of_a_checkpoint(tmp_path):
+    settings = settings_of("resnest14", **TINY_RESNEST)
+    classifier = build_cam_classifier(settings | {"classes": ["a"]})
+    save_checkpoint(tmp_path / "c.pth", "classification", settings, classifier, {})
+    backbone = build_backbone(settings, str(tmp_path / "c.pth"), output_stride=16)
+    for name, value in classifier.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], value), name
+    with pytest.raises(InputError, match="holds another backbone"):
+        build_backbone(settings_of("resnest26"), str(tmp_path / "c.pth"))
+
+
+def test_weights_of_a_whole_swin_fit_its_feature_extractor(tmp_path):
+    torch.manual_seed(1)
+    whole = timm.create_model("swin_tiny_patch4_window7_224", img_size=128, **TINY_SWIN)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    settings = settings_of("swin_tiny_patch4_window7_224", **TINY_SWIN)
+    backbone = build_backbone(settings, str(tmp_path / "w.pth"), image_size=128)
+    images = torch.randn(1, 3, 128, 128)
+    expected = whole.eval().forward_intermediates(images, intermediates_only=True)
+    for ours, theirs in zip(backbone.eval()(images), expected):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_imagenet_weights_that_cannot_be_had(monkeypatch):
+    """Without the hub the answer comes at once and names both ways out; nothing starts from random weights."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr("models.backbones.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(InputError, match=r"no route to host.*--pretrained PATH.*--pretrained none"):
+        build_backbone(settings_of("resnest14"), "imagenet")
+    with pytest.raises(InputError, match="no ImageNet weights"):
+        build_backbone(settings_of("mobilenetv2_035"), "imagenet")
+
+
+def test_real_imagenet_file(real_data):
+    weights = str(real_data / "weights/mobilenetv2_035_imagenet.safetensors")
+    settings = settings_of("mobilenetv2_035") | {"pixel_mean": [0.5] * 3, "pixel_std": [0.5] * 3}
+    backbone = build_backbone(settings, weights, output_stride=16)
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert backbone.normalise(image)[0, 0, 0].tolist() == [-1, 1]
+    random = build_backbone(settings, output_stride=16)
+    assert not torch.equal(backbone.network.conv_stem.weight, random.network.conv_stem.weight)

@@ -1,0 +1,112 @@
+"""Every command that is promised parses; --help costs nothing; flags mean what they say."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT, SCRIPTS
+
+import options
+
+PAPER_COMMANDS = [
+    "SOD_train.py --backbone swin-base-224 --max_epoch 150 --lr 1e-4 --train_batch 16 --decay_epoch 15 --gamma 0.5 "
+    "--gpu_id 1 --train_root 'sod data dir' --log_path ./log/ --edge_loss 1 --cache-mode part --workers 4",
+    "train_segmentation.py --backbone resnest269 --mode fix --use_gn True --tag task_name --label_name pslabel_ours "
+    "--data_dir 'data dir'",
+    "train_segmentation.py --backbone resnest101 --mode fix --use_gn True --tag task_name --label_name pslabel_ours "
+    "--data_dir 'data dir'",
+]
+
+
+def readme_commands() -> list[str]:
+    """Each `python script.py …` of the README's code blocks, with continued lines joined."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [
+        match.group(1) for line in lines if (match := re.search(r"(?:python|torchrun[^#]*?) (\w+\.py[^#]*)", line))
+    ]
+    return [command.strip() for command in found]
+
+
+def parse(command: str):
+    script, *flags = shlex.split(command)
+    return getattr(options, script.removesuffix(".py"))().parse_args(flags)
+
+
+@pytest.mark.parametrize("command", PAPER_COMMANDS)
+def test_commands_of_the_paper(command):
+    parse(command)
+
+
+def test_the_saliency_command_reaches_every_flag():
+    args = parse(PAPER_COMMANDS[0])
+    assert (args.backbone, args.max_epoch, args.lr, args.train_batch) == ("swin-base-224", 150, 1e-4, 16)
+    assert (args.decay_epoch, args.gamma, args.gpu_id, args.train_root) == (15, 0.5, [1], ["sod data dir"])
+    assert (args.log_path, args.edge_loss, args.cache_mode, args.workers) == ("./log/", 1.0, "part", 4)
+
+
+def test_commands_of_the_readme():
+    commands = readme_commands()
+    assert {command.split(".py")[0] for command in commands} == set(SCRIPTS)
+    for command in commands:
+        parse(command)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_does_not_import_torch(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{script}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path(r'{PROJECT / script}.py', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    print('answered')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    assert done.stdout.rstrip().endswith("answered"), done.stderr
+
+
+@pytest.mark.parametrize(("text", "value"), [("", True), ("True", True), ("false", False), ("0", False)])
+def test_booleans(text, value):
+    assert parse(f"train_segmentation.py --label_name x --use_gn {text}").use_gn is value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "SOD_train.py --use_gnn",  # unknown
+        "SOD_train.py --train_roo x",  # abbreviated
+        "train_segmentation.py --label_name x --use_gn maybe",
+        "SOD_train.py --max_epoch 0",
+        "SOD_train.py --backbone_args embed_dim",
+        "make_pseudo_labels.py --label_name x --bg_threshold 2",
+        "evaluate.py",
+    ],
+)
+def test_mistakes_end_with_code_2(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(command)
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_settings_of_the_backbone():
+    args = parse("SOD_train.py --backbone_args embed_dim=32 depths=2,2,2,2 act_layer=gelu")
+    assert args.backbone_args == [("embed_dim", 32), ("depths", (2, 2, 2, 2)), ("act_layer", "gelu")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_has_a_help_text(script):
+    parser = getattr(options, script)()
+    children = [
+        p
+        for action in parser._actions
+        if hasattr(action, "choices") and isinstance(action.choices, dict)
+        for p in action.choices.values()
+    ]
+    for one in [parser, *children]:
+        assert all(action.help for action in one._actions if action.option_strings)

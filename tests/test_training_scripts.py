@@ -1,0 +1,198 @@
+"""Training is proven, not assumed: loss falls, a tiny set is overfitted, resumed equals uninterrupted, two
+processes give the gradients of one; mistakes are met before any training starts."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, run_main
+
+from image_files import save_grey
+from input_errors import InputError, MissingInputError
+from label_files import load_label, save_label
+from utils.checkpoint import load_checkpoint
+
+CROPS = "--crop_size 48 --long_side 48 80"
+
+
+def saliency_command(scenes, log, extra: str) -> str:
+    return f"{TINY_SWIN} --train_root {scenes}/dataset --log_path {log} --train_batch 4 --lr 2e-3 {extra}"
+
+
+def voc_command(scenes, log, extra: str) -> str:
+    return (
+        f"{TINY_RESNEST} --data_dir {scenes}/data --list_dir {scenes}/voc12 --log_path {log} {CROPS} --pretrained none"
+        f" --train_batch 4 {extra}"
+    )
+
+
+COMMANDS = {
+    "SOD_train": saliency_command,
+    "train_classification": voc_command,
+    "train_segmentation": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug --head_width 16",
+}
+
+
+def weights(path) -> dict:
+    return load_checkpoint(path)["network"]
+
+
+def log_of(path) -> list[dict]:
+    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_resumed_equals_uninterrupted(script, scenes, tmp_path):
+    command = COMMANDS[script]
+    steady = "--decay_epoch 1" if script == "SOD_train" else "--power 0"  # a schedule that does not depend on the end
+    run_main(script, command(scenes, tmp_path, f"--tag whole --max_epoch 3 {steady}"))
+    run_main(script, command(scenes, tmp_path, f"--tag parts --max_epoch 1 {steady}"))
+    torch.manual_seed(99)  # what a new process would find
+    run_main(script, command(scenes, tmp_path, f"--tag parts --max_epoch 3 --resume {steady}"))
+    whole, parts = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "parts/last.pth")
+    assert whole.keys() == parts.keys()
+    different = [name for name in whole if not torch.equal(whole[name], parts[name])]
+    assert different == []
+    assert log_of(tmp_path / "whole")[-1] == log_of(tmp_path / "parts")[-1]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_run_folder(script, scenes, tmp_path):
+    run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run --max_epoch 1"))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"options.json", "log.txt", "log.jsonl", "last.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    recorded = json.loads((tmp_path / "run/options.json").read_text())
+    assert recorded["options"]["max_epoch"] == 1
+    assert recorded["versions"]["torch"]
+    with pytest.raises(InputError, match="--resume"):
+        run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run --max_epoch 1"))
+    with pytest.raises(InputError, match="no run folder"):
+        run_main(script, COMMANDS[script](scenes, tmp_path, "--tag other --max_epoch 1 --resume"))
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_loss_falls(script, scenes, tmp_path):
+    run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run --max_epoch 8"))
+    losses = [row["loss"] for row in log_of(tmp_path / "run") if "loss" in row]
+    assert len(losses) == 8
+    assert np.mean(losses[-2:]) < 0.93 * losses[0]
+
+
+@pytest.mark.slow
+def test_saliency_overfits_four_images(scenes, tmp_path):
+    for folder in ("Images", "Masks"):
+        (tmp_path / "four" / folder).mkdir(parents=True)
+        for path in sorted((scenes / "dataset/DRAWN-TR" / folder).iterdir())[:4]:
+            shutil.copy(path, tmp_path / "four" / folder)
+    command = saliency_command(
+        scenes, tmp_path, "--tag run --max_epoch 250 --decay_epoch 120 --dropout 0 --edge_drop_path 0 --val_every 250"
+    ).replace(f"--train_root {scenes}/dataset", f"--train_root {tmp_path}/four --val_root {tmp_path}/four")
+    run_main("SOD_train", command)
+    assert log_of(tmp_path / "run")[-1]["val/maxF"] > 0.95
+
+
+@pytest.mark.slow
+def test_segmentation_overfits_four_images(scenes, tmp_path):
+    ids = (scenes / "voc12/train_id.txt").read_text().split()[:4]
+    (tmp_path / "four.txt").write_text("\n".join(ids))
+    run_main(
+        "train_segmentation",
+        COMMANDS["train_segmentation"](
+            scenes,
+            tmp_path,
+            "--tag run --max_epoch 200 --mode normal --optimizer adamw --lr 3e-3 --head_lr 1 --val_every 200"
+            f" --train_list {tmp_path}/four.txt --val_list {tmp_path}/four.txt",
+        ),
+    )
+    assert log_of(tmp_path / "run")[-1]["val/mIoU"] > 0.85
+
+
+def test_cache_modes_give_the_same_weights(scenes, tmp_path):
+    for mode in ("no", "part", "full"):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag {mode} --max_epoch 1 --cache-mode {mode}"))
+    for mode in ("part", "full"):
+        one, other = weights(tmp_path / "no/last.pth"), weights(tmp_path / mode / "last.pth")
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_workers_change_nothing(scenes, tmp_path):
+    for workers in (0, 2):
+        command = saliency_command(scenes, tmp_path, f"--tag w{workers} --max_epoch 2")
+        run_main("SOD_train", command.replace("--workers 0", f"--workers {workers}"))
+    one, other = weights(tmp_path / "w0/last.pth"), weights(tmp_path / "w2/last.pth")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_validation_keeps_the_best(scenes, tmp_path):
+    extra = f"--tag run --max_epoch 2 --val_every 1 --val_root {scenes}/dataset/benchmark/DRAWN-TE"
+    run_main("SOD_train", saliency_command(scenes, tmp_path, extra))
+    scores = [row["val/maxF"] for row in log_of(tmp_path / "run") if "val/maxF" in row]
+    assert len(scores) == 2
+    assert load_checkpoint(tmp_path / "run/best.pth")["training"]["best_score"] == max(scores)
+
+
+# what must be refused before any training starts, with the words that name it
+
+
+def test_missing_folder(scenes, tmp_path):
+    with pytest.raises(MissingInputError, match="nowhere does not exist"):
+        run_main("SOD_train", f"{TINY_SWIN} --train_root {tmp_path}/nowhere --log_path {tmp_path} --tag run")
+    assert not (tmp_path / "run").exists()  # so that the corrected command can be run
+
+
+def test_missing_mask(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
+    next((tmp_path / "set/Masks").iterdir()).unlink()
+    with pytest.raises(MissingInputError, match="no mask for 1 of 12"):
+        run_main("SOD_train", f"{TINY_SWIN} --train_root {tmp_path}/set --log_path {tmp_path}")
+
+
+def test_mask_of_another_size(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
+    save_grey(next((tmp_path / "set/Masks").iterdir()), np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"is 80×64 px, but its mask .* is 9×9 px"):
+        run_main("SOD_train", f"{TINY_SWIN} --train_root {tmp_path}/set --log_path {tmp_path} --max_epoch 1")
+
+
+@pytest.mark.parametrize("script", ["train_classification", "train_segmentation"])
+def test_empty_list(script, scenes, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"empty\.txt is empty"):
+        run_main(script, COMMANDS[script](scenes, tmp_path, f"--train_list {tmp_path}/empty.txt"))
+
+
+def test_unknown_backbone(scenes, tmp_path):
+    with pytest.raises(InputError, match="swin-bse is unknown; choose from"):
+        run_main("SOD_train", f"--backbone swin-bse --train_root {scenes}/dataset --log_path {tmp_path}")
+
+
+def test_batch_that_processes_cannot_share():
+    from datasets.epoch_batches import EpochBatches
+
+    with pytest.raises(InputError, match=r"--train_batch 5 .* 2 processes"):
+        EpochBatches(num_samples=20, batch_size=5, seed=0, rank=0, size=2)
+    with pytest.raises(InputError, match=r"1 images .* 2 processes"):
+        EpochBatches(num_samples=1, batch_size=4, seed=0, rank=0, size=2)
+
+
+def test_unknown_label(scenes, tmp_path):
+    ids = (scenes / "voc12/train_aug_id.txt").read_text().split()
+    for name in ids:
+        label = load_label(scenes / f"data/VOCdevkit/VOC2012/SegmentationClassAug/{name}.png")
+        save_label(tmp_path / f"labels/{name}.png", np.where(label == 0, 77, label).astype(np.uint8))
+    command = voc_command(scenes, tmp_path, f"--head_width 16 --label_name {tmp_path}/labels --max_epoch 1")
+    with pytest.raises(InputError, match=r"holds the labels \[77\]"):
+        run_main("train_segmentation", command)
+
+
+def test_mistakes_end_a_script_with_one_line_and_code_2(scenes, tmp_path):
+    command = [sys.executable, "SOD_train.py", "--train_root", str(tmp_path / "nowhere"), "--log_path", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [f"error: folder {tmp_path}/nowhere does not exist"]
+    assert done.stdout.count("running on") == 1

@@ -1,0 +1,148 @@
+"""The VOC tree: where it is found, lists, image labels, and what is wrong with them."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from input_errors import InputError, MissingInputError
+from saliency_layout import find_data_sets, saliency_pairs
+from voc_layout import (
+    VOC_CLASSES,
+    files_of_ids,
+    find_voc_root,
+    label_folder,
+    load_class_names,
+    load_ids,
+    load_image_labels,
+    save_image_labels,
+)
+
+
+@pytest.mark.parametrize(
+    "below", ["", "VOC2012", "VOCdevkit/VOC2012", "voc12/VOCdevkit/VOC2012", "data/voc12/VOCdevkit/VOC2012"]
+)
+def test_root_is_found_from_any_parent(tmp_path, below):
+    (tmp_path / below / "JPEGImages").mkdir(parents=True)
+    assert find_voc_root(tmp_path) == tmp_path / below
+
+
+def test_folders_beside_voc2012(tmp_path):
+    (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
+    (tmp_path / "VOCdevkit/JPEGImages").mkdir(parents=True)
+    assert find_voc_root(tmp_path) == tmp_path / "VOCdevkit"
+
+
+def test_root_is_missing(tmp_path):
+    with pytest.raises(MissingInputError, match="no JPEGImages"):
+        find_voc_root(tmp_path)
+    with pytest.raises(MissingInputError, match="does not exist"):
+        find_voc_root(tmp_path / "nowhere")
+
+
+def test_class_names(tmp_path):
+    assert load_class_names(tmp_path) == VOC_CLASSES
+    assert len(VOC_CLASSES) == 20
+    (tmp_path / "classes.txt").write_text("ball\r\n\nboat \n")
+    assert load_class_names(tmp_path) == ("ball", "boat")
+    (tmp_path / "classes.txt").write_text("ball\nball\n")
+    with pytest.raises(InputError, match="different"):
+        load_class_names(tmp_path)
+
+
+def test_lists(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\r\n/JPEGImages/b.jpg /SegmentationClassAug/b.png\r\n c \n")
+    assert load_ids(path) == ["a", "b", "c"]
+    path.write_text("\n \n")
+    with pytest.raises(InputError, match="is empty"):
+        load_ids(path)
+    path.write_text("a\nb\na\n")
+    with pytest.raises(InputError, match="more than once"):
+        load_ids(path)
+    with pytest.raises(MissingInputError):
+        load_ids(tmp_path / "none.txt")
+
+
+def test_missing_files_are_named(tmp_path):
+    (tmp_path / "a.png").touch()
+    assert files_of_ids(tmp_path, ["a"], ".png") == [tmp_path / "a.png"]
+    with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
+        files_of_ids(tmp_path, ["a", "b", "c"], ".png")
+
+
+def test_image_labels(tmp_path):
+    path = tmp_path / "cls_labels.npy"
+    save_image_labels(path, {"a": np.array([1, 0, 1]), "b": np.zeros(3)})
+    assert load_image_labels(path, ["b", "a"], 3).tolist() == [[False] * 3, [True, False, True]]
+    assert np.load(path, allow_pickle=True).item()["a"].dtype == np.float32
+    with pytest.raises(InputError, match=r"lacks 1 of 2 ids \(c\)"):
+        load_image_labels(path, ["a", "c"], 3)
+    with pytest.raises(InputError, match="there are 20 classes"):
+        load_image_labels(path, ["a"], 20)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image_labels(path, ["a"], 3)
+
+
+class Attack:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the pickle was executed')",))
+
+
+def test_image_labels_execute_nothing(tmp_path):
+    path = tmp_path / "cls_labels.npy"
+    np.save(path, {"a": Attack()}, allow_pickle=True)
+    with pytest.raises(SystemExit):  # what the plain loader would do
+        np.load(path, allow_pickle=True)
+    with pytest.raises(InputError, match=r"builtins\.exec"):
+        load_image_labels(path, ["a"], 3)
+    path.write_bytes(pickle.dumps({}))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image_labels(path, ["a"], 3)
+
+
+def test_label_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voc/SegmentationClassAug").mkdir(parents=True)
+    assert label_folder("SegmentationClassAug", tmp_path / "voc") == tmp_path / "voc/SegmentationClassAug"
+    (tmp_path / "experiments/pseudo_labels/ours").mkdir(parents=True)
+    assert label_folder("ours", tmp_path / "voc").name == "ours"
+    assert label_folder(str(tmp_path / "voc"), tmp_path) == tmp_path / "voc"
+    with pytest.raises(MissingInputError, match="--label_name theirs"):
+        label_folder("theirs", tmp_path / "voc")
+
+
+def test_official_lists(real_data):
+    lists = {path.name: len(load_ids(path)) for path in (real_data / "voc12-official-lists").glob("*.txt")}
+    assert {1464, 10582, 1449} <= set(lists.values()), lists
+
+
+def test_single_class_counts(real_data):
+    """The paper's split: 6249 of train_aug and 933 of train hold exactly one class."""
+    (labels,) = (real_data / "voc12-photos/voc12").glob("cls_labels.npy")
+    counts = {}
+    for path in (real_data / "voc12-official-lists").glob("*.txt"):
+        ids = load_ids(path)
+        if len(ids) in (1464, 10582):
+            counts[len(ids)] = int((load_image_labels(labels, ids, 20).sum(axis=1) == 1).sum())
+    assert counts == {1464: 933, 10582: 6249}
+
+
+def test_saliency_data_sets(tmp_path, scenes):
+    assert [path.name for path in find_data_sets(scenes / "dataset")] == ["DRAWN-TR"]
+    assert find_data_sets(scenes / "dataset/benchmark/DRAWN-TE") == [scenes / "dataset/benchmark/DRAWN-TE"]
+    pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
+    assert len(pairs) == 12
+    assert all(image.stem == mask.stem for image, mask in pairs)
+    with pytest.raises(MissingInputError, match="holds none"):
+        find_data_sets(tmp_path)
+
+
+def test_missing_mask(tmp_path):
+    for folder, names in (("Images", ("a.jpg", "b.jpg")), ("Masks", ("a.png",))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    with pytest.raises(MissingInputError, match=r"no mask for 1 of 2 images \(b\)"):
+        saliency_pairs(tmp_path)
