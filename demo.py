@@ -25,27 +25,32 @@ import numpy as np
 
 from atomic_files import write_json
 from cam_files import load_cams
+from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from image_files import load_grey, load_image, save_image
 from input_errors import InputError, run_script
 from label_files import load_label, paint_label
 from metrics.tables import markdown_table, percent
-from voc_layout import load_ids, load_image_labels
+from voc_layout import load_ids, load_image_labels, save_ids
 
 PROJECT = Path(__file__).resolve().parent
 MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
 PICTURE_ROWS = 6
 
 # narrow networks from scratch, by flags that every user has
+RESNEST = "--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16"
 SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 24 --image_size 112
     --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=7 --dropout 0 --edge_drop_path 0
-    --colour_jitter 0.2 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
-CLASSIFIER_FLAGS = """--backbone resnest14 --pretrained none --backbone_args channels=16,32,64,128 stem_width=16
-    --max_epoch 12 --train_batch 16 --optimizer adamw --lr 2e-3 --head_lr 1 --crop_size 128 --long_side 128 192
-    --val_every 12"""
-SEGMENTATION_FLAGS = """--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16 --mode normal
-    --head_width 64 --max_epoch 12 --train_batch 16 --optimizer adamw --lr 1e-3 --head_lr 2 --crop_size 128
-    --long_side 128 256 --val_every 12"""
+    --colour_jitter 0 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
+CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 12 --train_batch 16 --optimizer adamw --lr 2e-3
+    --head_lr 1 --crop_size 128 --long_side 128 192 --val_list none"""
+SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 8 --train_batch 16
+    --optimizer adamw --lr 1e-3 --head_lr 3 --crop_size 128 --long_side 144 192 --val_list none"""
+CAM_FLAGS = "--scales 1 1.5"
+SELECTOR_FLAGS = (
+    "--selector sos --t0 0.1 --t1 0.1"  # weak labels: the threshold is low, so that the mask wins more often
+)
+TEST_FLAGS = "--scales 1 1.5 --flip"
 
 
 def main(args) -> None:
@@ -54,6 +59,7 @@ def main(args) -> None:
     started = time.perf_counter()
     print(f"drawing {args.num_saliency + args.num_train + 2 * args.num_val} scenes in {work}", flush=True)
     draw(work, args)
+    choose_picture_scenes(work)
     if args.draw_only:
         return
     for command in commands(work, args.seed):
@@ -89,39 +95,36 @@ def draw(work: Path, args) -> None:
 def commands(work: Path, seed: int) -> list[str]:
     """The README's sequence of commands, all below `work`."""
     voc = f"--data_dir {work}/data/voc12 --list_dir {work}/voc12"
-    images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency_maps/ours"
+    images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency/ours"
     runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
-    labels = f"make_pseudo_labels.py {voc} --load_path {work}/runs/classifier/last.pth --cam_dir {work}/cams"
-    find = f"predict.py --load_path {work}/runs/saliency/last.pth"
-    segment = f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images}"
+    find = f"predict.py --load_path {work}/runs/sod/last.pth"
+    label = f"make_pseudo_labels.py {voc} --load_path {work}/runs/classifier/last.pth --cam_dir {work}/cams {CAM_FLAGS}"
     return [
-        f"SOD_train.py --train_root {work}/dataset --tag saliency {runs} {SALIENCY_FLAGS}",
+        f"SOD_train.py --train_root {work}/dataset --tag sod {runs} {SALIENCY_FLAGS}",
         f"{find} --input {work}/dataset/benchmark/DRAWN-TE --output {maps}/DRAWN-TE",
         f"evaluate.py saliency --pred {maps} --gt_root {work}/dataset/benchmark --json {work}/saliency.json",
         f"{find} --input {images} --list {work}/voc12/train_aug_id.txt --output {maps}/VOC2012",
         f"train_classification.py {voc} --tag classifier {runs} {CLASSIFIER_FLAGS}",
-        f"{labels} --label_name {work}/labels/cam",
-        f"{labels} --label_name {work}/labels/sos --selector sos --saliency_dir {maps}/VOC2012",
+        f"{label} --label_name {work}/labels/cam",
+        f"{label} --label_name {work}/labels/sos {SELECTOR_FLAGS} --saliency_dir {maps}/VOC2012",
         f"evaluate.py labels --pred {work}/labels/cam {work}/labels/sos --data_dir {work}/data/voc12"
         f" --list {work}/voc12/train_aug_id.txt --single_class {work}/voc12/cls_labels.npy --json {work}/labels.json",
         f"train_segmentation.py {voc} --label_name {work}/labels/sos --tag segmentation {runs} {SEGMENTATION_FLAGS}"
         f" --pretrained {work}/runs/classifier/last.pth",
-        f"{segment} --list {work}/voc12/val_id.txt --output {work}/segmentations/val",
-        f"evaluate.py segmentation --pred {work}/segmentations/val --data_dir {work}/data/voc12"
+        f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images} --list {work}/voc12/demo_id.txt"
+        f" --output {work}/segmentations {TEST_FLAGS}",
+        f"evaluate.py segmentation --pred {work}/segmentations --data_dir {work}/data/voc12"
         f" --list {work}/voc12/val_id.txt --json {work}/segmentation.json",
-        f"{segment} --list {picture_list(work)} --output {work}/segmentations/picture",
     ]
 
 
-def picture_list(work: Path) -> Path:
-    """A list of the training scenes that the picture shows: the first ones of a single class."""
-    path = work / "voc12/picture_id.txt"
+def choose_picture_scenes(work: Path) -> None:
+    """Lists the training scenes that the picture shows, and these with the held-out scenes to be segmented."""
     ids = load_ids(work / "voc12/train_aug_id.txt")
-    names = (work / "data/voc12/VOCdevkit/VOC2012/classes.txt").read_text().split()
-    image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, len(names))
-    single = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
-    path.write_text("\n".join(single[:PICTURE_ROWS]) + "\n")
-    return path
+    image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, len(CLASS_NAMES))
+    shown = [name for name, row in zip(ids, image_labels) if row.sum() == 1][:PICTURE_ROWS]
+    save_ids(work / "voc12/picture_id.txt", shown)
+    save_ids(work / "voc12/demo_id.txt", load_ids(work / "voc12/val_id.txt") + shown)
 
 
 def run(command: str) -> None:
@@ -141,13 +144,13 @@ def collect(work: Path) -> dict:
     saliency, labels, segmentation = (
         json.loads((work / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")
     )
-    held_out = saliency[f"{work}/saliency_maps/ours"]["DRAWN-TE"]
+    held_out = saliency[f"{work}/saliency/ours"]["DRAWN-TE"]
     return {
         "saliency_maxF": held_out["maxF"],
         "saliency_MAE": held_out["MAE"],
         "single_class_mIoU_cam": labels[f"{work}/labels/cam"]["mIoU"],
         "single_class_mIoU_sos": labels[f"{work}/labels/sos"]["mIoU"],
-        "segmentation_mIoU": segmentation[f"{work}/segmentations/val"]["mIoU"],
+        "segmentation_mIoU": segmentation[f"{work}/segmentations"]["mIoU"],
     }
 
 
@@ -179,11 +182,11 @@ def draw_picture(work: Path) -> None:
         image = load_image(voc_root / "JPEGImages" / f"{name}.jpg")
         cams, _ = load_cams(work / "cams" / f"{name}.npz")
         heat = cv2.applyColorMap((cams.max(axis=0) * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
-        saliency = load_grey(work / "saliency_maps/ours/VOC2012" / f"{name}.png")
+        saliency = load_grey(work / "saliency/ours/VOC2012" / f"{name}.png")
         folders = (
             work / "labels/cam",
             work / "labels/sos",
-            work / "segmentations/picture",
+            work / "segmentations",
             voc_root / "SegmentationClassAug",
         )
         labels = [paint_label(load_label(folder / f"{name}.png")) for folder in folders]

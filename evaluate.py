@@ -28,7 +28,7 @@ from label_files import load_label
 from metrics.saliency import SaliencyMetrics
 from metrics.segmentation import ConfusionMatrix
 from metrics.tables import markdown_table, percent
-from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, load_image_labels
+from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, load_image_labels, truth_folder
 
 
 def main(args) -> None:
@@ -101,7 +101,8 @@ def evaluate_labels(args) -> dict:
         ids = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
         if not ids:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
-    truth = files_of_ids(voc_root / args.gt, ids, ".png")
+    folder = voc_root / args.gt if args.gt else truth_folder(voc_root, ids)
+    truth = files_of_ids(folder, ids, ".png")
     work = {folder: list(zip(files_of_ids(folder, ids, ".png"), truth)) for folder in args.pred}
     results = {folder: score_labels(pairs, names, folder) for folder, pairs in work.items()}
 
@@ -109,11 +110,7 @@ def evaluate_labels(args) -> dict:
         [folder, *(percent(scores[name]) for name in ("Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage"))]
         for folder, scores in results.items()
     ]
-    print(
-        f"{len(ids)} images"
-        + (" with exactly one class" if args.single_class else "")
-        + f", truth {voc_root / args.gt}, %"
-    )
+    print(f"{len(ids)} images" + (" with exactly one class" if args.single_class else "") + f", truth {folder}, %")
     print(markdown_table([args.kind, "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU*", "coverage"], summary))
     print("a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction")
     per_class = [[name, *(percent(scores["IoU"][name]) for scores in results.values())] for name in names]

@@ -1,5 +1,6 @@
 """How a script answers a mistake of its user: one line on stderr and exit code 2, never a traceback."""
 
+import re
 import sys
 
 
@@ -19,7 +20,9 @@ def run_script(main, args) -> int:
     try:
         main(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
+        line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
+        print(f"error: {line}", file=sys.stderr)
         return 2
     return 0
 

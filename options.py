@@ -203,9 +203,8 @@ def evaluate() -> argparse.ArgumentParser:
         scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
         scored.add_argument(
             "--gt",
-            default="SegmentationClassAug",
             metavar="NAME",
-            help="folder of the truth (default SegmentationClassAug)",
+            help="folder of the truth (default SegmentationClass where it has every mask, else SegmentationClassAug)",
         )
         scored.add_argument(
             "--single_class", metavar="FILE", help="cls_labels.npy: score only the images with exactly one class"

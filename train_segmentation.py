@@ -39,10 +39,9 @@ from utils.precision import autocast
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.segmentations import predict_segmentation
-from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
+from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids, truth_folder
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
-VAL_FOLDER = "SegmentationClass"
 
 
 def main(args) -> None:
@@ -59,12 +58,10 @@ def main(args) -> None:
     # data
     voc_root = find_voc_root(args.data_dir)
     classes = load_class_names(voc_root)
-    pairs = labelled_images(
-        list_path(args.list_dir, args.train_list), voc_root, label_folder(args.label_name, voc_root)
-    )
-    val_pairs = []
-    if args.val_list != "none":
-        val_pairs = labelled_images(list_path(args.list_dir, args.val_list), voc_root, voc_root / VAL_FOLDER)
+    ids = load_ids(list_path(args.list_dir, args.train_list))
+    pairs = labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
+    val_ids = [] if args.val_list == "none" else load_ids(list_path(args.list_dir, args.val_list))
+    val_pairs = labelled_images(val_ids, voc_root, truth_folder(voc_root, val_ids))
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     loader = build_loader(dataset, batches, args.workers, world.device)
@@ -117,9 +114,10 @@ def main(args) -> None:
     stop_distributed()
 
 
-def labelled_images(list_file, voc_root, folder):
-    """(image, label) paths of every id of a list."""
-    ids = load_ids(list_file)
+def labelled_images(ids: list[str], voc_root, folder):
+    """(image, label) paths of every id."""
+    if not ids:
+        return []
     return list(zip(files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")))
 
 

@@ -89,6 +89,13 @@ def files_of_ids(folder, ids, suffix: str) -> list[Path]:
     return [folder / (name + suffix) for name in ids]
 
 
+def truth_folder(voc_root, ids) -> Path:
+    """SegmentationClass where it holds the masks of all `ids` (VOC train and val), else SegmentationClassAug."""
+    folder = Path(voc_root) / "SegmentationClass"
+    there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
+    return folder if there.issuperset(ids) else Path(voc_root) / "SegmentationClassAug"
+
+
 def label_folder(label_name: str, voc_root) -> Path:
     """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
     candidates = [Path(label_name), Path(voc_root) / label_name]

@@ -161,7 +161,7 @@ def draw_object(rng: np.random.Generator, name: str, height: int, width: int, ce
     local = np.linalg.inv(to_px) @ np.stack([x.ravel() - centre_xy[0], y.ravel() - centre_xy[1]])
     u, v = local.reshape(2, height, width).astype(np.float32)
 
-    hue = hue + rng.normal(0, 35) if rng.random() < 0.75 else rng.uniform(0, 360)
+    hue = hue + rng.normal(0, 15) if rng.random() < 0.9 else rng.uniform(0, 360)
     colours = [
         hsv(hue, rng.uniform(0.55, 0.95), rng.uniform(0.65, 1)),
         hsv(hue + rng.choice([60, 180, 200]), rng.uniform(0.1, 0.7), rng.uniform(0.25, 1)),
@@ -242,17 +242,17 @@ def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_
         ripples = np.sin((y + wobble * (kind != "tiles") + cross * x) * 2 * np.pi / (period * radius_px))
         if kind == "tiles":
             ripples = np.minimum(ripples, np.sin(x * 2 * np.pi / (period * radius_px)))
-        alpha = np.clip((y + wobble - below_px) / 2, 0, 1) * np.clip(1.3 - np.abs(x - x0) / (2.2 * radius_px), 0, 1)
+        beside = np.clip(2.2 - np.abs(x - x0) / (0.8 * radius_px), 0, 1)
+        depth_px = y + wobble - below_px
+        alpha = beside * np.clip(depth_px / 2, 0, 1) * np.clip((1.2 * radius_px - depth_px) / 4, 0, 1)
         blend(image, (colour * (0.85 + 0.25 * ripples[..., None])).astype(np.float32), 0.85 * alpha)
     elif kind == "rails":
+        left, right = x0 - 1.7 * radius_px, x0 + 1.7 * radius_px
         for row in (0.62, 0.85):
-            blend(
-                image,
-                hsv(30, 0.1, 0.35),
-                fill_polygon(box(0, y0 + row * radius_px, width, y0 + (row + 0.07) * radius_px), height, width),
-            )
-        for left in np.arange(x0 % (0.3 * radius_px), width, 0.3 * radius_px):
-            bar = box(left, y0 + 0.58 * radius_px, left + 0.09 * radius_px, y0 + 0.97 * radius_px)
+            rail = box(left, y0 + row * radius_px, right, y0 + (row + 0.07) * radius_px)
+            blend(image, hsv(30, 0.1, 0.35), fill_polygon(rail, height, width))
+        for place in np.arange(left, right, 0.3 * radius_px):
+            bar = box(place, y0 + 0.58 * radius_px, place + 0.09 * radius_px, y0 + 0.97 * radius_px)
             blend(image, hsv(25, 0.5, 0.4), 0.9 * fill_polygon(bar, height, width))
     else:
         draw_scattered(rng, image, kind, centre_xy, radius_px)

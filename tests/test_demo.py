@@ -1,0 +1,42 @@
+"""The demo as a newcomer runs it: its scores, its files, its time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT, run_main
+
+from image_files import load_image
+from input_errors import InputError
+
+
+@pytest.mark.slow
+def test_the_whole_sequence(tmp_path):
+    command = [sys.executable, "demo.py", "--work_dir", str(tmp_path / "demo")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "demo/results.json").read_text())
+    assert results["saliency_maxF"] >= 0.90
+    assert results["saliency_MAE"] <= 0.05
+    assert results["single_class_mIoU_cam"] < 0.60
+    assert results["single_class_mIoU_sos"] >= results["single_class_mIoU_cam"] + 0.03
+    assert results["segmentation_mIoU"] >= 0.55
+    assert done.stdout.count("$ python ") == 11
+    assert "| segmentation " in done.stdout
+    picture = load_image(tmp_path / "demo/demo.png")
+    assert picture.shape[1] == 7 * (160 + 4)
+
+
+def test_only_its_own_folder_is_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds files that no demo made"):
+        run_main("demo", f"--work_dir {tmp_path}/mine --draw_only")
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    for _ in range(2):
+        run_main(
+            "demo", f"--work_dir {tmp_path}/demo --draw_only --num_saliency 2 --num_train 2 --num_val 1 --height 40"
+        )
+    assert len(list((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())) == 2
+    assert load_image(next((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())).shape == (40, 160, 3)

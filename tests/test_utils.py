@@ -1,0 +1,126 @@
+"""Schedules, optimizers, checkpoints and folders, by hand."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from input_errors import InputError, MissingInputError, run_script, shorten
+from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.optimizers import build_optimizer, parameter_groups
+from utils.run_folder import RunFolder, claim_output_folder
+from utils.schedules import polynomial_decay, set_lr, step_decay
+
+
+def test_schedules():
+    assert [step_decay(epoch, 15, 0.5) for epoch in (0, 14, 15, 29, 30)] == [1, 1, 0.5, 0.5, 0.25]
+    assert polynomial_decay(0, 10, 0.9) == 1
+    assert polynomial_decay(5, 10, 0.9) == pytest.approx(0.5**0.9)
+    assert polynomial_decay(9, 10, 1.0) == pytest.approx(0.1)
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 2)
+
+
+def test_parameter_groups_of_the_segmentation_recipe():
+    """lr 0.007, head ×10, biases ×2 and without weight decay."""
+    network = Network()
+    groups = parameter_groups(network, head_factor=10, bias_factor=2)
+    optimizer = build_optimizer(groups, "sgd", lr=0.007, momentum=0.9, weight_decay=4e-5)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    expected = {
+        network.backbone.weight: (0.007, 4e-5),
+        network.backbone.bias: (0.014, 0),
+        network.head.weight: (0.07, 4e-5),
+        network.head.bias: (0.14, 0),
+    }
+    for parameter, (lr, decay) in expected.items():
+        assert found[id(parameter)] == pytest.approx((lr, decay))
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in optimizer.param_groups)
+    set_lr(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0035)
+
+
+def test_no_nesterov_without_momentum():
+    optimizer = build_optimizer([{"params": [nn.Parameter(torch.zeros(1))]}], "sgd", 0.1, 0.0, 1e-4)
+    assert optimizer.param_groups[0]["momentum"] == 0
+    assert not optimizer.param_groups[0]["nesterov"]
+
+
+def test_checkpoints_say_what_does_not_fit(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", "saliency", {"widths": (1, 2)}, Network(), {"epoch": 3})
+    content = load_checkpoint(tmp_path / "a.pth")
+    assert content["settings"] == {"widths": (1, 2)}
+    load_weights(Network(), content["network"], "a.pth")
+    with pytest.raises(InputError, match=r"2 weights missing \['0.bias', '0.weight'\], 4 unexpected"):
+        load_weights(nn.Sequential(nn.Linear(2, 2)), content["network"], "a.pth")
+    other = Network()
+    other.head = nn.Linear(3, 2)
+    with pytest.raises(InputError, match="1 of another shape"):
+        load_weights(other, content["network"], "a.pth")
+    with pytest.raises(MissingInputError):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+def test_checkpoints_execute_nothing(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('the pickle was executed')",))
+
+    torch.save({"stage": Attack()}, tmp_path / "a.pth")
+    with pytest.raises(SystemExit):  # what the plain loader would do
+        torch.load(tmp_path / "a.pth", weights_only=False)
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_run_folders(tmp_path):
+    with pytest.raises(InputError, match="--resume needs --tag"):
+        RunFolder(tmp_path, None, resume=True, is_main=True)
+    run = RunFolder(tmp_path, "a", resume=False, is_main=True)
+    assert not run.path.exists()
+    run.start({"lr": 0.1})
+    run.log("a line")
+    run.scalars(7, {"loss": 0.5})
+    run.close()
+    assert "a line" in (tmp_path / "a/log.txt").read_text()
+    assert json.loads((tmp_path / "a/log.jsonl").read_text()) == {"step": 7, "loss": 0.5}
+    with pytest.raises(InputError, match="choose another --tag"):
+        RunFolder(tmp_path, "a", resume=False, is_main=True)
+    assert not RunFolder(tmp_path, "a", resume=True, is_main=True).resumes  # there is no last.pth: from the start
+    other = RunFolder(tmp_path, None, resume=False, is_main=False)
+    other.start({})
+    other.log("x")
+    other.close()
+    assert not other.path.exists()
+
+
+def test_output_folders_never_mix_options(tmp_path):
+    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4})
+    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4})
+    with pytest.raises(InputError, match=r"made with t0 = 0\.4, not 0\.3"):
+        claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.3})
+
+
+def test_only_mistakes_of_the_user_become_one_line(capsys):
+    def mistake(args):
+        raise InputError("the file is missing")
+
+    def wrapped(args):
+        raise InputError("Caught InputError in DataLoader\nTraceback\ninput_errors.InputError: the file is missing")
+
+    def fault(args):
+        raise ZeroDivisionError
+
+    for main in (mistake, wrapped):
+        assert run_script(main, None) == 2
+        assert capsys.readouterr().err == "error: the file is missing\n"
+    assert run_script(lambda args: None, None) == 0
+    with pytest.raises(ZeroDivisionError):
+        run_script(fault, None)
+    assert shorten("abcdefg") == "a, b, c, d, e and 2 more"
