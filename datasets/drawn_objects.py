@@ -34,14 +34,14 @@ def polygon(*points):
 
 # class → (parts, hue of the first colour in degrees, largest tilt in degrees); a part = (points, pattern, colour index)
 SHAPES = {
-    "ball": ([(ellipse(0, 0, 0.8, 0.8), "sectors", 0)], 10, 180),
+    "ball": ([(ellipse(0, 0, 0.8, 0.8), "sectors", 0)], 250, 180),
     "boat": (
         [
             (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
             (polygon([0, -0.9], [0.85, 0.3], [0, 0.3]), "plain", 1),
             (polygon([0, -0.75], [0, 0.3], [-0.7, 0.3]), "stripes", 1),
         ],
-        30,
+        35,
         12,
     ),
     "train": (
@@ -51,16 +51,16 @@ SHAPES = {
             (ellipse(0, 0.38, 0.18, 0.18), "plain", 1),
             (ellipse(0.6, 0.38, 0.18, 0.18), "plain", 1),
         ],
-        210,
+        215,
         8,
     ),
-    "kite": ([(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)], 330, 60),
+    "kite": ([(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)], 325, 60),
     "fish": (
         [
             (polygon([0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]), "plain", 1),
             (ellipse(-0.1, 0, 0.8, 0.45), "bands", 0),
         ],
-        180,
+        170,
         40,
     ),
     "mushroom": (
@@ -74,17 +74,17 @@ SHAPES = {
             (ellipse(0, 0.85, 0.45, 0.13), "plain", 1),
             (polygon([-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]), "stripes", 0),
         ],
-        50,
+        90,
         8,
     ),
-    "star": ([(star(5, 0.42), "rings", 0)], 55, 180),
+    "star": ([(star(5, 0.42), "rings", 0)], 60, 180),
     "cactus": (
         [
             (polygon([-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]), "stripes", 0),
             (polygon([0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]), "stripes", 0),
             (np.concatenate([ellipse(0, -0.75, 0.25, 0.2, 180, 360), box(-0.25, -0.75, 0.25, 0.9)[2:]]), "stripes", 0),
         ],
-        120,
+        130,
         10,
     ),
     "butterfly": (
@@ -95,7 +95,7 @@ SHAPES = {
             (ellipse(0.4, 0.4, 0.35, 0.35), "dots", 0),
             (ellipse(0, 0, 0.12, 0.75), "plain", 1),
         ],
-        280,
+        290,
         50,
     ),
 }
@@ -183,7 +183,7 @@ def shading(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, coverage: np
     direction = rng.uniform(0, 2 * np.pi)
     light = 0.9 + 0.22 * (np.cos(direction) * u + np.sin(direction) * v)
     depth_px = cv2.distanceTransform((coverage > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    rim = np.clip(depth_px / (0.2 * radius_px), 0, 1)
+    rim = np.clip(depth_px / max(0.2 * radius_px, 1), 0, 1)
     return (np.clip(light, 0.6, 1.2) * (0.65 + 0.35 * rim)).astype(np.float32)
 
 

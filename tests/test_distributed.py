@@ -114,8 +114,10 @@ def main(args):
     if launch_workers(main, args, 2):
         return
     world = start_distributed([])
-    if args == "mistake":
+    if args == "mistake" and world.rank == 1:
         raise InputError("a mistake of the user")
+    if args == "fault":
+        raise ZeroDivisionError("a fault of the program")
     total = sum_over_processes(np.array([world.rank + 1]))
     if world.is_main:
         print("sum", int(total[0]), "of", world.size)
@@ -126,15 +128,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2)])
+@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2), ("fault", 1)])
 def test_a_script_launches_its_own_workers(tmp_path, argument, code):
     (tmp_path / "launch.py").write_text(LAUNCH.format(project=str(PROJECT)))
     done = subprocess.run(
         [sys.executable, str(tmp_path / "launch.py"), argument], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done.stderr
-    if code == 0:
+    if argument == "fine":
         assert "sum 3 of 2" in done.stdout
-    else:
+    if argument == "mistake":  # of one worker: it ends the other, which waits for it
         assert done.stderr.count("error: a mistake of the user") == 1
         assert "Traceback" not in done.stderr
+    if argument == "fault":
+        assert "ZeroDivisionError: a fault of the program" in done.stderr

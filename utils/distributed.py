@@ -1,17 +1,16 @@
 """One process per device: how scripts start them, and what a process knows of the others."""
 
-import io
+import logging
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from input_errors import InputError, run_script
+from input_errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def launched() -> bool:
 def launch_workers(main, args, num_workers: int) -> bool:
     """Runs `main(args)` in `num_workers` processes of this machine through PyTorch's elastic launcher.
 
-    False, with nothing done, if there is one worker only or this process is such a worker itself. A user's mistake
-    in the workers ends this process with exit code 2, as it would without workers.
+    False, with nothing done, if there is one worker only or this process is such a worker itself. The first failure
+    ends all workers; an `InputError` among them is raised here again, any other exception with its traceback.
     """
     if num_workers < 2 or launched():
         return False
@@ -59,21 +58,24 @@ def launch_workers(main, args, num_workers: int) -> bool:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    # it would print the traceback of a user's mistake; what matters of it is raised below
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, _work)(main, args)
     except ChildFailedError as error:
-        if error.get_first_failure()[1].exitcode == 2:
-            sys.exit(2)
-        raise
+        _, failure = error.get_first_failure()
+        report = failure.error_file_data.get("message", {}) if failure.error_file_data else {}
+        text = report.get("message", "") if isinstance(report, dict) else str(report)
+        kind, _, message = text.partition(": ")
+        if kind in ("InputError", "MissingInputError"):
+            raise InputError(message) from None
+        callstack = report.get("extraInfo", {}).get("py_callstack", text) if isinstance(report, dict) else text
+        raise RuntimeError(f"worker {failure.local_rank} failed:\n{callstack}") from error
     return True
 
 
 def _work(main, args) -> None:
-    if os.environ["RANK"] != "0":
-        sys.stderr = io.StringIO()  # every worker meets a mistake of the user: one of them says it
-    code = run_script(main, args)
-    if code:
-        sys.exit(code)
+    record(main)(args)  # leaves a report of a failure for the launcher
 
 
 def start_distributed(gpu_ids: list[int]) -> World:
