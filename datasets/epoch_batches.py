@@ -1,5 +1,7 @@
 """Which image is in which batch: a function of seed, epoch and step alone, for any number of processes."""
 
+import warnings
+
 import cv2
 import numpy as np
 import torch
@@ -36,6 +38,8 @@ class EpochBatches:
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
     """A loader over given batches of keys. Its own generator keeps worker start-up out of the global random state."""
+    # PyTorch warns of more workers than cores; with images to decode they are no harm
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
         dataset,
         batch_sampler=batches,
