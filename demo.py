@@ -42,9 +42,9 @@ RESNEST = "--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width
 SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 24 --image_size 112
     --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=7 --dropout 0 --edge_drop_path 0
     --colour_jitter 0 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
-CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 12 --train_batch 16 --optimizer adamw --lr 2e-3
+CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 10 --train_batch 16 --optimizer adamw --lr 2e-3
     --head_lr 1 --crop_size 128 --long_side 128 192 --val_list none"""
-SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 8 --train_batch 16
+SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 10 --train_batch 16
     --optimizer adamw --lr 1e-3 --head_lr 3 --crop_size 128 --long_side 144 192 --val_list none"""
 CAM_FLAGS = "--scales 1 1.5"
 SELECTOR_FLAGS = (
@@ -59,7 +59,7 @@ def main(args) -> None:
     started = time.perf_counter()
     print(f"drawing {args.num_saliency + args.num_train + 2 * args.num_val} scenes in {work}", flush=True)
     draw(work, args)
-    choose_picture_scenes(work)
+    write_lists(work)
     if args.draw_only:
         return
     for command in commands(work, args.seed):
@@ -98,18 +98,19 @@ def commands(work: Path, seed: int) -> list[str]:
     images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency/ours"
     runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
     find = f"predict.py --load_path {work}/runs/sod/last.pth"
-    label = f"make_pseudo_labels.py {voc} --load_path {work}/runs/classifier/last.pth --cam_dir {work}/cams {CAM_FLAGS}"
+    label = f"make_pseudo_labels.py {voc} --list single_class_id.txt --cam_dir {work}/cams {CAM_FLAGS}"
+    label += f" --load_path {work}/runs/classifier/last.pth"
     return [
         f"SOD_train.py --train_root {work}/dataset --tag sod {runs} {SALIENCY_FLAGS}",
         f"{find} --input {work}/dataset/benchmark/DRAWN-TE --output {maps}/DRAWN-TE",
         f"evaluate.py saliency --pred {maps} --gt_root {work}/dataset/benchmark --json {work}/saliency.json",
-        f"{find} --input {images} --list {work}/voc12/train_aug_id.txt --output {maps}/VOC2012",
+        f"{find} --input {images} --list {work}/voc12/single_class_id.txt --output {maps}/VOC2012",
         f"train_classification.py {voc} --tag classifier {runs} {CLASSIFIER_FLAGS}",
         f"{label} --label_name {work}/labels/cam",
         f"{label} --label_name {work}/labels/sos {SELECTOR_FLAGS} --saliency_dir {maps}/VOC2012",
         f"evaluate.py labels --pred {work}/labels/cam {work}/labels/sos --data_dir {work}/data/voc12"
-        f" --list {work}/voc12/train_aug_id.txt --single_class {work}/voc12/cls_labels.npy --json {work}/labels.json",
-        f"train_segmentation.py {voc} --label_name {work}/labels/sos --tag segmentation {runs} {SEGMENTATION_FLAGS}"
+        f" --list {work}/voc12/single_class_id.txt --json {work}/labels.json",
+        f"train_segmentation.py {voc} --train_list single_class_id.txt --label_name {work}/labels/sos --tag segmentation {runs} {SEGMENTATION_FLAGS}"
         f" --pretrained {work}/runs/classifier/last.pth",
         f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images} --list {work}/voc12/demo_id.txt"
         f" --output {work}/segmentations {TEST_FLAGS}",
@@ -118,13 +119,18 @@ def commands(work: Path, seed: int) -> list[str]:
     ]
 
 
-def choose_picture_scenes(work: Path) -> None:
-    """Lists the training scenes that the picture shows, and these with the held-out scenes to be segmented."""
+def write_lists(work: Path) -> None:
+    """Lists of the single-class training scenes, of those that the picture shows, and of what is to be segmented.
+
+    The selector works on single-class scenes; the labels of the others stay what a weak classifier makes them, so
+    the segmentation network of this demo is trained without these.
+    """
     ids = load_ids(work / "voc12/train_aug_id.txt")
     image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, len(CLASS_NAMES))
-    shown = [name for name, row in zip(ids, image_labels) if row.sum() == 1][:PICTURE_ROWS]
-    save_ids(work / "voc12/picture_id.txt", shown)
-    save_ids(work / "voc12/demo_id.txt", load_ids(work / "voc12/val_id.txt") + shown)
+    single = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
+    save_ids(work / "voc12/single_class_id.txt", single)
+    save_ids(work / "voc12/picture_id.txt", single[:PICTURE_ROWS])
+    save_ids(work / "voc12/demo_id.txt", load_ids(work / "voc12/val_id.txt") + single[:PICTURE_ROWS])
 
 
 def run(command: str) -> None:

@@ -227,7 +227,7 @@ def demo() -> argparse.ArgumentParser:
         "--num_saliency", type=_positive, default=600, help="scenes to train the saliency network (default 600)"
     )
     parser.add_argument(
-        "--num_train", type=_positive, default=600, help="scenes to train classifier and segmentation (default 600)"
+        "--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation (default 700)"
     )
     parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind (default 120)")
     parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px (default 128)")
