@@ -26,7 +26,7 @@ from metrics.saliency import SaliencyMetrics
 from models.saliency_losses import saliency_objective
 from models.saliency_net import SaliencyNet, build_saliency_net
 from saliency_layout import find_data_sets, saliency_pairs
-from utils.checkpoint import resume_training, save_checkpoint, training_state
+from utils.checkpoint import resume_training, save_epoch
 from utils.distributed import choose_gpus, launch_workers, start_distributed, stop_distributed, sum_over_processes
 from utils.precision import autocast
 from utils.run_folder import RunFolder
@@ -90,13 +90,7 @@ def main(args) -> None:
         run.log(f"epoch {epoch + 1}/{args.max_epoch}  {line}")
 
         # save
-        if world.is_main:
-            is_best = bool(scores) and scores["maxF"] > best
-            best = scores["maxF"] if is_best else best
-            content = ("saliency", settings, network, training_state(optimizer, epoch + 1, best))
-            save_checkpoint(run.last, *content)
-            if is_best:
-                save_checkpoint(run.best, *content)
+        best = save_epoch(run, "saliency", settings, network, optimizer, epoch + 1, scores.get("maxF"), best)
     run.close()
     stop_distributed()
 

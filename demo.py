@@ -110,8 +110,8 @@ def commands(work: Path, seed: int) -> list[str]:
         f"{label} --label_name {work}/labels/sos {SELECTOR_FLAGS} --saliency_dir {maps}/VOC2012",
         f"evaluate.py labels --pred {work}/labels/cam {work}/labels/sos --data_dir {work}/data/voc12"
         f" --list {work}/voc12/single_class_id.txt --json {work}/labels.json",
-        f"train_segmentation.py {voc} --train_list single_class_id.txt --label_name {work}/labels/sos --tag segmentation {runs} {SEGMENTATION_FLAGS}"
-        f" --pretrained {work}/runs/classifier/last.pth",
+        f"train_segmentation.py {voc} --train_list single_class_id.txt --label_name {work}/labels/sos"
+        f" --tag segmentation {runs} {SEGMENTATION_FLAGS} --pretrained {work}/runs/classifier/last.pth",
         f"predict.py --load_path {work}/runs/segmentation/last.pth --input {images} --list {work}/voc12/demo_id.txt"
         f" --output {work}/segmentations {TEST_FLAGS}",
         f"evaluate.py segmentation --pred {work}/segmentations --data_dir {work}/data/voc12"

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import math
 
 
 def SOD_train() -> argparse.ArgumentParser:
@@ -10,17 +11,13 @@ def SOD_train() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decoder_width",
         type=_decoder_width,
-        default=None,
+        default="paper",
         metavar="paper|N",
-        help="channels of the decoder: `paper` (default; 1024 to 128) or one number for all four stages",
+        help="channels of the decoder: `paper` (1024 to 128) or one number for all four stages",
     )
-    parser.add_argument(
-        "--image_size", type=_positive, default=224, help="side of the network's input, px (default 224)"
-    )
-    parser.add_argument("--dropout", type=float, default=0.5, help="dropout of each decoder stage, 0..1 (default 0.5)")
-    parser.add_argument(
-        "--edge_drop_path", type=float, default=0.3, help="drop path of the edge head, 0..1 (default 0.3)"
-    )
+    parser.add_argument("--image_size", type=_positive, default=224, help="side of the network's input, px")
+    parser.add_argument("--dropout", type=_share, default=0.5, help="dropout of each decoder stage, 0..1")
+    parser.add_argument("--edge_drop_path", type=_share, default=0.3, help="drop path of the edge head, 0..1")
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -28,17 +25,17 @@ def SOD_train() -> argparse.ArgumentParser:
         nargs="+",
         default=["dataset"],
         metavar="DIR",
-        help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on (default dataset)",
+        help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on",
     )
     data.add_argument(
         "--val_root", metavar="DIR", help="one data set, scored after every --val_every epochs and at the end"
     )
-    data.add_argument("--val_every", type=_positive, default=10, help="epochs between two validations (default 10)")
+    data.add_argument("--val_every", type=_positive, default=10, help="epochs between two validations")
     data.add_argument(
         "--colour_jitter",
         type=_share,
         default=1.0,
-        help="strength of the change of colours, 0..1 (default 1: the paper's)",
+        help="strength of the change of colours, 0..1; 1 is the paper's",
     )
     data.add_argument(
         "--cache-mode",
@@ -48,14 +45,12 @@ def SOD_train() -> argparse.ArgumentParser:
     )
 
     training = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
+    training.add_argument("--decay_epoch", type=_positive, default=15, help="epochs between two decays of --lr")
+    training.add_argument("--gamma", type=_above_zero, default=0.5, help="factor of each decay")
     training.add_argument(
-        "--decay_epoch", type=_positive, default=15, help="epochs between two decays of --lr (default 15)"
+        "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
-    training.add_argument("--gamma", type=float, default=0.5, help="factor of each decay (default 0.5)")
-    training.add_argument(
-        "--clip", type=float, default=0.8, help="largest value of a gradient; 0: not clipped (default 0.8)"
-    )
-    training.add_argument("--edge_loss", type=float, default=1.0, help="weight of the edge loss (default 1)")
+    training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -89,7 +84,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         "--list",
         default="train_aug_id.txt",
         metavar="FILE",
-        help="ids to label, in --list_dir or a path (default train_aug_id.txt)",
+        help="ids to label, in --list_dir or a path",
     )
 
     cams = parser.add_argument_group("class activation maps")
@@ -100,40 +95,38 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         "--cam_dir",
         default="experiments/cams/default",
         metavar="DIR",
-        help="maps are kept there (default experiments/cams/default)",
+        help="maps are kept there",
     )
     _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True)
     cams.add_argument(
         "--bg_threshold",
         type=_share,
         default=0.2,
-        help="constant score of the background against the maps, 0..1 (default 0.2)",
+        help="constant score of the background against the maps, 0..1",
     )
 
     selector = parser.add_argument_group("salient object selector (single-class images)")
     selector.add_argument(
-        "--selector", choices=("none", "sos"), default="none", help="replace labels by saliency masks (default none)"
+        "--selector", choices=("none", "sos"), default="none", help="replace labels by saliency masks"
     )
     selector.add_argument("--saliency_dir", metavar="DIR", help="saliency maps <id>.png of the images")
+    selector.add_argument("--saliency_threshold", type=_share, default=0.5, help="saliency above it is the mask, 0..1")
     selector.add_argument(
-        "--saliency_threshold", type=_share, default=0.5, help="saliency above it is the mask, 0..1 (default 0.5)"
+        "--t0", type=_at_least_zero, default=0.4, help="least IoU of mask and label for salient classes"
     )
-    selector.add_argument(
-        "--t0", type=float, default=0.4, help="least IoU of mask and label for salient classes (default 0.4)"
-    )
-    selector.add_argument("--t1", type=float, default=0.2, help="added to --t0 for non-salient classes (default 0.2)")
+    selector.add_argument("--t1", type=_at_least_zero, default=0.2, help="added to --t0 for non-salient classes")
     selector.add_argument(
         "--non_salient_classes",
         nargs="+",
         default=["measured"],
         metavar="NAME",
-        help="class names, `none`, or `measured` (default): mean saliency norm below --salient_norm of the largest",
+        help="class names, `none`, or `measured`: mean saliency norm below --salient_norm of the largest",
     )
     selector.add_argument(
         "--salient_norm",
         type=_share,
         default=0.5,
-        help="share of the largest mean saliency norm of a class, 0..1 (default 0.5)",
+        help="share of the largest mean saliency norm of a class, 0..1",
     )
     _add_devices(parser)
     return parser
@@ -146,7 +139,7 @@ def train_segmentation() -> argparse.ArgumentParser:
         "--mode",
         choices=("fix", "normal"),
         default="fix",
-        help="fix (default): the backbone's batch norm keeps its statistics; normal: ordinary batch norm",
+        help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm",
     )
     parser.add_argument(
         "--use_gn",
@@ -154,9 +147,9 @@ def train_segmentation() -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         default=True,
-        help="GroupNorm (4 groups) in the head (default True)",
+        help="GroupNorm (4 groups) in the head",
     )
-    parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder (default 256)")
+    parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder")
     _add_voc(parser)
     parser.add_argument(
         "--label_name",
@@ -179,7 +172,7 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
     _add_multi_scale(parser, scales=(1.0,), flip=False)
-    parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency (default 8)")
+    parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
     _add_devices(parser)
     return parser
 
@@ -197,7 +190,9 @@ def evaluate() -> argparse.ArgumentParser:
     )
     saliency.add_argument("--gt_root", required=True, metavar="DIR", help="truth in DIR/<data set>/Masks/<stem>.png")
     for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
-        scored = kinds.add_parser(kind, help=f"pixel accuracy and IoU of {text}", allow_abbrev=False)
+        scored = kinds.add_parser(
+            kind, help=f"pixel accuracy and IoU of {text}", allow_abbrev=False, formatter_class=_Help
+        )
         scored.add_argument("--pred", required=True, nargs="+", metavar="DIR", help="folders of <id>.png")
         scored.add_argument("--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it")
         scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
@@ -210,6 +205,7 @@ def evaluate() -> argparse.ArgumentParser:
             "--single_class", metavar="FILE", help="cls_labels.npy: score only the images with exactly one class"
         )
     for scored in kinds.choices.values():
+        scored.formatter_class = _Help
         scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
     return parser
 
@@ -222,16 +218,12 @@ def demo() -> argparse.ArgumentParser:
         metavar="DIR",
         help="everything goes there; an earlier demo in it is replaced",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and trainings (default 0)")
-    parser.add_argument(
-        "--num_saliency", type=_positive, default=600, help="scenes to train the saliency network (default 600)"
-    )
-    parser.add_argument(
-        "--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation (default 700)"
-    )
-    parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind (default 120)")
-    parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px (default 128)")
-    parser.add_argument("--width", type=_positive, default=160, help="of the scenes, px (default 160)")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and trainings")
+    parser.add_argument("--num_saliency", type=_positive, default=600, help="scenes to train the saliency network")
+    parser.add_argument("--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation")
+    parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind")
+    parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px")
+    parser.add_argument("--width", type=_positive, default=160, help="of the scenes, px")
     parser.add_argument("--draw_only", action="store_true", help="draw the scenes in the README's layouts and stop")
     return parser
 
@@ -246,13 +238,23 @@ def backbone_settings(args: argparse.Namespace) -> dict:
     }
 
 
+class _Help(argparse.HelpFormatter):
+    """Appends the default of each flag that has one, so that it is written once."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, argparse.SUPPRESS, []) or (action.const is not None and action.nargs == 0):
+            return action.help
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        return f"{action.help} (default {' '.join(map(str, values))})"
+
+
 def _parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=description, allow_abbrev=False)
+    return argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=_Help)
 
 
 def _add_network(parser, default: str, text: str) -> None:
     network = parser.add_argument_group("network")
-    network.add_argument("--backbone", default=default, metavar="NAME", help=f"{text} (default {default})")
+    network.add_argument("--backbone", default=default, metavar="NAME", help=f"{text}")
     network.add_argument(
         "--backbone_args",
         nargs="+",
@@ -265,14 +267,14 @@ def _add_network(parser, default: str, text: str) -> None:
         "--pretrained",
         default="imagenet",
         metavar="imagenet|none|PATH",
-        help="initial weights: ImageNet's from the hub (default), none, or a file: timm's, or a checkpoint made here",
+        help="initial weights: ImageNet's from the hub, none, or a file: timm's, or a checkpoint made here",
     )
 
-    for name, text in (("--pixel_mean", "mean"), ("--pixel_std", "standard deviation")):
+    for name, number, text in (("--pixel_mean", _share, "mean"), ("--pixel_std", _above_zero, "standard deviation")):
         network.add_argument(
             name,
             nargs=3,
-            type=float,
+            type=number,
             metavar=("R", "G", "B"),
             help=f"{text} of the input's colours, 0..1 (default: timm's for NAME)",
         )
@@ -284,11 +286,9 @@ def _add_voc(parser) -> None:
         "--data_dir",
         default="data/voc12",
         metavar="DIR",
-        help="the VOC2012 folder or a parent of it (default data/voc12)",
+        help="the VOC2012 folder or a parent of it",
     )
-    data.add_argument(
-        "--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt (default voc12)"
-    )
+    data.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt")
 
 
 def _add_train_lists(parser) -> None:
@@ -297,74 +297,65 @@ def _add_train_lists(parser) -> None:
         "--train_list",
         default="train_aug_id.txt",
         metavar="FILE",
-        help="ids to train on, in --list_dir or a path (default train_aug_id.txt)",
+        help="ids to train on, in --list_dir or a path",
     )
     lists.add_argument(
         "--val_list",
         default="val_id.txt",
         metavar="FILE|none",
-        help="ids to validate on, in --list_dir or a path (default val_id.txt)",
+        help="ids to validate on, in --list_dir or a path",
     )
-    lists.add_argument("--val_every", type=_positive, default=5, help="epochs between two validations (default 5)")
+    lists.add_argument("--val_every", type=_positive, default=5, help="epochs between two validations")
 
 
 def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training = parser.add_argument_group("training")
-    training.add_argument("--max_epoch", type=_positive, default=max_epoch, help=f"epochs in all (default {max_epoch})")
+    training.add_argument("--max_epoch", type=_positive, default=max_epoch, help="epochs in all")
+    training.add_argument("--train_batch", type=_positive, default=batch, help="images per step, over all processes")
+    training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     training.add_argument(
-        "--train_batch", type=_positive, default=batch, help=f"images per step, over all processes (default {batch})"
-    )
-    training.add_argument("--lr", type=float, default=lr, help=f"learning rate (default {lr})")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default 0)")
-    training.add_argument(
-        "--amp", type=_boolean, nargs="?", const=True, default=True, help="bfloat16 on GPUs that have it (default True)"
+        "--amp", type=_boolean, nargs="?", const=True, default=True, help="bfloat16 on GPUs that have it"
     )
     return training
 
 
 def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
-    training.add_argument(
-        "--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (default; Nesterov) or adamw"
-    )
+    training.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (Nesterov) or adamw")
     training.add_argument(
         "--momentum",
         type=_share,
         default=momentum,
-        help=f"of sgd, 0..1 (default {momentum}); Nesterov has an effect only above 0",
+        help="of sgd, 0..1; Nesterov has an effect only above 0",
     )
-    training.add_argument("--weight_decay", type=float, default=weight_decay, help=f"(default {weight_decay})")
     training.add_argument(
-        "--head_lr", type=float, default=10.0, help="factor on --lr for what is not backbone (default 10)"
+        "--weight_decay", type=_at_least_zero, default=weight_decay, help="of weights; biases have none"
     )
-    training.add_argument("--power", type=float, default=0.9, help="of the polynomial decay of --lr (default 0.9)")
+    training.add_argument("--head_lr", type=_above_zero, default=10.0, help="factor on --lr for what is not backbone")
+    training.add_argument("--power", type=_at_least_zero, default=0.9, help="of the polynomial decay of --lr")
 
 
 def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
-    training.add_argument(
-        "--crop_size", type=_positive, default=crop_size, help=f"side of the training crops, px (default {crop_size})"
-    )
+    training.add_argument("--crop_size", type=_positive, default=crop_size, help="side of the training crops, px")
     training.add_argument(
         "--long_side",
         nargs=2,
         type=_positive,
         default=(smallest, largest),
         metavar=("MIN", "MAX"),
-        help=f"before cropping, images are resized to a longer side in this range, px (default {smallest} {largest})",
+        help="before cropping, images are resized to a longer side in this range, px",
     )
 
 
 def _add_multi_scale(parser, scales, flip: bool) -> None:
-    text = " ".join(map(str, scales))
     parser.add_argument(
         "--scales",
         nargs="+",
         type=float,
         default=list(scales),
-        help=f"of the image; results are summed (default {text})",
+        help="of the image; results are summed",
     )
-    parser.add_argument(
-        "--flip", type=_boolean, nargs="?", const=True, default=flip, help=f"add the mirrored image (default {flip})"
-    )
+    parser.add_argument("--flip", type=_boolean, nargs="?", const=True, default=flip, help="add the mirrored image")
 
 
 def _add_devices(parser) -> None:
@@ -372,15 +363,13 @@ def _add_devices(parser) -> None:
     devices.add_argument(
         "--gpu_id", nargs="+", type=int, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
     )
-    devices.add_argument(
-        "--workers", type=_count, default=4, help="processes that load images, for each device (default 4)"
-    )
+    devices.add_argument("--workers", type=_count, default=4, help="processes that load images, for each device")
 
 
 def _add_run(parser, log_path: str) -> None:
     _add_devices(parser)
     run = parser.add_argument_group("run folder")
-    run.add_argument("--log_path", default=log_path, metavar="DIR", help=f"holds the run folders (default {log_path})")
+    run.add_argument("--log_path", default=log_path, metavar="DIR", help="holds the run folders")
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
     run.add_argument("--resume", action="store_true", help="go on with the run --tag from its last.pth")
 
@@ -404,14 +393,26 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _number(text: str, fits, wanted: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..1")
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {wanted}")
     return value
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 <= value <= 1, "in 0..1")
+
+
+def _at_least_zero(text: str) -> float:
+    return _number(text, lambda value: value >= 0, "of at least 0")
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, lambda value: value > 0, "above 0")
 
 
 def _decoder_width(text: str) -> int | None:

@@ -26,7 +26,7 @@ from input_errors import run_script
 from metrics.classification import mean_average_precision
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import image_tensor
-from utils.checkpoint import resume_training, save_checkpoint, training_state
+from utils.checkpoint import resume_training, save_epoch
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -94,13 +94,7 @@ def main(args) -> None:
         run.log(line)
 
         # save
-        if world.is_main:
-            is_best = score is not None and score > best
-            best = score if is_best else best
-            content = ("classification", settings, network, training_state(optimizer, epoch + 1, best))
-            save_checkpoint(run.last, *content)
-            if is_best:
-                save_checkpoint(run.best, *content)
+        best = save_epoch(run, "classification", settings, network, optimizer, epoch + 1, score, best)
     run.close()
     stop_distributed()
 

@@ -25,7 +25,7 @@ from input_errors import run_script
 from label_files import IGNORE_LABEL
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
-from utils.checkpoint import resume_training, save_checkpoint, training_state
+from utils.checkpoint import resume_training, save_epoch
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -103,13 +103,7 @@ def main(args) -> None:
         run.log(line)
 
         # save
-        if world.is_main:
-            is_best = score is not None and score > best
-            best = score if is_best else best
-            content = ("segmentation", settings, network, training_state(optimizer, epoch + 1, best))
-            save_checkpoint(run.last, *content)
-            if is_best:
-                save_checkpoint(run.best, *content)
+        best = save_epoch(run, "segmentation", settings, network, optimizer, epoch + 1, score, best)
     run.close()
     stop_distributed()
 

@@ -161,10 +161,10 @@ def draw_object(rng: np.random.Generator, name: str, height: int, width: int, ce
     local = np.linalg.inv(to_px) @ np.stack([x.ravel() - centre_xy[0], y.ravel() - centre_xy[1]])
     u, v = local.reshape(2, height, width).astype(np.float32)
 
-    hue = hue + rng.normal(0, 15) if rng.random() < 0.9 else rng.uniform(0, 360)
+    hue = hue + rng.normal(0, 10) if rng.random() < 0.95 else rng.uniform(0, 360)
     colours = [
         hsv(hue, rng.uniform(0.55, 0.95), rng.uniform(0.65, 1)),
-        hsv(hue + rng.choice([60, 180, 200]), rng.uniform(0.1, 0.7), rng.uniform(0.25, 1)),
+        hsv(hue + 180, rng.uniform(0, 0.35), rng.uniform(0.25, 1)),
     ]
     frequency = rng.uniform(0.8, 1.4)
     colour = np.zeros((height, width, 3), np.float32)

@@ -23,6 +23,21 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
         torch.save(content, temporary)
 
 
+def save_epoch(
+    run, stage: str, settings: dict, network: nn.Module, optimizer, epoch: int, score: float | None, best: float
+) -> float:
+    """Writes `run.last` after `epoch` epochs, and `run.best` where `score` beats `best`; returns the best score so far.
+
+    `score` is None where the epoch was not validated. Only the main process writes.
+    """
+    is_best = score is not None and score > best
+    best = score if is_best else best
+    if run.is_main:
+        for path in [run.last, run.best] if is_best else [run.last]:
+            save_checkpoint(path, stage, settings, network, training_state(optimizer, epoch, best))
+    return best
+
+
 def load_checkpoint(path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU. Raises `InputError` for any other file."""
     if not Path(path).is_file():
