@@ -19,15 +19,21 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.saliency_folder import SaliencyTraining, cached_share
-from image_files import load_image, load_mask
+from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from input_errors import run_script
 from metrics.saliency import SaliencyMetrics
 from models.saliency_losses import saliency_objective
 from models.saliency_net import SaliencyNet, build_saliency_net
-from saliency_layout import find_data_sets, saliency_pairs
+from saliency_layout import saliency_pairs, training_pairs
 from utils.checkpoint import resume_training, save_epoch
-from utils.distributed import choose_gpus, launch_workers, start_distributed, stop_distributed, sum_over_processes
+from utils.distributed import (
+    choose_gpus,
+    launch_workers,
+    seed_epoch,
+    start_distributed,
+    stop_distributed,
+    sum_over_processes,
+)
 from utils.precision import autocast
 from utils.run_folder import RunFolder
 from utils.saliency_maps import predict_saliency
@@ -45,10 +51,10 @@ def main(args) -> None:
     torch.manual_seed(args.seed)
 
     # run folder
-    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main)
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
 
     # data
-    pairs = [pair for root in args.train_root for data_set in find_data_sets(root) for pair in saliency_pairs(data_set)]
+    pairs = training_pairs(args.train_root)
     val_pairs = saliency_pairs(args.val_root) if args.val_root else []
     cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
     dataset = SaliencyTraining(pairs, args.image_size, args.seed, cached, args.colour_jitter)
@@ -64,18 +70,18 @@ def main(args) -> None:
     network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
-    torch.manual_seed(args.seed + world.rank)  # dropout differs between processes
 
     # optimizer
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
 
     # resume
     first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
-    run.start(vars(args))
+    run.start()
     run.log(f"{len(pairs)} training pairs, {len(val_pairs)} validation pairs, {len(batches)} steps an epoch")
 
     # train
     for epoch in range(first_epoch, args.max_epoch):
+        seed_epoch(args.seed, epoch, world.rank)
         set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
         batches.epoch = epoch
         losses = train_one_epoch(model, network, loader, optimizer, args, world, f"epoch {epoch + 1}/{args.max_epoch}")
@@ -125,8 +131,9 @@ def validate(network: SaliencyNet, pairs, image_size: int, world) -> dict[str, f
     """Scores of every validation image at its own size; each process takes its share."""
     metrics = SaliencyMetrics()
     for image_path, mask_path in pairs[world.rank :: world.size]:
-        (saliency,) = predict_saliency(network, [load_image(image_path)], image_size, world.device)
-        metrics.add(saliency, load_mask(mask_path))
+        image, mask = load_pair(image_path, mask_path)
+        (saliency,) = predict_saliency(network, [image], image_size, world.device)
+        metrics.add(saliency, mask)
     return SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
 
 

@@ -92,8 +92,9 @@ def draw(work: Path, args) -> None:
     )
 
 
-def commands(work: Path, seed: int) -> list[str]:
-    """The README's sequence of commands, all below `work`."""
+def commands(folder: Path, seed: int) -> list[str]:
+    """The README's sequence of commands, all below `folder`."""
+    work = shlex.quote(folder.as_posix())
     voc = f"--data_dir {work}/data/voc12 --list_dir {work}/voc12"
     images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency/ours"
     runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
@@ -150,13 +151,14 @@ def collect(work: Path) -> dict:
     saliency, labels, segmentation = (
         json.loads((work / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")
     )
-    held_out = saliency[f"{work}/saliency/ours"]["DRAWN-TE"]
+    root = work.as_posix()
+    held_out = saliency[f"{root}/saliency/ours"]["DRAWN-TE"]
     return {
         "saliency_maxF": held_out["maxF"],
         "saliency_MAE": held_out["MAE"],
-        "single_class_mIoU_cam": labels[f"{work}/labels/cam"]["mIoU"],
-        "single_class_mIoU_sos": labels[f"{work}/labels/sos"]["mIoU"],
-        "segmentation_mIoU": segmentation[f"{work}/segmentations"]["mIoU"],
+        "single_class_mIoU_cam": labels[f"{root}/labels/cam"]["mIoU"],
+        "single_class_mIoU_sos": labels[f"{root}/labels/sos"]["mIoU"],
+        "segmentation_mIoU": segmentation[f"{root}/segmentations"]["mIoU"],
     }
 
 

@@ -15,8 +15,12 @@ class MissingInputError(InputError, FileNotFoundError):
 def run_script(main, args) -> int:
     """Calls `main(args)`; returns the exit code: 0, or 2 after printing an `InputError` in one line.
 
-    Every other exception passes through with its traceback: it is a fault of the program.
+    A path that is a file where a folder belongs, or may not be written, is such a mistake too. Every other exception
+    passes through with its traceback: it is a fault of the program.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
     try:
         main(args)
     except InputError as error:
@@ -24,7 +28,16 @@ def run_script(main, args) -> int:
         line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
         print(f"error: {line}", file=sys.stderr)
         return 2
+    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        print(f"error: {error.filename}: {error.strerror}: name another file or folder", file=sys.stderr)
+        return 2
     return 0
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def shorten(names, limit: int = 5) -> str:

@@ -59,7 +59,10 @@ def load_label(path) -> np.ndarray:
         grey_header = header[:9] + bytes([GREY]) + header[10:]
         kept = [(kind, data) for kind, data in chunks[1:] if kind not in (b"PLTE", b"tRNS")]
         content = _assemble([(b"IHDR", grey_header), *kept])
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # absurd dimensions
+        image = None
     if image is None:
         raise InputError(f"{path} is damaged: make it again")
     if image.ndim == 3 and image.shape[2] >= 3:
@@ -96,7 +99,10 @@ def _chunks(content: bytes, path):
         (length,) = struct.unpack(">I", content[place : place + 4])
         kind = content[place + 4 : place + 8]
         data = content[place + 8 : place + 8 + length]
-        if len(data) < length or (place == len(PNG_SIGNATURE) and (kind != b"IHDR" or length != 13)):
+        stored = content[place + 8 + length : place + 12 + length]
+        if stored != struct.pack(">I", zlib.crc32(kind + data)) or (
+            place == len(PNG_SIGNATURE) and (kind != b"IHDR" or length != 13)
+        ):
             raise InputError(f"{path} is damaged or cut short: make it again")
         yield kind, data
         place += length + 12

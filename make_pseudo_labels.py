@@ -15,7 +15,6 @@ import options
 if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ from utils.distributed import (
 )
 from utils.multi_scale import sum_over_scales
 from utils.precision import autocast
-from utils.run_folder import claim_output_folder
+from utils.run_folder import claim_output_folder, recorded_options
 from voc_layout import (
     files_of_ids,
     find_voc_root,
@@ -77,8 +76,8 @@ def main(args) -> None:
     if world.is_main:
         maps_made_by = cam_options(args)
         if args.load_path:
-            claim_output_folder(cam_dir, maps_made_by)
-        claim_output_folder(folder, maps_made_by | label_options(args, classes))
+            claim_output_folder(cam_dir, maps_made_by, ".npz")
+        claim_output_folder(folder, maps_made_by | label_options(args, classes), ".png")
     wait_for_all()  # no process writes before all have seen what is there
     for index in progress(missing, world, "class activation maps"):
         cams, labels = make_cams(network, load_image(images[index]), image_labels[index], args, world)
@@ -97,7 +96,7 @@ def main(args) -> None:
     wait_for_all()
     replaced = 0
     for index in progress(todo, world, "labels"):
-        cams, labels = load_cams(cam_dir / f"{ids[index]}.npz")
+        cams, labels = load_checked_cams(cam_dir / f"{ids[index]}.npz", image_labels[index])
         label = labels_from_cams(cams, labels, args.bg_threshold)
         if args.selector == "sos" and is_single[index]:
             threshold = args.t0 + args.t1 * bool(non_salient[labels[0]])
@@ -130,8 +129,7 @@ def cam_options(args) -> dict:
     """What the maps depend on. Without a checkpoint they are all there, made as their folder says."""
     if args.load_path:
         return {"checkpoint": file_digest(args.load_path), "scales": args.scales, "flip": args.flip}
-    recorded = Path(args.cam_dir) / "options.json"
-    return json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    return recorded_options(args.cam_dir)
 
 
 def label_options(args, classes) -> dict:
@@ -144,7 +142,7 @@ def label_options(args, classes) -> dict:
     }
     if args.selector == "sos":
         names = ("saliency_dir", "saliency_threshold", "t0", "t1", "non_salient_classes", "salient_norm")
-        chosen |= {name: getattr(args, name) for name in names}
+        chosen |= {name: getattr(args, name) for name in names} | {"saliency": recorded_options(args.saliency_dir)}
         chosen |= {"list": args.list} if args.non_salient_classes == ["measured"] else {}
     return chosen
 
@@ -195,6 +193,15 @@ def make_cams(network: CamClassifier, image: np.ndarray, image_labels: np.ndarra
     normalised = network.backbone.normalise(image_tensor(image, world.device))
     cams = normalised_cams(sum_over_scales(class_maps, normalised, args.scales, args.flip)[0])  # [K, H, W]
     return cams.cpu().numpy(), (present + 1).astype(np.uint8)
+
+
+def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The maps of an image, of the very classes it has."""
+    cams, labels = load_cams(path)
+    expected = np.flatnonzero(image_labels) + 1
+    if labels.tolist() != expected.tolist() or len(cams) != len(labels):
+        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
+    return cams, labels
 
 
 def saliency_norms(paths: list, world: World) -> np.ndarray:

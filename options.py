@@ -218,7 +218,7 @@ def demo() -> argparse.ArgumentParser:
         metavar="DIR",
         help="everything goes there; an earlier demo in it is replaced",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and trainings")
+    parser.add_argument("--seed", type=_count, default=0, help="of scenes and trainings")
     parser.add_argument("--num_saliency", type=_positive, default=600, help="scenes to train the saliency network")
     parser.add_argument("--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation")
     parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind")
@@ -313,7 +313,7 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training.add_argument("--max_epoch", type=_positive, default=max_epoch, help="epochs in all")
     training.add_argument("--train_batch", type=_positive, default=batch, help="images per step, over all processes")
     training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    training.add_argument("--seed", type=_count, default=0, help="of weights, order and augmentation")
     training.add_argument(
         "--amp", type=_boolean, nargs="?", const=True, default=True, help="bfloat16 on GPUs that have it"
     )
@@ -358,16 +358,17 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
     parser.add_argument("--flip", type=_boolean, nargs="?", const=True, default=flip, help="add the mirrored image")
 
 
-def _add_devices(parser) -> None:
+def _add_devices(parser):
     devices = parser.add_argument_group("devices")
     devices.add_argument(
         "--gpu_id", nargs="+", type=int, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
     )
-    devices.add_argument("--workers", type=_count, default=4, help="processes that load images, for each device")
+    return devices
 
 
 def _add_run(parser, log_path: str) -> None:
-    _add_devices(parser)
+    devices = _add_devices(parser)
+    devices.add_argument("--workers", type=_count, default=4, help="processes that load images, for each device")
     run = parser.add_argument_group("run folder")
     run.add_argument("--log_path", default=log_path, metavar="DIR", help="holds the run folders")
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")

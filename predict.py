@@ -69,7 +69,7 @@ def main(args) -> None:
     output = Path(args.output)
     if world.is_main:
         checkpoint_id = file_digest(args.load_path)
-        claim_output_folder(output, {"checkpoint": checkpoint_id, "scales": args.scales, "flip": args.flip})
+        claim_output_folder(output, {"checkpoint": checkpoint_id, "scales": args.scales, "flip": args.flip}, ".png")
     there = {path.name for path in output.iterdir()} if output.is_dir() else set()
     missing = [stem for stem in images if f"{stem}.png" not in there]
     wait_for_all()  # no process writes before all have seen what is there

@@ -32,11 +32,21 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     return [(path, masks[stem]) for stem, path in images.items()]
 
 
+def training_pairs(roots) -> list[tuple[Path, Path]]:
+    """The pairs of all data sets in `roots`; each of these is a data set or a folder of them."""
+    data_sets = [data_set for root in roots for data_set in find_data_sets(root)]
+    if len({data_set.resolve() for data_set in data_sets}) < len(data_sets):
+        raise InputError(f"--train_root names a data set twice: {shorten(data_sets)}")
+    return [pair for data_set in data_sets for pair in saliency_pairs(data_set)]
+
+
 def find_data_sets(root) -> list[Path]:
     """`root` if it is a data set itself (holds Images/), else the data sets right below it, without `benchmark/`."""
     root = Path(root)
     if not root.is_dir():
         raise MissingInputError(f"folder {root} does not exist")
+    if BENCHMARK_FOLDER in (root.resolve().name, root.resolve().parent.name):
+        raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: name a training set")
     if (root / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]

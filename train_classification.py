@@ -31,6 +31,7 @@ from utils.distributed import (
     choose_gpus,
     gather_from_processes,
     launch_workers,
+    seed_epoch,
     start_distributed,
     stop_distributed,
 )
@@ -52,7 +53,7 @@ def main(args) -> None:
     torch.manual_seed(args.seed)
 
     # run folder
-    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main)
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
 
     # data
     voc_root = find_voc_root(args.data_dir)
@@ -61,13 +62,13 @@ def main(args) -> None:
     val_split = load_split(args.list_dir, args.val_list, voc_root, len(classes)) if args.val_list != "none" else None
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    batches.refuse_single_images()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
     settings = {**options.backbone_settings(args), "classes": list(classes)}
     network = build_cam_classifier(settings, args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
-    torch.manual_seed(args.seed + world.rank)
 
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
@@ -75,11 +76,12 @@ def main(args) -> None:
 
     # resume
     first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
-    run.start(vars(args))
+    run.start()
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
 
     # train
     for epoch in range(first_epoch, args.max_epoch):
+        seed_epoch(args.seed, epoch, world.rank)
         batches.epoch = epoch
         loss = train_one_epoch(model, network, loader, optimizer, args, world, epoch)
         step = (epoch + 1) * len(batches)

@@ -30,6 +30,7 @@ from utils.distributed import (
     add_over_processes,
     choose_gpus,
     launch_workers,
+    seed_epoch,
     start_distributed,
     stop_distributed,
     sum_over_processes,
@@ -53,7 +54,7 @@ def main(args) -> None:
     torch.manual_seed(args.seed)
 
     # run folder
-    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main)
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
 
     # data
     voc_root = find_voc_root(args.data_dir)
@@ -64,6 +65,8 @@ def main(args) -> None:
     val_pairs = labelled_images(val_ids, voc_root, truth_folder(voc_root, val_ids))
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
+    if args.mode == "normal" or not args.use_gn:
+        batches.refuse_single_images()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -76,7 +79,6 @@ def main(args) -> None:
     }
     network = build_deeplabv3plus(settings, args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
-    torch.manual_seed(args.seed + world.rank)
 
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
@@ -84,11 +86,12 @@ def main(args) -> None:
 
     # resume
     first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
-    run.start(vars(args))
+    run.start()
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
 
     # train
     for epoch in range(first_epoch, args.max_epoch):
+        seed_epoch(args.seed, epoch, world.rank)
         batches.epoch = epoch
         loss = train_one_epoch(model, network, loader, optimizer, args, world, epoch)
         step = (epoch + 1) * len(batches)

@@ -52,7 +52,12 @@ def load_class_names(voc_root) -> tuple[str, ...]:
 
 def list_path(list_dir, name: str) -> Path:
     """A list given by its name lies in `list_dir`; one given by a path with a folder lies there."""
-    return Path(name) if len(Path(name).parts) > 1 else Path(list_dir) / name
+    return Path(name) if is_path(name) else Path(list_dir) / name
+
+
+def is_path(name: str) -> bool:
+    """Whether a name says which folder it lies in."""
+    return "/" in name or "\\" in name
 
 
 def load_ids(path) -> list[str]:
@@ -99,7 +104,7 @@ def truth_folder(voc_root, ids) -> Path:
 def label_folder(label_name: str, voc_root) -> Path:
     """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
     candidates = [Path(label_name), Path(voc_root) / label_name]
-    candidates = [LABEL_ROOT / label_name, *reversed(candidates)] if "/" not in label_name else candidates
+    candidates = [LABEL_ROOT / label_name, *reversed(candidates)] if not is_path(label_name) else candidates
     for folder in candidates:
         if folder.is_dir():
             return folder
@@ -111,7 +116,7 @@ def label_folder(label_name: str, voc_root) -> Path:
 
 def new_label_folder(label_name: str) -> Path:
     """Where labels called `label_name` are written: a folder's path as it is, a bare name below experiments/."""
-    return Path(label_name) if "/" in label_name else LABEL_ROOT / label_name
+    return Path(label_name) if is_path(label_name) else LABEL_ROOT / label_name
 
 
 def load_image_labels(path, ids, num_classes: int) -> np.ndarray:

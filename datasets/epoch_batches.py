@@ -26,6 +26,15 @@ class EpochBatches:
         self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
         self.epoch = 0
 
+    def refuse_single_images(self) -> None:
+        """For networks whose batch norms see maps of 1×1 px: one image for a process leaves them nothing to average."""
+        smallest = min(self.batch_size, self.num_samples) // self.size
+        if smallest < 2:
+            raise InputError(
+                f"--train_batch {self.batch_size} over {self.size} processes, {self.num_samples} images: "
+                "batch norm needs at least two images a step in each process"
+            )
+
     def __len__(self) -> int:
         return max(1, self.num_samples // self.batch_size)
 

@@ -6,6 +6,7 @@ Images are RGB uint8 [H, W, 3], masks and labels uint8 [H, W]. All randomness co
 import cv2
 import numpy as np
 
+from input_errors import InputError
 from label_files import IGNORE_LABEL
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean RGB, beyond the border of an image
@@ -56,6 +57,13 @@ def random_crop(
     if label is not None:
         label = warp(label, to_crop, crop_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, IGNORE_LABEL)
     return image, label
+
+
+def check_long_side(long_side_px) -> tuple[int, int]:
+    smallest, largest = long_side_px
+    if smallest > largest:
+        raise InputError(f"--long_side {smallest} {largest}: the first number must not exceed the second")
+    return smallest, largest
 
 
 def change_colours(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:

@@ -29,28 +29,26 @@ class SaliencyTraining(Dataset):
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        image, mask = self.load(index)
+        image, mask = load_pair(*self.pairs[index], self.read)
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, mask = augment_saliency(image, mask, self.image_size, rng, self.colour_jitter)
+        image, mask = augment_saliency(image, mask.astype(np.uint8), self.image_size, rng, self.colour_jitter)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).float()[None]
-
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image RGB uint8 [H, W, 3] and mask uint8 [H, W] of 0 and 1, as on disk."""
-        image_path, mask_path = self.pairs[index]
-        image = decode_image(self.read(image_path), image_path)
-        mask = binarize_mask(decode_grey(self.read(mask_path), mask_path)).astype(np.uint8)
-        if image.shape[:2] != mask.shape:
-            raise InputError(f"{image_path} is {_size(image)}, but its mask {mask_path} is {_size(mask)}")
-        return image, mask
 
     def read(self, path: Path) -> bytes:
         return self.contents[path] if path in self.contents else read_bytes(path)
 
 
+def load_pair(image_path, mask_path, read=read_bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Image RGB uint8 [H, W, 3] and mask bool [H, W], as on disk; `read` gives the bytes of a path."""
+    image, mask = decode_image(read(image_path), image_path), binarize_mask(decode_grey(read(mask_path), mask_path))
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"{image_path} is {image.shape[1]}×{image.shape[0]} px, "
+            f"but its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]} px"
+        )
+    return image, mask
+
+
 def cached_share(mode: str, num_pairs: int, rank: int, size: int) -> range:
     """Indices to hold in memory: none (no), every `size`-th from `rank` (part), or all (full)."""
     return {"no": range(0), "part": range(rank, num_pairs, size), "full": range(num_pairs)}[mode]
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]} px"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import random_crop
+from datasets.paired_transforms import check_long_side, random_crop
 from image_files import load_image
 from input_errors import InputError
 from label_files import IGNORE_LABEL, load_label
@@ -17,7 +17,7 @@ class ClassificationTraining(Dataset):
 
     def __init__(self, images: list[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int):
         self.images, self.image_labels = images, image_labels.astype(np.float32)
-        self.crop_size, self.long_side, self.seed = crop_size, tuple(long_side), seed
+        self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -34,7 +34,7 @@ class SegmentationTraining(Dataset):
 
     def __init__(self, images: list[Path], labels: list[Path], num_labels: int, crop_size: int, long_side, seed: int):
         self.images, self.labels, self.num_labels = images, labels, num_labels
-        self.crop_size, self.long_side, self.seed = crop_size, tuple(long_side), seed
+        self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,19 +45,6 @@ class SegmentationTraining(Dataset):
         image, label = load_labelled(self.images[index], self.labels[index], self.num_labels)
         image, label = random_crop(image, label, self.crop_size, self.long_side, rng)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
-
-
-class WholeImages(Dataset):
-    """Index → image uint8 [3, H, W] at its own size, and the index."""
-
-    def __init__(self, images: list[Path]):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int):
-        return torch.from_numpy(load_image(self.images[index])).permute(2, 0, 1), index
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

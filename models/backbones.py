@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from input_errors import InputError, MissingInputError
+from input_errors import InputError, MissingInputError, first_line
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -74,11 +74,19 @@ def timm_name(name: str) -> str:
         return README_NAMES[name]
     if name in NOT_IN_TIMM:
         raise InputError(f"--backbone {name}: timm has no such network; choose from {', '.join(README_NAMES)}")
-    if timm.is_model(name):
+    if timm.is_model(name) and has_known_tag(name):
         return name
     close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
     hint = f", such as {', '.join(close)}" if close else ""
     raise InputError(f"--backbone {name} is unknown; choose from {', '.join(README_NAMES)}, or any timm name{hint}")
+
+
+def has_known_tag(name: str) -> bool:
+    """Whether the part of a timm name behind its dot, if there is one, names weights that timm knows."""
+    try:
+        return timm.get_pretrained_cfg(name) is not None or "." not in name
+    except RuntimeError:
+        return False
 
 
 def build_backbone(
@@ -102,6 +110,8 @@ def build_backbone(
         options |= {"strict_img_size": False} | ({"img_size": image_size} if image_size else {})
     if full_name.startswith("swin_"):
         options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
+    if full_name.startswith("swin") and image_size and image_size % 4:
+        raise InputError(f"--image_size {image_size}: {name} needs a multiple of 4")
     if output_stride:
         options |= {"output_stride": output_stride}
     own_checkpoint = None
@@ -114,11 +124,13 @@ def build_backbone(
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
     try:
         network = timm.create_model(full_name, **options)
-    except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+    except Exception as error:  # timm passes the settings on to code that fails in many ways
         reason = f"--backbone {name} cannot be built with {settings['backbone_args']}"
         if pretrained not in ("imagenet", "none"):
             reason += f" and the weights {pretrained} (are they of the same network?)"
-        raise InputError(f"{reason}: {str(error).strip().splitlines()[0]}") from error
+        if pretrained == "imagenet":
+            reason += " and ImageNet weights from the hub (or use --pretrained PATH, --pretrained none)"
+        raise InputError(f"{reason}: {first_line(error)}") from error
     if len(network.feature_info.channels()) != NUM_STAGES:
         raise InputError(
             f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
@@ -153,15 +165,16 @@ def check_hub_weights(name: str, full_name: str) -> None:
             f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none"
         )
     hub_id = config.hf_hub_id
-    if not hub_id or any(try_to_load_from_cache(hub_id, file) for file in ("model.safetensors", "pytorch_model.bin")):
+    if not hub_id or any(
+        isinstance(try_to_load_from_cache(hub_id, file), str) for file in ("model.safetensors", "pytorch_model.bin")
+    ):
         return
     try:
         HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
     except Exception as error:  # whatever the reason, the answer for the user is the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"ImageNet weights of {name} ({hub_id}) cannot be downloaded ({reason}): give a file of them with "
-            "--pretrained PATH, or start from random weights with --pretrained none"
+            f"ImageNet weights of {name} ({hub_id}) cannot be downloaded ({first_line(error)}): give a file of "
+            "them with --pretrained PATH, or start from random weights with --pretrained none"
         ) from error
 
 
@@ -174,8 +187,10 @@ def read_own_checkpoint(path) -> dict | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways
-        raise InputError(f"--pretrained {path} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or "stage" not in content:
+        raise InputError(f"--pretrained {path} cannot be read as weights: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--pretrained {path} holds a {type(content).__name__}, not weights by name")
+    if not {"stage", "network"} <= content.keys():
         return None
     prefix = "backbone."
     return {key.removeprefix(prefix): value for key, value in content["network"].items() if key.startswith(prefix)}

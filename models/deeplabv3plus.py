@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from input_errors import InputError
 from models.backbones import Backbone, build_backbone
 
 ASPP_DILATIONS = (1, 6, 12, 18)
@@ -108,6 +109,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def build_deeplabv3plus(settings: dict, pretrained: str = "none") -> DeepLabV3Plus:
     """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), head_width,
     use_gn, mode. `pretrained`: see `build_backbone`."""
+    if settings["use_gn"] and settings["head_width"] % NORM_GROUPS:
+        raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
     backbone = build_backbone(settings, pretrained, output_stride=16)
     return DeepLabV3Plus(
         backbone,

@@ -81,30 +81,47 @@ def test_checkpoints_execute_nothing(tmp_path):
 
 def test_run_folders(tmp_path):
     with pytest.raises(InputError, match="--resume needs --tag"):
-        RunFolder(tmp_path, None, resume=True, is_main=True)
-    run = RunFolder(tmp_path, "a", resume=False, is_main=True)
+        RunFolder(tmp_path, None, resume=True, is_main=True, options={})
+    run = RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1})
     assert not run.path.exists()
-    run.start({"lr": 0.1})
+    run.start()
     run.log("a line")
     run.scalars(7, {"loss": 0.5})
     run.close()
     assert "a line" in (tmp_path / "a/log.txt").read_text()
     assert json.loads((tmp_path / "a/log.jsonl").read_text()) == {"step": 7, "loss": 0.5}
     with pytest.raises(InputError, match="choose another --tag"):
-        RunFolder(tmp_path, "a", resume=False, is_main=True)
-    assert not RunFolder(tmp_path, "a", resume=True, is_main=True).resumes  # there is no last.pth: from the start
-    other = RunFolder(tmp_path, None, resume=False, is_main=False)
-    other.start({})
+        RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1})
+    assert not RunFolder(
+        tmp_path, "a", resume=True, is_main=True, options={"lr": 0.2}
+    ).resumes  # there is no last.pth: from the start
+    other = RunFolder(tmp_path, None, resume=False, is_main=False, options={})
+    other.start()
     other.log("x")
     other.close()
     assert not other.path.exists()
 
 
 def test_output_folders_never_mix_options(tmp_path):
-    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4})
-    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4})
+    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
+    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
     with pytest.raises(InputError, match=r"made with t0 = 0\.4, not 0\.3"):
-        claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.3})
+        claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.3}, ".png")
+
+
+def test_files_of_unknown_origin_are_not_adopted(tmp_path):
+    (tmp_path / "theirs.png").touch()
+    with pytest.raises(InputError, match="unknown origin"):
+        claim_output_folder(tmp_path, {}, ".png")
+    claim_output_folder(tmp_path, {"a": 1}, ".npz")
+
+
+def test_a_resumed_run_keeps_its_options(tmp_path):
+    RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1, "max_epoch": 3}).start()
+    (tmp_path / "a/last.pth").touch()
+    RunFolder(tmp_path, "a", resume=True, is_main=True, options={"lr": 0.1, "max_epoch": 5})
+    with pytest.raises(InputError, match=r"started with lr = 0\.1, not 0\.2"):
+        RunFolder(tmp_path, "a", resume=True, is_main=True, options={"lr": 0.2, "max_epoch": 3})
 
 
 def test_only_mistakes_of_the_user_become_one_line(capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_errors import InputError, MissingInputError
-from saliency_layout import find_data_sets, saliency_pairs
+from saliency_layout import find_data_sets, saliency_pairs, training_pairs
 from voc_layout import (
     VOC_CLASSES,
     files_of_ids,
@@ -131,7 +131,11 @@ def test_single_class_counts(real_data):
 
 def test_saliency_data_sets(tmp_path, scenes):
     assert [path.name for path in find_data_sets(scenes / "dataset")] == ["DRAWN-TR"]
-    assert find_data_sets(scenes / "dataset/benchmark/DRAWN-TE") == [scenes / "dataset/benchmark/DRAWN-TE"]
+    for tested in ("benchmark", "benchmark/DRAWN-TE"):
+        with pytest.raises(InputError, match="is for testing"):
+            find_data_sets(scenes / "dataset" / tested)
+    with pytest.raises(InputError, match="twice"):
+        training_pairs([scenes / "dataset", scenes / "dataset/DRAWN-TR"])
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
     assert len(pairs) == 12
     assert all(image.stem == mask.stem for image, mask in pairs)

@@ -7,14 +7,13 @@ training   optimizer, epoch, random state: what --resume needs
 """
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from atomic_files import atomic_path
-from input_errors import InputError, MissingInputError
+from input_errors import InputError, MissingInputError, first_line
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
@@ -44,8 +43,8 @@ def load_checkpoint(path) -> dict:
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a file that is none fails in many ways
+        raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     absent = (
         [key for key in ("stage", "settings", "network", "training") if key not in content]
         if isinstance(content, dict)
@@ -77,19 +76,13 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
 
 def training_state(optimizer: torch.optim.Optimizer, epoch: int, best_score: float) -> dict:
     """What `resume_training` needs to go on after `epoch` epochs as if nothing had happened."""
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    return {"optimizer": optimizer.state_dict(), "epoch": epoch, "best_score": best_score, "random": random}
+    return {"optimizer": optimizer.state_dict(), "epoch": epoch, "best_score": best_score}
 
 
 def resume_training(path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restores weights, optimizer and random state from `path`; returns the epochs done and the best score so far."""
+    """Restores weights and optimizer from `path`; returns the epochs done and the best score so far."""
     content = load_checkpoint(path)
     load_weights(network, content["network"], path)
     training = content["training"]
     optimizer.load_state_dict(training["optimizer"])
-    torch.set_rng_state(training["random"]["cpu"])
-    if torch.cuda.is_available() and "cuda" in training["random"]:
-        torch.cuda.set_rng_state(training["random"]["cuda"])
     return training["epoch"], training["best_score"]

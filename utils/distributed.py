@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
@@ -93,6 +94,11 @@ def start_distributed(gpu_ids: list[int]) -> World:
         where = f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else f"the CPU ({torch.get_num_threads()} threads)"
         print(f"running on {where}" + ("" if gpu_ids else ": no GPU is visible"), flush=True)
     return World(rank, size, device, is_main=rank == 0)
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """Dropout of an epoch depends on nothing before it, so that a resumed run goes on as if never interrupted."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
 
 
 def stop_distributed() -> None:

@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,6 +19,18 @@ from atomic_files import write_json
 from input_errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+MAY_CHANGE = {
+    "max_epoch",
+    "resume",
+    "tag",
+    "log_path",
+    "workers",
+    "gpu_id",
+    "cache_mode",
+    "val_root",
+    "val_list",
+    "val_every",
+}
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -26,7 +38,7 @@ class RunFolder:
     """Made by every process; only the main one writes. Nothing is created before `start`, so that a run that fails
     on its inputs leaves no folder behind."""
 
-    def __init__(self, log_path, tag: str | None, resume: bool, is_main: bool):
+    def __init__(self, log_path, tag: str | None, resume: bool, is_main: bool, options: dict):
         if resume and tag is None:
             raise InputError("--resume needs --tag: the name of the run to go on with")
         self.path = Path(log_path) / (tag or time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -37,12 +49,22 @@ class RunFolder:
             raise InputError(f"run folder {self.path} exists: go on with it by --resume, or choose another --tag")
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
+        self.options = json.loads(json.dumps(options))
+        if self.resumes:
+            self.refuse_other_options()
 
-    def start(self, options: dict) -> None:
+    def refuse_other_options(self) -> None:
+        """Raises `InputError` if an option that shapes the weights differs from what the run was started with."""
+        recorded = load_json(self.path / "options.json")["options"]
+        for name, value in self.options.items():
+            if name not in MAY_CHANGE and recorded.get(name) != value:
+                raise InputError(f"--resume: {self.path} was started with {name} = {recorded.get(name)}, not {value}")
+
+    def start(self) -> None:
         if not self.is_main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "options.json", {"options": options, **environment()})
+        write_json(self.path / "options.json", {"options": self.options, **environment()})
         # both stay open as long as the run: every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
@@ -71,21 +93,48 @@ class RunFolder:
 
 def environment() -> dict:
     """Versions, machine and commit a result was made with."""
-    versions = {package: version(package) for package in PACKAGES}
+    versions = {package: installed_version(package) for package in PACKAGES}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or None
+    except OSError:  # git is not installed
+        commit = None
     return {
         "versions": versions | {"python": platform.python_version()},
         "machine": {"platform": platform.platform(), "gpus": gpus},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
     }
 
 
-def claim_output_folder(folder, options: dict) -> None:
-    """Records in `folder` the options its files are made with; other options in the same folder are an `InputError`."""
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # such as another build of OpenCV
+        return None
+
+
+def load_json(path) -> dict:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): delete its folder, or choose another") from None
+
+
+def recorded_options(folder) -> dict:
+    """The options that the files of a folder were made with, as far as they are known."""
     path = Path(folder) / "options.json"
-    if path.is_file():
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+    return load_json(path) if path.is_file() else {}
+
+
+def claim_output_folder(folder, options: dict, suffix: str) -> None:
+    """Records in `folder` the options its files are made with; other options in the same folder are an `InputError`,
+    and so are files with `suffix` of which nobody recorded how they were made."""
+    path = Path(folder) / "options.json"
+    if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
+        raise InputError(f"{folder} holds {suffix} files of unknown origin: choose another folder, or delete that one")
+    recorded = recorded_options(folder)
+    if recorded:
         for name, value in json.loads(json.dumps(options)).items():
             if name not in recorded or recorded[name] != value:
                 raise InputError(
