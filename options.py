@@ -351,7 +351,7 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
     parser.add_argument(
         "--scales",
         nargs="+",
-        type=float,
+        type=_above_zero,
         default=list(scales),
         help="of the image; results are summed",
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import TINY_RESNEST, TINY_SWIN, run_main
 
-from cam_files import load_cams
+from cam_files import load_cams, save_cams
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from label_files import load_label, save_label
@@ -106,6 +106,15 @@ def test_refusals_of_make_pseudo_labels(scenes, runs, tmp_path):
         voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12"
         run_main("make_pseudo_labels", f"{voc} --label_name {tmp_path}/a --cam_dir {tmp_path}/c")
     assert not (tmp_path / "a").exists()
+
+
+def test_maps_of_other_classes_are_refused(scenes, runs, tmp_path):
+    shutil.copytree(runs / "cams", tmp_path / "cams")
+    path = sorted((tmp_path / "cams").glob("*.npz"))[0]
+    cams, _ = load_cams(path)
+    save_cams(path, cams[:1], np.array([200]))
+    with pytest.raises(InputError, match=r"holds maps of the labels \[200\], but the image has"):
+        make(scenes, runs, f"--cam_dir {tmp_path}/cams --label_name {tmp_path}/a")
 
 
 def test_named_non_salient_classes(scenes, runs, tmp_path, capsys):

@@ -110,3 +110,29 @@ def test_every_flag_has_a_help_text(script):
     ]
     for one in [parser, *children]:
         assert all(action.help for action in one._actions if action.option_strings)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict.py --load_path a --input b --output c --scales 0",
+        "predict.py --load_path a --input b --output c --scales nan",
+        "SOD_train.py --lr -1",
+        "SOD_train.py --dropout 3",
+        "SOD_train.py --seed -1",
+        "SOD_train.py --pixel_std 0 0 0",
+    ],
+)
+def test_numbers_out_of_range_end_with_code_2(command):
+    with pytest.raises(SystemExit) as end:
+        parse(command)
+    assert end.value.code == 2
+
+
+def test_the_readme_is_whole():
+    """Every file it shows or links exists, and no placeholder is left."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links
+    assert all((PROJECT / link).is_file() for link in links)
+    assert not re.search(r"^[A-Z_]{8,}$", text, re.MULTILINE)

@@ -181,6 +181,33 @@ def test_batch_that_processes_cannot_share():
         EpochBatches(num_samples=1, batch_size=4, seed=0, rank=0, size=2)
 
 
+def test_batch_norm_needs_two_images(scenes, tmp_path):
+    with pytest.raises(InputError, match="at least two images"):
+        run_main("train_classification", voc_command(scenes, tmp_path, "--tag run").replace("batch 4", "batch 1"))
+
+
+@pytest.mark.parametrize(
+    ("script", "extra", "words"),
+    [
+        ("train_classification", "--long_side 80 48", "--long_side 80 48"),
+        ("train_segmentation", "--head_width 30", "--head_width 30 must be a multiple of 4"),
+        ("SOD_train", "--image_size 66", "--image_size 66: .* needs a multiple of 4"),
+        ("SOD_train", "--backbone_args num_heads=1,1", "cannot be built"),
+    ],
+)
+def test_flags_that_do_not_fit(script, extra, words, scenes, tmp_path):
+    with pytest.raises(InputError, match=words):
+        run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run") + " " + extra)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_mask_of_another_size(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
+    save_grey(next((tmp_path / "set/Masks").iterdir()), np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"but its mask .* is 9×9 px"):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--max_epoch 1 --val_root {tmp_path}/set"))
+
+
 def test_unknown_label(scenes, tmp_path):
     ids = (scenes / "voc12/train_aug_id.txt").read_text().split()
     for name in ids:

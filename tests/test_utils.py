@@ -141,3 +141,15 @@ def test_only_mistakes_of_the_user_become_one_line(capsys):
     with pytest.raises(ZeroDivisionError):
         run_script(fault, None)
     assert shorten("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,loss\n1,2\n", b"PK\x03\x04 cut short"])
+def test_files_that_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pth cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_paths_of_the_wrong_kind_are_mistakes_of_the_user(tmp_path, capsys):
+    assert run_script(lambda args: (tmp_path).read_bytes(), None) == 2
+    assert "Is a directory" in capsys.readouterr().err
