@@ -21,7 +21,7 @@ from label_files import IGNORE_LABEL, save_label
 from voc_layout import save_ids, save_image_labels
 
 SINGLE_CLASS_SHARE = 0.65  # VOC train_aug: 6249 of 10582
-CONTEXT_SHARE = 0.5  # of objects that stand in the context of their class
+CONTEXT_SHARE = 0.65  # of objects that stand in the context of their class
 STRAY_CONTEXT_SHARE = 0.25  # of scenes with the context of a class that is absent
 PALE_SHARE = {"lamp": 0.3, "cactus": 0.3}  # of objects with weak saliency; other classes: PALE_ELSEWHERE
 PALE_ELSEWHERE = 0.05
