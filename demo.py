@@ -98,7 +98,7 @@ def commands(folder: Path, seed: int) -> list[str]:
     voc = f"--data_dir {work}/data/voc12 --list_dir {work}/voc12"
     images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency/ours"
     runs = f"--log_path {work}/runs --workers 1 --seed {seed}"
-    find = f"predict.py --load_path {work}/runs/sod/last.pth"
+    find = f"predict.py --load_path {work}/runs/sod/last.pth --flip"
     label = f"make_pseudo_labels.py {voc} --list single_class_id.txt --cam_dir {work}/cams {CAM_FLAGS}"
     label += f" --load_path {work}/runs/classifier/last.pth"
     return [

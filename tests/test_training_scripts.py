@@ -94,7 +94,8 @@ def test_saliency_overfits_four_images(scenes, tmp_path):
     run_main(
         "SOD_train",
         f"{network} --train_root {tmp_path}/four --val_root {tmp_path}/four --log_path {tmp_path} --tag run"
-        " --train_batch 4 --max_epoch 240 --val_every 240 --lr 3e-3 --decay_epoch 80 --dropout 0 --edge_drop_path 0 --colour_jitter 0",
+        " --train_batch 4 --max_epoch 240 --val_every 240 --lr 3e-3 --decay_epoch 80 --dropout 0"
+        " --edge_drop_path 0 --colour_jitter 0",
     )
     scores = log_of(tmp_path / "run")[-1]
     assert scores["val/maxF"] > 0.95
