@@ -44,7 +44,7 @@ SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --
     --colour_jitter 0 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
 CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 10 --train_batch 16 --optimizer adamw --lr 2e-3
     --head_lr 1 --crop_size 128 --long_side 128 192 --val_list none"""
-SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 8 --train_batch 16
+SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 6 --train_batch 16
     --optimizer adamw --lr 1e-3 --head_lr 3 --crop_size 128 --long_side 144 192 --val_list none"""
 CAM_FLAGS = "--scales 1 1.5"
 SELECTOR_FLAGS = (
