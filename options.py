@@ -219,7 +219,7 @@ def demo() -> argparse.ArgumentParser:
         help="everything goes there; an earlier demo in it is replaced",
     )
     parser.add_argument("--seed", type=_count, default=0, help="of scenes and trainings")
-    parser.add_argument("--num_saliency", type=_positive, default=700, help="scenes to train the saliency network")
+    parser.add_argument("--num_saliency", type=_positive, default=600, help="scenes to train the saliency network")
     parser.add_argument("--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation")
     parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind")
     parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px")
