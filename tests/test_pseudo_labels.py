@@ -70,3 +70,6 @@ def test_scales_and_flips():
         lambda b: sizes.append(tuple(b.shape[-2:])) or b, images, scales=(0.01, 1.5), flip=False, multiple=4
     )
     assert sizes == [(4, 4), (12, 16)]  # 18 lies halfway: rounded to the even multiple
+    sizes.clear()
+    sum_over_scales(lambda b: sizes.append(tuple(b.shape[-2:])) or b, images, scales=(1.0,), flip=False, multiple=32)
+    assert sizes == [(8, 12)]  # the size the network was trained at, whatever the multiple

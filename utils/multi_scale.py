@@ -9,12 +9,14 @@ def sum_over_scales(predict, images: Tensor, scales, flip: bool, multiple: int =
     """Σ over scales (and mirror images) of `predict`, each result brought back to the size of the images.
 
     images: float [B, 3, H, W]; predict: [N, 3, h, w] → maps [N, K, h', w'] of any size. → [B, K, H, W].
-    Scaled sides are rounded to whole multiples of `multiple` px.
+    Scaled sides are rounded to whole multiples of `multiple` px; at scale 1 the images stay as they are.
     """
     size_hw = images.shape[-2:]
     total = 0
     for scale in scales:
-        scaled = resize(images, [max(1, round(side * scale / multiple)) * multiple for side in size_hw])  # [B, 3, h, w]
+        scaled = images  # [B, 3, h, w]
+        if scale != 1:
+            scaled = resize(images, [max(1, round(side * scale / multiple)) * multiple for side in size_hw])
         maps = predict(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)  # [B or 2 B, K, h', w']
         if flip:
             straight, mirrored = maps.chunk(2)
