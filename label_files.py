@@ -16,7 +16,7 @@ from input_errors import InputError
 
 IGNORE_LABEL = 255
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE = 0, 2, 3  # colour types of the PNG header
+GREY, PALETTE = 0, 3  # colour types of the PNG header
 
 
 def voc_palette() -> np.ndarray:
