@@ -14,7 +14,9 @@ import options
 if __name__ == "__main__":
     ARGS = options.SOD_train().parse_args()  # before the heavy imports, so that --help answers at once
 
+import numpy as np
 import torch
+from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -22,24 +24,27 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from input_errors import run_script
 from metrics.saliency import SaliencyMetrics
-from models.saliency_losses import saliency_objective
+from models.saliency_losses import edge_target, saliency_objective
 from models.saliency_net import SaliencyNet, build_saliency_net
-from saliency_layout import saliency_pairs, training_pairs
-from utils.checkpoint import resume_training, save_epoch
+from saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from utils.distributed import (
     choose_gpus,
+    gradients_stay_local,
     launch_workers,
-    seed_epoch,
+    seed_step,
     start_distributed,
     stop_distributed,
     sum_over_processes,
 )
-from utils.precision import autocast
+from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
-from utils.saliency_maps import predict_saliency
+from utils.saliency_maps import COARSEST_STRIDE, predict_saliency
 from utils.schedules import set_lr, step_decay
+from utils.training_state import TrainingState
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+VAL_BATCH = 8
+PICTURE_ROWS = 4
 
 
 def main(args) -> None:
@@ -55,10 +60,12 @@ def main(args) -> None:
 
     # data
     pairs = training_pairs(args.train_root)
-    val_pairs = saliency_pairs(args.val_root) if args.val_root else []
+    edges = edge_paths(args.edge_dir, pairs) if args.edge_dir else None
+    val_sets = benchmark_pairs(args.val_root)
     cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
-    dataset = SaliencyTraining(pairs, args.image_size, args.seed, cached, args.colour_jitter)
-    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
+    dataset = SaliencyTraining(pairs, args.seed, edges, cached, args.colour_jitter)
+    sides_px = [scaled_side(args.image_size, scale) for scale in args.train_scales]
+    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size, sides_px)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -68,73 +75,137 @@ def main(args) -> None:
         "image_size": args.image_size,
     }
     network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
-    network = network.to(world.device)
+    network = network.to(world.device, memory_format=memory_format(args.channels_last))
+    ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
+    network.checkpoint_activations(args.grad_checkpointing)
+    if args.compile:
+        network.compile()
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
-    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
+    optimizer = torch.optim.Adam(parameter_groups(network, args.lr, args.backbone_lr), lr=args.lr)
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ema)
 
     # resume
-    first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
+    if run.resumes:
+        state.load(run.last)
     run.start()
-    run.log(f"{len(pairs)} training pairs, {len(val_pairs)} validation pairs, {len(batches)} steps an epoch")
+    num_val = sum(map(len, val_sets.values()))
+    run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps an epoch")
 
     # train
-    for epoch in range(first_epoch, args.max_epoch):
-        seed_epoch(args.seed, epoch, world.rank)
+    for epoch in range(state.epoch, args.max_epoch):
         set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
-        batches.epoch = epoch
-        losses = train_one_epoch(model, network, loader, optimizer, args, world, f"epoch {epoch + 1}/{args.max_epoch}")
-        run.scalars((epoch + 1) * len(batches), losses | {"lr": optimizer.param_groups[0]["lr"]})
+        batches.epoch, batches.first_step = epoch, state.step
+        title = f"epoch {epoch + 1}/{args.max_epoch}"
+        bar = tqdm(
+            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
+        )
+        model.train()
+        for batch in bar:
+            seed_step(args.seed, epoch, state.step, world.rank)
+            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
+            train_step(model, state, batch, args)
+            if state.step % LOSS_EVERY == 0:
+                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
+                state.save(run, "saliency", settings)
+        losses = state.mean_losses()
+        state.finish_epoch()
+        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[-1]["lr"]})
 
         # evaluate
         scores = {}
-        if val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch):
-            scores = validate(network, val_pairs, args.image_size, world)
-            run.scalars((epoch + 1) * len(batches), {f"val/{name}": value for name, value in scores.items()})
+        if state.epoch % args.val_every == 0 or state.epoch == args.max_epoch:
+            scores = validate(state.result, val_sets, args.image_size, world)
+            run.scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
+            picture = progress_picture(state.result, *batch)
+            run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
         line = "  ".join(f"{name} {value:.4f}" for name, value in (losses | scores).items())
-        run.log(f"epoch {epoch + 1}/{args.max_epoch}  {line}")
+        run.log(f"{title}  {line}")
 
         # save
-        best = save_epoch(run, "saliency", settings, network, optimizer, epoch + 1, scores.get("maxF"), best)
+        state.save(run, "saliency", settings, is_best=state.improves(scores.get("maxF")))
     run.close()
     stop_distributed()
 
 
-def train_one_epoch(model, network: SaliencyNet, loader, optimizer, args, world, title: str) -> dict[str, float]:
-    """One pass over the loader; returns the mean of each loss."""
-    model.train()
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
+    """One optimizer step on images, masks and, where they are ready, edges; the losses are means over the batch.
+
+    With `--accumulate`, parts of the batch pass one after the other and their gradients add up to those of the whole.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    parts = list(zip(*(tensor.chunk(args.accumulate) for tensor in batch)))
     sums: dict[str, torch.Tensor] = {}
-    bar = tqdm(loader, desc=title, disable=not world.is_main, mininterval=1, leave=False)
-    for step, (images, masks) in enumerate(bar, start=1):
-        images, masks = images.to(world.device, non_blocking=True), masks.to(world.device, non_blocking=True)
-        with autocast(world.device, args.amp):
-            outputs = model(network.backbone.normalise(images))
-        losses = saliency_objective(to_float32(outputs), masks, args.edge_loss)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        if args.clip > 0:
-            torch.nn.utils.clip_grad_value_(network.parameters(), args.clip)
-        optimizer.step()
+    for number, (images, masks, *edges) in enumerate(parts, start=1):
+        share = len(images) / len(batch[0])
+        with gradients_stay_local(model, wait=number < len(parts)):
+            inputs = state.network.backbone.normalise(images)
+            if args.channels_last:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            with autocast(images.device, args.amp):
+                outputs = model(inputs)
+            losses = saliency_objective(to_float32(outputs), masks, args.edge_loss, *edges)
+            state.scaler.scale(losses["loss"] * share).backward()
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value.detach()
-        if step % LOSS_EVERY == 0:
-            bar.set_postfix(loss=f"{sums['loss'].item() / step:.3f}")
-    return {name: value.item() / step for name, value in sums.items()}
+            sums[name] = sums.get(name, 0) + value.detach() * share
+    state.take_step(sums, args.clip)
+
+
+def parameter_groups(network: SaliencyNet, lr: float, backbone_factor: float) -> list[dict]:
+    """The backbone, which may learn more slowly, and the rest."""
+    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
+    return [
+        {"params": network.backbone.parameters(), "initial_lr": lr * backbone_factor},
+        {"params": rest, "initial_lr": lr},
+    ]
 
 
 def to_float32(outputs: dict) -> dict:
     return {"saliency": [logits.float() for logits in outputs["saliency"]], "edge": outputs["edge"].float()}
 
 
-def validate(network: SaliencyNet, pairs, image_size: int, world) -> dict[str, float]:
-    """Scores of every validation image at its own size; each process takes its share."""
-    metrics = SaliencyMetrics()
-    for image_path, mask_path in pairs[world.rank :: world.size]:
-        image, mask = load_pair(image_path, mask_path)
-        (saliency,) = predict_saliency(network, [image], image_size, world.device)
-        metrics.add(saliency, mask)
-    return SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+def memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def scaled_side(image_size: int, scale: float) -> int:
+    """The side of training images at a scale: a multiple of the coarsest stride, except at scale 1."""
+    return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
+
+
+def validate(network: SaliencyNet, data_sets: dict[str, list], image_size: int, world) -> dict[str, float]:
+    """Scores of every image at its own size, by the metrics of evaluate.py; each process takes its share.
+
+    Several data sets: each one's scores under its name, and the means over the data sets.
+    """
+    scores = {}
+    for name, pairs in data_sets.items():
+        metrics, share = SaliencyMetrics(), pairs[world.rank :: world.size]
+        for first in range(0, len(share), VAL_BATCH):
+            images, masks = zip(*(load_pair(*pair) for pair in share[first : first + VAL_BATCH]))
+            for saliency, mask in zip(predict_saliency(network, list(images), image_size, world.device), masks):
+                metrics.add(saliency, mask)
+        scores[name] = SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+    if not scores:
+        return {}
+    means = {key: float(np.mean([row[key] for row in scores.values()])) for key in next(iter(scores.values()))}
+    if len(scores) == 1:
+        return means
+    return means | {f"{name}/{key}": value for name, row in scores.items() for key, value in row.items()}
+
+
+@torch.inference_mode()
+def progress_picture(network: SaliencyNet, images, masks, edges=None) -> np.ndarray:
+    """RGB uint8: a row for each of a few training images: image | mask | map | edge target | edge."""
+    images, masks = images[:PICTURE_ROWS], masks[:PICTURE_ROWS]
+    edges = edge_target(masks) if edges is None else edges[:PICTURE_ROWS]
+    outputs = network.eval()(network.backbone.normalise(images))
+    greys = [masks, outputs["saliency"][0].sigmoid(), edges, outputs["edge"].sigmoid()]
+    cells = [images] + [(grey.float() * 255).to(torch.uint8).expand(-1, 3, -1, -1) for grey in greys]
+    rows = torch.cat(cells, dim=3)  # [N, 3, S, 5 S]
+    return rows.permute(0, 2, 3, 1).flatten(end_dim=1).cpu().numpy()  # [N S, 5 S, 3]
 
 
 if __name__ == "__main__":

@@ -23,19 +23,39 @@ def SOD_train() -> argparse.ArgumentParser:
     data.add_argument(
         "--train_root",
         nargs="+",
+        action=_Collect,
         default=["dataset"],
         metavar="DIR",
-        help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on",
+        help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on; may be repeated",
     )
     data.add_argument(
-        "--val_root", metavar="DIR", help="one data set, scored after every --val_every epochs and at the end"
+        "--edge_dir",
+        metavar="DIR",
+        help="ready edge maps DIR/<data set>/<stem>.png, or DIR/<stem>.png (default: edges are made from the masks)",
     )
-    data.add_argument("--val_every", type=_positive, default=10, help="epochs between two validations")
+    data.add_argument(
+        "--val_root",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="data sets, or folders of such, scored after every --val_every epochs and at the end",
+    )
+    data.add_argument(
+        "--val_every", type=_positive, default=10, help="epochs between two validations, and two pictures of progress"
+    )
     data.add_argument(
         "--colour_jitter",
         type=_share,
         default=1.0,
         help="strength of the change of colours, 0..1; 1 is the paper's",
+    )
+    data.add_argument(
+        "--train_scales",
+        nargs="+",
+        type=_above_zero,
+        default=[1.0],
+        metavar="X",
+        help="factors on --image_size; each batch draws one",
     )
     data.add_argument(
         "--cache-mode",
@@ -45,12 +65,23 @@ def SOD_train() -> argparse.ArgumentParser:
     )
 
     training = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
-    training.add_argument("--decay_epoch", type=_positive, default=15, help="epochs between two decays of --lr")
+    training.add_argument(
+        "--decay_epoch",
+        nargs="+",
+        type=_positive,
+        default=[15],
+        metavar="N",
+        help="one number: epochs between two decays of --lr; several: the epochs of the decays",
+    )
     training.add_argument("--gamma", type=_above_zero, default=0.5, help="factor of each decay")
     training.add_argument(
         "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
+    training.add_argument(
+        "--backbone_lr", type=_above_zero, default=1.0, help="factor on --lr for the backbone; below 1 for small data"
+    )
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
+    _add_step(training)
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -173,7 +204,15 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
     _add_multi_scale(parser, scales=(1.0,), flip=False)
     parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
+    parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
     _add_devices(parser)
+    return parser
+
+
+def export_onnx() -> argparse.ArgumentParser:
+    parser = _parser("Write a saliency network as an ONNX file, and check that onnxruntime gives the same maps.")
+    parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of SOD_train.py")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the ONNX file to write")
     return parser
 
 
@@ -248,6 +287,14 @@ class _Help(argparse.HelpFormatter):
         return f"{action.help} (default {' '.join(map(str, values))})"
 
 
+class _Collect(argparse.Action):
+    """A flag that may be repeated: what is given adds up, and replaces the default."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if given is self.default else given + values)
+
+
 def _parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=_Help)
 
@@ -315,9 +362,33 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
     training.add_argument("--seed", type=_count, default=0, help="of weights, order and augmentation")
     training.add_argument(
-        "--amp", type=_boolean, nargs="?", const=True, default=True, help="bfloat16 on GPUs that have it"
+        "--amp",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=True,
+        help="mixed precision on GPUs: bfloat16, or float16",
     )
     return training
+
+
+def _add_step(training) -> None:
+    """How a step is computed, whatever is learned in it."""
+    training.add_argument(
+        "--accumulate", type=_positive, default=1, help="parts of a batch that pass the network one after the other"
+    )
+    training.add_argument(
+        "--ema",
+        type=_below_one,
+        default=0.0,
+        help="decay of the running mean of the weights, 0..1, which then is what is saved and scored; 0: none",
+    )
+    for flag, default, text in (
+        ("--channels_last", True, "memory format of images and weights: channels last"),
+        ("--grad_checkpointing", False, "compute activations twice, to hold fewer of them in memory"),
+        ("--compile", False, "compile the network: a minute or two at the start, faster steps"),
+    ):
+        training.add_argument(flag, type=_boolean, nargs="?", const=True, default=default, help=text)
 
 
 def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
@@ -373,6 +444,7 @@ def _add_run(parser, log_path: str) -> None:
     run.add_argument("--log_path", default=log_path, metavar="DIR", help="holds the run folders")
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
     run.add_argument("--resume", action="store_true", help="go on with the run --tag from its last.pth")
+    run.add_argument("--save_every", type=_count, default=500, help="steps between two saves within an epoch; 0: none")
 
 
 def _boolean(text: str) -> bool:
@@ -406,6 +478,10 @@ def _number(text: str, fits, wanted: str) -> float:
 
 def _share(text: str) -> float:
     return _number(text, lambda value: 0 <= value <= 1, "in 0..1")
+
+
+def _below_one(text: str) -> float:
+    return _number(text, lambda value: 0 <= value < 1, "from 0 to below 1")
 
 
 def _at_least_zero(text: str) -> float:

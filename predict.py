@@ -5,7 +5,7 @@
     python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
 
 The checkpoint names its network. No ground truth is needed; a file that exists is not made again, and files that
-cannot be read are listed at the end.
+cannot be read are listed at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
 """
 
 import sys
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import save_label
+from label_files import paint_label, save_label
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
@@ -70,8 +70,7 @@ def main(args) -> None:
     if world.is_main:
         checkpoint_id = file_digest(args.load_path)
         claim_output_folder(output, {"checkpoint": checkpoint_id, "scales": args.scales, "flip": args.flip}, ".png")
-    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    missing = [stem for stem in images if f"{stem}.png" not in there]
+    missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
     wait_for_all()  # no process writes before all have seen what is there
     batch = args.batch if stage == "saliency" else 1
     shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
@@ -123,20 +122,37 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
     return found
 
 
+def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
+    """The files of one image: its result and, on request, the overlay."""
+    return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
+
+
 def save_predictions(
     stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device
 ) -> None:
-    """Writes `<output>/<stem>.png` for a few images of the same stage."""
+    """Writes the files of a few images; the result comes last, so that where it stands nothing is missing."""
+    how = (device, args.scales, args.flip)
     if stage == "saliency":
-        maps = predict_saliency(network, list(images.values()), settings["image_size"], device, args.scales, args.flip)
-        for stem, saliency in zip(images, maps):
-            save_grey(output / f"{stem}.png", saliency)
-        return
-    for stem, image in images.items():
-        if stage == "segmentation":
-            save_label(output / f"{stem}.png", predict_segmentation(network, image, device, args.scales, args.flip))
+        maps = predict_saliency(network, list(images.values()), settings["image_size"], *how)
+    for index, (stem, image) in enumerate(images.items()):
+        path, *overlay_path = paths_of(output, stem, args.overlay)
+        if stage == "saliency":
+            result, save, overlay = maps[index], save_grey, highlight(image, maps[index])
+        elif stage == "segmentation":
+            result, save = predict_segmentation(network, image, *how), save_label
+            overlay = cv2.addWeighted(image, 0.5, paint_label(result), 0.5, 0)
         else:
-            save_image(output / f"{stem}.png", cam_overlay(network, image, device, args.scales, args.flip))
+            result, save = cam_overlay(network, image, *how), save_image
+            overlay = result
+        for other in overlay_path:
+            save_image(other, overlay)
+        save(path, result)
+
+
+def highlight(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """The image, RGB uint8 [H, W, 3], darkened where its map, uint8 [H, W], is dark."""
+    share = 0.2 + 0.8 * saliency[..., None].astype(np.float32) / 255  # [H, W, 1]
+    return (image * share).round().astype(np.uint8)
 
 
 @torch.inference_mode()

@@ -40,13 +40,49 @@ def training_pairs(roots) -> list[tuple[Path, Path]]:
     return [pair for data_set in data_sets for pair in saliency_pairs(data_set)]
 
 
+def edge_paths(edge_dir, pairs) -> list[Path]:
+    """The ready edge map of each (image, mask): `<edge_dir>/<data set>/<stem>.png`, or `<edge_dir>/<stem>.png`.
+
+    Raises `MissingInputError` if any is missing.
+    """
+    edge_dir = Path(edge_dir)
+    if not edge_dir.is_dir():
+        raise MissingInputError(f"--edge_dir {edge_dir} does not exist")
+    found, missing = [], []
+    for image, _ in pairs:
+        name = f"{image.stem}.png"
+        in_data_set = edge_dir / image.parent.parent.name / name
+        path = in_data_set if in_data_set.is_file() else edge_dir / name
+        (found if path.is_file() else missing).append(path)
+    if missing:
+        raise MissingInputError(
+            f"--edge_dir {edge_dir} lacks {len(missing)} of {len(pairs)} edge maps ({shorten(missing)}): add them, or "
+            "leave --edge_dir out, and edges are made from the masks"
+        )
+    return found
+
+
+def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
+    """Name → pairs of all data sets in `roots`; each of these is a data set or a folder of them, such as benchmark/."""
+    data_sets = [data_set for root in roots for data_set in data_sets_in(Path(root))]
+    names = [data_set.resolve().name for data_set in data_sets]
+    if len(set(names)) < len(names):
+        raise InputError(f"two data sets share a name: {shorten(data_sets)}")
+    return {name: saliency_pairs(data_set) for name, data_set in zip(names, data_sets)}
+
+
 def find_data_sets(root) -> list[Path]:
-    """`root` if it is a data set itself (holds Images/), else the data sets right below it, without `benchmark/`."""
+    """`root` if it is a data set itself, else the data sets right below it, without `benchmark/`."""
     root = Path(root)
-    if not root.is_dir():
-        raise MissingInputError(f"folder {root} does not exist")
     if BENCHMARK_FOLDER in (root.resolve().name, root.resolve().parent.name):
         raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: name a training set")
+    return data_sets_in(root)
+
+
+def data_sets_in(root: Path) -> list[Path]:
+    """`root` if it is a data set itself (holds Images/), else the data sets right below it, `benchmark/` never one."""
+    if not root.is_dir():
+        raise MissingInputError(f"folder {root} does not exist")
     if (root / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]

@@ -26,19 +26,19 @@ from input_errors import run_script
 from metrics.classification import mean_average_precision
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import image_tensor
-from utils.checkpoint import resume_training, save_epoch
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
     launch_workers,
-    seed_epoch,
+    seed_step,
     start_distributed,
     stop_distributed,
 )
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast
+from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
+from utils.training_state import TrainingState
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, load_image_labels
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
@@ -73,30 +73,45 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp))
 
     # resume
-    first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
+    if run.resumes:
+        state.load(run.last)
     run.start()
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
 
     # train
-    for epoch in range(first_epoch, args.max_epoch):
-        seed_epoch(args.seed, epoch, world.rank)
-        batches.epoch = epoch
-        loss = train_one_epoch(model, network, loader, optimizer, args, world, epoch)
-        step = (epoch + 1) * len(batches)
-        run.scalars(step, {"loss": loss, "lr": optimizer.param_groups[0]["lr"]})
+    total_steps = args.max_epoch * len(batches)
+    for epoch in range(state.epoch, args.max_epoch):
+        batches.epoch, batches.first_step = epoch, state.step
+        title = f"epoch {epoch + 1}/{args.max_epoch}"
+        bar = tqdm(
+            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
+        )
+        model.train()
+        for batch in bar:
+            seed_step(args.seed, epoch, state.step, world.rank)
+            set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
+            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
+            if state.step % LOSS_EVERY == 0:
+                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
+                state.save(run, "classification", settings)
+        losses = state.mean_losses()
+        state.finish_epoch()
+        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
-        line, score = f"epoch {epoch + 1}/{args.max_epoch}  loss {loss:.4f}", None
-        if val_split and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch):
+        line, score = f"{title}  loss {losses['loss']:.4f}", None
+        if val_split and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
             score = validate(network, *val_split, world)
-            run.scalars(step, {"val/mAP": score})
+            run.scalars(state.total_steps, {"val/mAP": score})
             line += f"  mAP {score:.4f}"
         run.log(line)
 
         # save
-        best = save_epoch(run, "classification", settings, network, optimizer, epoch + 1, score, best)
+        state.save(run, "classification", settings, is_best=state.improves(score))
     run.close()
     stop_distributed()
 
@@ -108,29 +123,15 @@ def load_split(list_dir, list_name: str, voc_root, num_classes: int):
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels
 
 
-def train_one_epoch(model, network: CamClassifier, loader, optimizer, args, world, epoch: int) -> float:
-    """One pass over the loader, the learning rate falling at every step; returns the mean loss."""
-    model.train()
-    total = torch.zeros((), device=world.device)
-    title = f"epoch {epoch + 1}/{args.max_epoch}"
-    bar = tqdm(loader, desc=title, disable=not world.is_main, mininterval=1, leave=False)
-    for step, (images, image_labels) in enumerate(bar, start=1):
-        done = epoch * len(loader) + step - 1
-        set_lr(optimizer, polynomial_decay(done, args.max_epoch * len(loader), args.power))
-        images, image_labels = (
-            images.to(world.device, non_blocking=True),
-            image_labels.to(world.device, non_blocking=True),
-        )
-        with autocast(world.device, args.amp):
-            logits = model(network.backbone.normalise(images))["logits"]
-        loss = F.binary_cross_entropy_with_logits(logits.float(), image_labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach()
-        if step % LOSS_EVERY == 0:
-            bar.set_postfix(loss=f"{total.item() / step:.3f}")
-    return total.item() / step
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
+    """One optimizer step on images and their labels."""
+    images, image_labels = batch
+    state.optimizer.zero_grad(set_to_none=True)
+    with autocast(world.device, args.amp):
+        logits = model(state.network.backbone.normalise(images))["logits"]
+    loss = F.binary_cross_entropy_with_logits(logits.float(), image_labels)
+    state.scaler.scale(loss).backward()
+    state.take_step({"loss": loss})
 
 
 @torch.inference_mode()

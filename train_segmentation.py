@@ -25,21 +25,21 @@ from input_errors import run_script
 from label_files import IGNORE_LABEL
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
-from utils.checkpoint import resume_training, save_epoch
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
     launch_workers,
-    seed_epoch,
+    seed_step,
     start_distributed,
     stop_distributed,
     sum_over_processes,
 )
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast
+from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.segmentations import predict_segmentation
+from utils.training_state import TrainingState
 from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids, truth_folder
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
@@ -83,30 +83,45 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp))
 
     # resume
-    first_epoch, best = resume_training(run.last, network, optimizer) if run.resumes else (0, -1.0)
+    if run.resumes:
+        state.load(run.last)
     run.start()
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
 
     # train
-    for epoch in range(first_epoch, args.max_epoch):
-        seed_epoch(args.seed, epoch, world.rank)
-        batches.epoch = epoch
-        loss = train_one_epoch(model, network, loader, optimizer, args, world, epoch)
-        step = (epoch + 1) * len(batches)
-        run.scalars(step, {"loss": loss, "lr": optimizer.param_groups[0]["lr"]})
+    total_steps = args.max_epoch * len(batches)
+    for epoch in range(state.epoch, args.max_epoch):
+        batches.epoch, batches.first_step = epoch, state.step
+        title = f"epoch {epoch + 1}/{args.max_epoch}"
+        bar = tqdm(
+            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
+        )
+        model.train()
+        for batch in bar:
+            seed_step(args.seed, epoch, state.step, world.rank)
+            set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
+            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
+            if state.step % LOSS_EVERY == 0:
+                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
+                state.save(run, "segmentation", settings)
+        losses = state.mean_losses()
+        state.finish_epoch()
+        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
-        line, score = f"epoch {epoch + 1}/{args.max_epoch}  loss {loss:.4f}", None
-        if val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch):
+        line, score = f"{title}  loss {losses['loss']:.4f}", None
+        if val_pairs and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
             score = validate(network, val_pairs, len(classes) + 1, world)
-            run.scalars(step, {"val/mIoU": score})
+            run.scalars(state.total_steps, {"val/mIoU": score})
             line += f"  mIoU {score:.4f}"
         run.log(line)
 
         # save
-        best = save_epoch(run, "segmentation", settings, network, optimizer, epoch + 1, score, best)
+        state.save(run, "segmentation", settings, is_best=state.improves(score))
     run.close()
     stop_distributed()
 
@@ -118,26 +133,15 @@ def labelled_images(ids: list[str], voc_root, folder):
     return list(zip(files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")))
 
 
-def train_one_epoch(model, network: DeepLabV3Plus, loader, optimizer, args, world, epoch: int) -> float:
-    """One pass over the loader, the learning rate falling at every step; returns the mean loss."""
-    model.train()
-    total = torch.zeros((), device=world.device)
-    title = f"epoch {epoch + 1}/{args.max_epoch}"
-    bar = tqdm(loader, desc=title, disable=not world.is_main, mininterval=1, leave=False)
-    for step, (images, labels) in enumerate(bar, start=1):
-        done = epoch * len(loader) + step - 1
-        set_lr(optimizer, polynomial_decay(done, args.max_epoch * len(loader), args.power))
-        images, labels = images.to(world.device, non_blocking=True), labels.to(world.device, non_blocking=True)
-        with autocast(world.device, args.amp):
-            logits = model(network.backbone.normalise(images))
-        loss = cross_entropy(logits.float(), labels, world)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() / world.size
-        if step % LOSS_EVERY == 0:
-            bar.set_postfix(loss=f"{total.item() / step:.3f}")
-    return add_over_processes(total).item() / step
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
+    """One optimizer step on images and label maps."""
+    images, labels = batch
+    state.optimizer.zero_grad(set_to_none=True)
+    with autocast(world.device, args.amp):
+        logits = model(state.network.backbone.normalise(images))
+    loss = cross_entropy(logits.float(), labels, world)
+    state.scaler.scale(loss).backward()
+    state.take_step({"loss": loss})
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, world) -> torch.Tensor:

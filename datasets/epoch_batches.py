@@ -14,9 +14,12 @@ class EpochBatches:
     """Batches of keys (epoch, index). Each epoch has an order of its own; global batch b is the b-th run of
     `batch_size` images in it, and process `rank` takes every `size`-th image of each batch. What does not fill a
     batch at the end is left for other epochs; a data set smaller than a batch is one batch.
+
+    `epoch` and `first_step` say where the next pass begins. With `sides_px`, keys are (epoch, index, side), and each
+    batch draws one of the sides.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1, sides_px=()):
         if batch_size % size:
             raise InputError(
                 f"--train_batch {batch_size} cannot be shared evenly by {size} processes: choose a multiple of {size}"
@@ -24,7 +27,8 @@ class EpochBatches:
         if num_samples < size:
             raise InputError(f"{num_samples} images cannot be shared by {size} processes")
         self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
-        self.epoch = 0
+        self.sides_px = tuple(sides_px)
+        self.epoch, self.first_step = 0, 0
 
     def refuse_single_images(self) -> None:
         """For networks whose batch norms see maps of 1×1 px: one image for a process leaves them nothing to average."""
@@ -40,9 +44,13 @@ class EpochBatches:
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
-        for first in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = order[first : first + self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.size]]
+        for step in range(self.first_step, len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            side = (self.side_of(step),) if self.sides_px else ()
+            yield [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
+
+    def side_of(self, step: int) -> int:
+        return int(np.random.default_rng([self.seed, self.epoch, step, 0]).choice(self.sides_px))
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:

@@ -15,11 +15,11 @@ GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def augment_saliency(
-    image: np.ndarray, mask: np.ndarray, size_px: int, rng: np.random.Generator, colour_jitter: float = 1.0
-):
-    """Flip, 90–100 % crop, ±15° rotation at p 0.2, colours → image and mask of size_px × size_px.
+    image: np.ndarray, maps: list[np.ndarray], size_px: int, rng: np.random.Generator, colour_jitter: float = 1.0
+) -> list[np.ndarray]:
+    """Flip, 90–100 % crop, ±15° rotation at p 0.2, colours → image and maps of size_px × size_px, in this order.
 
-    The mask is sampled by nearest neighbour; both are mirrored beyond the border.
+    The maps (masks, edges) are sampled by nearest neighbour; everything is mirrored beyond the border.
     """
     height, width = image.shape[:2]
     crop_h, crop_w = height * rng.uniform(0.9, 1), width * rng.uniform(0.9, 1)
@@ -30,8 +30,8 @@ def augment_saliency(
     if rng.random() < 0.2:
         to_square = rotation(rng.uniform(-15, 15), size_px / 2) @ to_square
     image = warp(image, to_square, size_px, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
-    mask = warp(mask, to_square, size_px, cv2.INTER_NEAREST, cv2.BORDER_REFLECT_101)
-    return change_colours(image, rng, colour_jitter), mask
+    maps = [warp(grey, to_square, size_px, cv2.INTER_NEAREST, cv2.BORDER_REFLECT_101) for grey in maps]
+    return [change_colours(image, rng, colour_jitter), *maps]
 
 
 def random_crop(

@@ -12,30 +12,52 @@ from input_errors import InputError
 
 
 class SaliencyTraining(Dataset):
-    """Augmented training pairs: key (epoch, index) → image uint8 [3, S, S], mask float32 [1, S, S] of 0 and 1.
+    """Augmented training pairs: key (epoch, index, side S) → image uint8 [3, S, S], mask float32 [1, S, S] of 0 and 1.
 
-    The augmentation is a function of (seed, epoch, index) alone. `cached`: indices whose two files are held in
-    memory, as they are on disk. `colour_jitter`: strength of the change of colours, 0..1.
+    With `edges`, the path of an edge map for each pair, a third value follows: edge float32 [1, S, S] in 0..1. The
+    augmentation is a function of (seed, epoch, index) alone. `cached`: indices whose files are held in memory, as they
+    are on disk. `colour_jitter`: strength of the change of colours, 0..1.
     """
 
     def __init__(
-        self, pairs: list[tuple[Path, Path]], image_size: int, seed: int, cached=(), colour_jitter: float = 1.0
+        self,
+        pairs: list[tuple[Path, Path]],
+        seed: int,
+        edges: list[Path] | None = None,
+        cached=(),
+        colour_jitter: float = 1.0,
     ):
-        self.pairs, self.image_size, self.seed, self.colour_jitter = pairs, image_size, seed, colour_jitter
-        self.contents = {path: read_bytes(path) for index in cached for path in pairs[index]}
+        self.pairs, self.seed, self.edges, self.colour_jitter = pairs, seed, edges, colour_jitter
+        self.contents = {path: read_bytes(path) for index in cached for path in self.files_of(index)}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: tuple[int, int]):
-        epoch, index = key
+    def files_of(self, index: int) -> list[Path]:
+        return [*self.pairs[index], *([self.edges[index]] if self.edges else [])]
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        epoch, index, side_px = key
         image, mask = load_pair(*self.pairs[index], self.read)
+        maps = [(mask * 255).astype(np.uint8)]
+        if self.edges:
+            maps.append(load_edge(self.edges[index], image.shape[:2], self.read))
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, mask = augment_saliency(image, mask.astype(np.uint8), self.image_size, rng, self.colour_jitter)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).float()[None]
+        image, *maps = augment_saliency(image, maps, side_px, rng, self.colour_jitter)
+        return torch.from_numpy(image).permute(2, 0, 1), *(torch.from_numpy(grey).float()[None] / 255 for grey in maps)
 
     def read(self, path: Path) -> bytes:
         return self.contents[path] if path in self.contents else read_bytes(path)
+
+
+def load_edge(path, size_hw: tuple[int, int], read=read_bytes) -> np.ndarray:
+    """A ready edge map, uint8 [H, W] in 0..255, of the size of its image."""
+    edge = decode_grey(read(path), path)
+    if edge.shape != tuple(size_hw):
+        raise InputError(
+            f"edge map {path} is {edge.shape[1]}×{edge.shape[0]} px, but its image {size_hw[1]}×{size_hw[0]} px"
+        )
+    return edge
 
 
 def load_pair(image_path, mask_path, read=read_bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -4,15 +4,15 @@
 """
 
 import difflib
-from pathlib import Path
+import inspect
 
 import timm
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from timm.models import load_state_dict
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from input_errors import InputError, MissingInputError, first_line
+from input_errors import InputError, first_line
+from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_own_checkpoint
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -38,28 +38,33 @@ README_NAMES = {
 }
 NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
 NUM_STAGES = 4
-HUB_TIMEOUT_S = 10
 
 
 class Backbone(nn.Module):
-    """The last four feature maps of a timm network.
+    """Four feature maps of a timm network.
 
     forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of four maps [B, channels[i],
-    H / strides[i], W / strides[i]] (rounded up), finest first.
+    H / strides[i], W / strides[i]] (rounded), finest first. Images are padded at the right and the bottom with their
+    mean colour to sides that are multiples of `multiple_px`.
     """
 
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], multiple_px: int = 1):
         super().__init__()
         self.network = network
         self.channels: list[int] = list(network.feature_info.channels())
         self.strides: list[int] = list(network.feature_info.reduction())
-        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        self.gives_nhwc = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        self.multiple_px = multiple_px
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.network(images)  # 4 × [B, C, H / s, W / s] or [B, H / s, W / s, C]
-        if self.channels_last:
+        height, width = images.shape[-2:]
+        right, bottom = -width % self.multiple_px, -height % self.multiple_px
+        if right or bottom:
+            images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
+        features = self.network(images)  # 4 × [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
+        if self.gives_nhwc:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return features
 
@@ -105,15 +110,7 @@ def build_backbone(
     """
     name = settings["backbone"]
     full_name = timm_name(name)
-    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0)), **settings["backbone_args"]}
-    if full_name.startswith("swin"):
-        options |= {"strict_img_size": False} | ({"img_size": image_size} if image_size else {})
-    if full_name.startswith("swin_"):
-        options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
-    if full_name.startswith("swin") and image_size and image_size % 4:
-        raise InputError(f"--image_size {image_size}: {name} needs a multiple of 4")
-    if output_stride:
-        options |= {"output_stride": output_stride}
+    options = timm_options(full_name, settings["backbone_args"], image_size, output_stride)
     own_checkpoint = None
     if pretrained == "imagenet":
         check_hub_weights(name, full_name)
@@ -138,12 +135,43 @@ def build_backbone(
     if output_stride == 16 and "resnest" in full_name:
         keep_pool_at_stride_1(network)
     config = timm.get_pretrained_cfg(full_name)
-    backbone = Backbone(network, settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std)
+    mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std
+    backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
     if own_checkpoint is not None:
         load_own_backbone(backbone, own_checkpoint, pretrained)
     elif pretrained not in ("imagenet", "none"):
         check_all_loaded(network, pretrained)
     return backbone
+
+
+def timm_options(full_name: str, backbone_args: dict, image_size: int | None, output_stride: int | None) -> dict:
+    """What timm has to be told so that the network gives four maps of images of any size."""
+    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0))}
+    if full_name.startswith("swin"):
+        options |= {"strict_img_size": False} | ({"img_size": -(-image_size // 4) * 4} if image_size else {})
+    if full_name.startswith("swin_"):
+        options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
+    if output_stride:
+        options |= {"output_stride": output_stride}
+    return options | plain_transformer_options(full_name, options | backbone_args) | backbone_args
+
+
+def plain_transformer_options(full_name: str, options: dict) -> dict:
+    """For a transformer whose blocks all give maps of one size (ViT, DINO): four blocks evenly spread, any image size.
+
+    Empty for networks whose maps form a pyramid.
+    """
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(full_name, **options)
+    except Exception:  # the same failure comes again, with a message, when the network is built
+        return {}
+    blocks = getattr(getattr(network, "model", None), "blocks", None)
+    if blocks is None or len(set(network.feature_info.reduction())) > 1:
+        return {}
+    accepted = inspect.signature(type(network.model)).parameters
+    spread = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
+    return {"out_indices": spread} | {key: True for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted}
 
 
 def keep_pool_at_stride_1(network: nn.Module) -> None:
@@ -155,82 +183,3 @@ def keep_pool_at_stride_1(network: nn.Module) -> None:
     block.avd_last = nn.AvgPool2d(kernel_size=3, stride=1, padding=1)
     if block.downsample is not None:  # there is none where width and size stay the same
         block.downsample[0] = nn.Identity()
-
-
-def check_hub_weights(name: str, full_name: str) -> None:
-    """Raises `InputError` at once, not after a minute of retries, when ImageNet weights cannot be had."""
-    config = timm.get_pretrained_cfg(full_name)
-    if config is None or not (config.hf_hub_id or config.url):
-        raise InputError(
-            f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none"
-        )
-    hub_id = config.hf_hub_id
-    if not hub_id or any(
-        isinstance(try_to_load_from_cache(hub_id, file), str) for file in ("model.safetensors", "pytorch_model.bin")
-    ):
-        return
-    try:
-        HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # whatever the reason, the answer for the user is the same
-        raise InputError(
-            f"ImageNet weights of {name} ({hub_id}) cannot be downloaded ({first_line(error)}): give a file of "
-            "them with --pretrained PATH, or start from random weights with --pretrained none"
-        ) from error
-
-
-def read_own_checkpoint(path) -> dict | None:
-    """The backbone's weights in a checkpoint of this project; None if the file holds anything else."""
-    if not Path(path).is_file():
-        raise MissingInputError(f"--pretrained {path}: no such file (or use `imagenet` or `none`)")
-    if Path(path).suffix == ".safetensors":
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways
-        raise InputError(f"--pretrained {path} cannot be read as weights: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--pretrained {path} holds a {type(content).__name__}, not weights by name")
-    if not {"stage", "network"} <= content.keys():
-        return None
-    prefix = "backbone."
-    return {key.removeprefix(prefix): value for key, value in content["network"].items() if key.startswith(prefix)}
-
-
-def check_all_loaded(network: nn.Module, path) -> None:
-    """Raises `InputError` if some weight of the network stands nowhere in the file: timm starts these at random.
-
-    Weights are looked up by shape and sum, since timm renames them while loading. Position tables are passed over:
-    timm resizes them to the size of the windows.
-    """
-    state = load_state_dict(str(path), use_ema=False, weights_only=True)
-    in_file = {fingerprint(value) for value in state.values()}
-    resized = ("relative_position_bias_table", "pos_embed")
-    missing = [
-        name
-        for name, weight in network.named_parameters()
-        if not name.endswith(resized) and fingerprint(weight.detach()) not in in_file
-    ]
-    if missing:
-        raise InputError(
-            f"--pretrained {path} lacks {len(missing)} weights of the backbone, {missing[0]} among them: "
-            "are they of the same network?"
-        )
-
-
-def fingerprint(weight: Tensor) -> tuple:
-    return tuple(weight.shape), weight.double().sum().item()
-
-
-def load_own_backbone(backbone: Backbone, state: dict, path) -> None:
-    own = backbone.state_dict()
-    differing = [
-        key
-        for key in own.keys() | state.keys()
-        if key not in own or key not in state or own[key].shape != state[key].shape
-    ]
-    if differing:
-        raise InputError(
-            f"--pretrained {path} holds another backbone: {len(differing)} weights differ, such as "
-            f"{min(differing)}; use the --backbone and --backbone_args it was trained with"
-        )
-    backbone.load_state_dict(state)

@@ -50,12 +50,19 @@ def edge_target(mask: Tensor) -> Tensor:
     return F.avg_pool2d(band, kernel_size=3, stride=1, padding=1)
 
 
-def saliency_objective(outputs: dict, mask: Tensor, edge_weight: float) -> dict[str, Tensor]:
+def saliency_objective(
+    outputs: dict, mask: Tensor, edge_weight: float, edge: Tensor | None = None
+) -> dict[str, Tensor]:
     """The training loss of a batch: every side output weighs 1, the edge output `edge_weight`.
 
-    outputs: of `SaliencyNet`; mask [B, 1, H, W] in 0..1 → {"loss", "saliency_loss", "edge_loss"}, scalars.
+    outputs: of `SaliencyNet`; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if not given.
+    → {"loss", "saliency_loss", "edge_loss"}, scalars.
     """
     weight = boundary_weight(mask)
     saliency = torch.stack([structure_loss(logits, mask, weight) for logits in outputs["saliency"]]).sum()
-    edge = edge_loss(outputs["edge"], edge_target(mask))
-    return {"loss": saliency + edge_weight * edge, "saliency_loss": saliency.detach(), "edge_loss": edge.detach()}
+    edge_part = edge_loss(outputs["edge"], edge_target(mask) if edge is None else edge)
+    return {
+        "loss": saliency + edge_weight * edge_part,
+        "saliency_loss": saliency.detach(),
+        "edge_loss": edge_part.detach(),
+    }

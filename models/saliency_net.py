@@ -1,8 +1,11 @@
 """The salient object network: encoder, PATM decoder from coarse to fine, edge head."""
 
+from contextlib import contextmanager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
@@ -66,18 +69,28 @@ class SaliencyNet(nn.Module):
         )
         self.side_heads = nn.ModuleList(nn.ConvTranspose2d(c, 1, kernel_size=2, stride=2) for c in output_widths)
         self.edge_head = EdgeHead(backbone.channels, drop_path=edge_drop_path)
+        self.recompute = False
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         size_hw = images.shape[-2:]
-        features = self.backbone(images)  # R1 … R4: [B, C_i, H / s_i, W / s_i]
+        features = self.run(self.backbone, images)  # R1 … R4: [B, C_i, H / s_i, W / s_i]
         side_logits, deeper = [], None
         for patm, side_head, feature in zip(self.decoder, self.side_heads, features[::-1]):
             if deeper is not None:
                 deeper = resize(deeper, feature.shape[-2:])  # [B, c_out, H_i, W_i]
                 feature = torch.cat([deeper, feature], dim=1)  # [B, c_out + C_i, H_i, W_i]
-            deeper = patm(feature)  # [B, c_out, 2 H_i, 2 W_i]
+            deeper = self.run(patm, feature)  # [B, c_out, 2 H_i, 2 W_i]
             side_logits.append(resize(side_head(deeper), size_hw))  # [B, 1, H, W]
         return {"saliency": side_logits[::-1], "edge": self.edge_head(features, size_hw)}
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """In training, hold only the results of backbone and PATMs; the backward pass computes their inside again."""
+        self.recompute = on
+
+    def run(self, part: nn.Module, x: Tensor):
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return part(x)
+        return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(part)))
 
 
 def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> SaliencyNet:
@@ -90,6 +103,21 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
     width = settings["decoder_width"]
     inner, output = PAPER_WIDTHS if width is None else ((width,) * 4, (width,) * 4)
     return SaliencyNet(backbone, inner, output, **drop)
+
+
+@contextmanager
+def statistics_kept(module: nn.Module):
+    """Batch norms within do not move their running statistics: a second pass over a batch must not count twice."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def conv_bn_relu(c_in: int, c_out: int, dilation: int = 1) -> nn.Sequential:

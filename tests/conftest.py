@@ -17,6 +17,7 @@ SCRIPTS = (
     "make_pseudo_labels",
     "train_segmentation",
     "predict",
+    "export_onnx",
     "evaluate",
     "demo",
 )

@@ -62,8 +62,8 @@ backbone_args = dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), 
 settings = dict(backbone="swin_tiny_patch4_window7_224", backbone_args=backbone_args, pixel_mean=None, pixel_std=None)
 network = build_saliency_net(dict(settings, decoder_width=8, image_size=64), dropout=0.0, edge_drop_path=0.0).eval()
 model = DistributedDataParallel(network) if world.size > 1 else network
-data = SaliencyTraining(saliency_pairs({data!r}), 64, seed=0)
-batches = EpochBatches(len(data), 4, 0, world.rank, world.size)
+data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
+batches = EpochBatches(len(data), 4, 0, world.rank, world.size, sides_px=[64])
 images, masks = next(iter(build_loader(data, batches, 0, world.device)))
 saliency_objective(model(network.backbone.normalise(images)), masks, 1.0)["loss"].backward()
 if world.is_main:

@@ -1,19 +1,23 @@
 """make_pseudo_labels.py, predict.py and evaluate.py by running them: files, repetition, refusals, tables."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RESNEST, TINY_SWIN, run_main
+from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, run_main
 
 from cam_files import load_cams, save_cams
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from label_files import load_label, save_label
 from metrics.segmentation import ConfusionMatrix
+from predict import highlight
 from pseudo_labels.cams import labels_from_cams
 from voc_layout import load_ids, load_image_labels
 
@@ -172,6 +176,37 @@ def test_broken_images_do_not_stop_a_prediction(scenes, runs, tmp_path, capsys):
     assert "1 files made" in output.out
     assert "broken.jpg is not an image" in output.err
     assert (tmp_path / "out/good.png").is_file()
+
+
+def test_overlays(scenes, runs, tmp_path, capsys):
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    for run in ("saliency", "seg"):
+        command = f"--load_path {runs}/{run}/last.pth --input {image} --output {tmp_path}/{run}"
+        run_main("predict", command)
+        run_main("predict", f"{command} --overlay")  # the result is there, its overlay is not
+        assert "1 files made" in capsys.readouterr().out
+        assert load_image(tmp_path / f"{run}/overlays/{image.stem}.jpg").shape == (64, 80, 3)
+        run_main("predict", f"{command} --overlay")
+        assert "0 files made, 1 were there" in capsys.readouterr().out
+
+
+def test_highlight():
+    image, saliency = np.full((1, 2, 3), 100, np.uint8), np.array([[0, 255]], np.uint8)
+    assert highlight(image, saliency)[0, :, 0].tolist() == [20, 100]
+
+
+def test_recipe_over_the_benchmarks(scenes, runs, tmp_path):
+    recipe = [PROJECT / "recipes/saliency_benchmarks.sh", runs / "saliency/last.pth", "tiny"]
+    command = [str(part) for part in [*recipe, scenes / "dataset/benchmark", "--flip"]]
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| experiments/saliency/tiny | DRAWN-TE | 5 |" in re.sub(" +", " ", done.stdout)
+    assert len(list((tmp_path / "experiments/saliency/tiny/DRAWN-TE").glob("*.png"))) == 5
+    command[3] = str(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "holds no data set" in done.stderr
 
 
 def test_refusals_of_predict(runs, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from input_errors import InputError, MissingInputError
-from models.backbones import build_backbone, timm_name
+from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.edge_head import EdgeHead
@@ -160,14 +160,38 @@ def test_resnest_at_stride_16_is_the_original_network():
     assert isinstance(layer4[0].downsample[0], nn.Identity)
 
 
-@pytest.mark.parametrize(
-    "name", ["swin-small", "swin-base-384", "swinv2-base", "pool-s24", "resnet-101", "convnext_tiny"]
-)
-def test_readme_names_give_four_maps(name):
+@pytest.mark.parametrize("name", [*README_NAMES, "convnext_tiny", "pvt_v2_b2"])
+def test_names_give_four_maps(name):
     with torch.device("meta"):
         backbone = build_backbone(settings_of(name))
     assert len(backbone.channels) == 4
     assert backbone.strides == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (64, 96), (101, 75), (384, 100)])
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("swin_tiny_patch4_window7_224", TINY_SWIN),
+        ("swinv2_tiny_window8_256", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
+        ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("poolformer_s12", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("resnest14", TINY_RESNEST),
+        ("vit_small_patch16_224.dino", {"embed_dim": 24, "depth": 8, "num_heads": 2}),
+        ("mobilenetv2_035", {}),
+    ],
+)
+def test_any_network_takes_any_size(name, small, height, width):
+    settings = settings_of(name, **small) | {"decoder_width": 8, "image_size": 224}
+    outputs = build_saliency_net(settings).eval()(torch.randn(1, 3, height, width))
+    assert [tuple(logits.shape) for logits in outputs["saliency"]] == [(1, 1, height, width)] * 4
+    assert tuple(outputs["edge"].shape) == (1, 1, height, width)
+
+
+def test_plain_transformers_give_blocks_from_all_depths():
+    network = build_backbone(settings_of("vit_small_patch16_224.dino", embed_dim=24, depth=12, num_heads=2)).network
+    assert network.feature_info.module_name() == ["blocks.2", "blocks.5", "blocks.8", "blocks.11"]
 
 
 def test_unknown_backbones():
@@ -175,8 +199,9 @@ def test_unknown_backbones():
         timm_name("swin-bse")
     with pytest.raises(InputError, match=r"such as .*resnest50d"):
         timm_name("resnest50x")
-    with pytest.raises(InputError, match="timm has no such network"):
-        timm_name("wavemlp-s")
+    for name in NOT_IN_TIMM:
+        with pytest.raises(InputError, match=f"{name}: timm has no such network; choose from swin-small"):
+            timm_name(name)
     with pytest.raises(InputError, match="cannot be built"):
         build_backbone(settings_of("resnest14", no_such_setting=1))
 
@@ -230,7 +255,7 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
-    monkeypatch.setattr("models.backbones.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("models.backbone_weights.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(InputError, match=r"no route to host.*--pretrained PATH.*--pretrained none"):
         build_backbone(settings_of("resnest14"), "imagenet")
     with pytest.raises(InputError, match="no ImageNet weights"):

@@ -43,7 +43,7 @@ def test_commands_of_the_paper(command):
 def test_the_saliency_command_reaches_every_flag():
     args = parse(PAPER_COMMANDS[0])
     assert (args.backbone, args.max_epoch, args.lr, args.train_batch) == ("swin-base-224", 150, 1e-4, 16)
-    assert (args.decay_epoch, args.gamma, args.gpu_id, args.train_root) == (15, 0.5, [1], ["sod data dir"])
+    assert (args.decay_epoch, args.gamma, args.gpu_id, args.train_root) == ([15], 0.5, [1], ["sod data dir"])
     assert (args.log_path, args.edge_loss, args.cache_mode, args.workers) == ("./log/", 1.0, "part", 4)
 
 

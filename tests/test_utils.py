@@ -14,7 +14,10 @@ from utils.schedules import polynomial_decay, set_lr, step_decay
 
 
 def test_schedules():
-    assert [step_decay(epoch, 15, 0.5) for epoch in (0, 14, 15, 29, 30)] == [1, 1, 0.5, 0.5, 0.25]
+    assert [step_decay(epoch, [15], 0.5) for epoch in (0, 14, 15, 29, 30)] == [1, 1, 0.5, 0.5, 0.25]
+    assert [step_decay(epoch, [3, 5], 0.1) for epoch in (0, 2, 3, 4, 5, 9)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
     assert polynomial_decay(0, 10, 0.9) == 1
     assert polynomial_decay(5, 10, 0.9) == pytest.approx(0.5**0.9)
     assert polynomial_decay(9, 10, 1.0) == pytest.approx(0.1)

@@ -3,7 +3,7 @@
 stage      "saliency", "classification" or "segmentation"
 settings   how to build the network again, so that predict.py needs nothing but the file
 network    its weights
-training   optimizer, epoch, random state: what --resume needs
+training   what --resume needs besides: see utils/training_state.py
 """
 
 import hashlib
@@ -20,21 +20,6 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
     content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
-
-
-def save_epoch(
-    run, stage: str, settings: dict, network: nn.Module, optimizer, epoch: int, score: float | None, best: float
-) -> float:
-    """Writes `run.last` after `epoch` epochs, and `run.best` where `score` beats `best`; returns the best score so far.
-
-    `score` is None where the epoch was not validated. Only the main process writes.
-    """
-    is_best = score is not None and score > best
-    best = score if is_best else best
-    if run.is_main:
-        for path in [run.last, run.best] if is_best else [run.last]:
-            save_checkpoint(path, stage, settings, network, training_state(optimizer, epoch, best))
-    return best
 
 
 def load_checkpoint(path) -> dict:
@@ -72,17 +57,3 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
             f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
         )
     network.load_state_dict(state)
-
-
-def training_state(optimizer: torch.optim.Optimizer, epoch: int, best_score: float) -> dict:
-    """What `resume_training` needs to go on after `epoch` epochs as if nothing had happened."""
-    return {"optimizer": optimizer.state_dict(), "epoch": epoch, "best_score": best_score}
-
-
-def resume_training(path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restores weights and optimizer from `path`; returns the epochs done and the best score so far."""
-    content = load_checkpoint(path)
-    load_weights(network, content["network"], path)
-    training = content["training"]
-    optimizer.load_state_dict(training["optimizer"])
-    return training["epoch"], training["best_score"]

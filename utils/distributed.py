@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.nn.parallel import DistributedDataParallel
 
 from input_errors import InputError
 
@@ -96,9 +98,14 @@ def start_distributed(gpu_ids: list[int]) -> World:
     return World(rank, size, device, is_main=rank == 0)
 
 
-def seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """Dropout of an epoch depends on nothing before it, so that a resumed run goes on as if never interrupted."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Dropout of a step depends on nothing before it, so that a resumed run goes on as if never interrupted."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
+
+
+def gradients_stay_local(model, wait: bool):
+    """A context in which gradients are not yet exchanged between processes: for all parts of a batch but the last."""
+    return model.no_sync() if wait and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def stop_distributed() -> None:
@@ -122,6 +129,10 @@ def add_over_processes(value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    return add_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def gather_from_processes(rows: list) -> list:

@@ -1,9 +1,21 @@
-"""Mixed precision where the device gains from it."""
+"""Mixed precision on GPUs: bfloat16 where they compute in it, else float16 with a scaled loss."""
 
 import torch
 
 
+def half_type(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that the device gains from; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """bfloat16 on GPUs that compute in it; full precision elsewhere."""
-    use = enabled and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
+    """Mixed precision where the device has it and it is `enabled`; full precision elsewhere."""
+    dtype = half_type(device)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
+
+
+def loss_scaler(device: torch.device, enabled: bool) -> torch.amp.GradScaler:
+    """Keeps small float16 gradients above zero; does nothing with any other type."""
+    return torch.amp.GradScaler(device.type, enabled=enabled and half_type(device) == torch.float16)

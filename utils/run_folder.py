@@ -30,6 +30,7 @@ MAY_CHANGE = {
     "val_root",
     "val_list",
     "val_every",
+    "save_every",
 }
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -83,6 +84,11 @@ class RunFolder:
             print(json.dumps({"step": step, **values}), file=self.numbers, flush=True)
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image) -> None:
+        """An RGB picture, uint8 [H, W, 3], to TensorBoard."""
+        if self.is_main:
+            self.events.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         if self.is_main:

@@ -3,9 +3,11 @@
 import torch
 
 
-def step_decay(epoch: int, decay_epoch: int, gamma: float) -> float:
-    """Factor on the learning rate in `epoch` (from 0): × gamma every `decay_epoch` epochs."""
-    return gamma ** (epoch // decay_epoch)
+def step_decay(epoch: int, decay_epochs: list[int], gamma: float) -> float:
+    """Factor on the learning rate in `epoch` (from 0): × gamma every so many epochs; several numbers are milestones."""
+    if len(decay_epochs) == 1:
+        return gamma ** (epoch // decay_epochs[0])
+    return gamma ** sum(epoch >= milestone for milestone in decay_epochs)
 
 
 def polynomial_decay(step: int, total_steps: int, power: float) -> float:

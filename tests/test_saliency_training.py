@@ -1,0 +1,294 @@
+"""The saliency training beyond its plain loop: interrupted steps, running means, parts of batches, scales, edges."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, TINY_SWIN, run_main
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_training_scripts import COMMANDS, log_of, saliency_command, weights
+from timm.utils import ModelEmaV3
+
+import options
+import SOD_train
+import train_classification
+import train_segmentation
+from datasets.epoch_batches import EpochBatches
+from datasets.saliency_folder import SaliencyTraining
+from image_files import load_image, save_grey
+from input_errors import InputError, MissingInputError
+from models.saliency_net import build_saliency_net
+from saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
+from utils.checkpoint import load_checkpoint
+from utils.precision import autocast, half_type, loss_scaler
+from utils.training_state import TrainingState
+
+ALL_AT_ONCE = "--ema 0.9 --accumulate 2 --train_scales 0.5 1 1.5 --grad_checkpointing --save_every 1 --decay_epoch 1"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, module, steps: int) -> None:
+    """Lets `train_step` of a script work `steps` times, then fail."""
+    train_step, done = module.train_step, []
+
+    def counted(*args):
+        if len(done) == steps:
+            raise Interrupted
+        done.append(1)
+        return train_step(*args)
+
+    monkeypatch.setattr(module, "train_step", counted)
+
+
+@pytest.mark.parametrize("module", [SOD_train, train_classification, train_segmentation])
+def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(module, scenes, tmp_path, monkeypatch):
+    script = module.__name__
+    extra = ALL_AT_ONCE if module is SOD_train else "--save_every 1"
+    run_main(script, COMMANDS[script](scenes, tmp_path, f"--tag whole --max_epoch 2 {extra}"))
+    command = COMMANDS[script](scenes, tmp_path, f"--tag parts --max_epoch 2 {extra}")
+    for steps in (2, 2):  # stopped in the first epoch and in the second, of three steps each
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, module, steps)
+            with pytest.raises(Interrupted):
+                run_main(script, command + (" --resume" if (tmp_path / "parts").exists() else ""))
+    torch.manual_seed(99)  # what a new process would find
+    run_main(script, command + " --resume")
+    whole, parts = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "parts/last.pth")
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")  # no step's loss is counted twice or lost
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(scenes, tmp_path):
+    """SIGKILL at moments that nobody chose: what is resumed ends with the weights of an uninterrupted run."""
+    extra = "--max_epoch 12 --decay_epoch 4 --ema 0.9 --save_every 1"
+    run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag whole {extra}"))
+    command = f"{sys.executable} SOD_train.py " + saliency_command(scenes, tmp_path, f"--tag parts {extra}")
+    rng, kills = np.random.default_rng(), 0
+    for _ in range(20):
+        started = (tmp_path / "parts").exists()
+        process = subprocess.Popen(
+            command.split() + (["--resume"] if started else []),
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for line in process.stdout:  # the clock starts when training does
+            if "steps an epoch" in line:
+                break
+        time.sleep(rng.uniform(0.2, 2.5))
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        if kills == 4:
+            subprocess.run([*command.split(), "--resume"], cwd=PROJECT, check=True, capture_output=True)
+            break
+    assert kills
+    whole, parts = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "parts/last.pth")
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def tiny_network(**drop):
+    settings = options.backbone_settings(options.SOD_train().parse_args(TINY_SWIN.split()))
+    torch.manual_seed(0)
+    return build_saliency_net(settings | {"decoder_width": 8, "image_size": 64}, **drop)
+
+
+def one_step(flags: str, scaler=None, train: bool = False) -> dict[str, torch.Tensor]:
+    """Weights of a tiny network after one step of plain SGD on a fixed batch."""
+    args = options.SOD_train().parse_args(f"{TINY_SWIN} {flags}".split())
+    network = tiny_network(dropout=0.0, edge_drop_path=0.0).train(train)
+    network.checkpoint_activations(args.grad_checkpointing)
+    state = TrainingState(
+        network, torch.optim.SGD(network.parameters(), lr=1.0), scaler or torch.amp.GradScaler("cpu", enabled=False)
+    )
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    masks = (torch.rand(4, 1, 64, 64, generator=generator) > 0.5).float()
+    SOD_train.train_step(network, state, [images, masks], args)
+    return network.state_dict()
+
+
+def test_parts_of_a_batch_give_the_step_of_the_whole():
+    whole, parts = one_step(""), one_step("--accumulate 4")
+    for name, value in whole.items():
+        assert torch.allclose(value, parts[name], atol=1e-5), name
+
+
+def test_gradients_are_clipped_after_the_scale_is_removed():
+    plain = one_step("--clip 0.001")
+    scaled = one_step("--clip 0.001", torch.amp.GradScaler("cpu", init_scale=4096.0))
+    unclipped = one_step("--clip 0")
+    moved = [name for name in plain if not torch.allclose(plain[name], unclipped[name], atol=1e-4)]
+    assert moved  # the clip has an effect
+    for name, value in plain.items():
+        assert torch.allclose(value, scaled[name], atol=1e-5), name
+
+
+def test_recomputed_activations_change_neither_step_nor_statistics():
+    plain, recomputed = one_step("--clip 0", train=True), one_step("--clip 0 --grad_checkpointing", train=True)
+    for name, value in plain.items():
+        assert torch.allclose(value, recomputed[name], atol=1e-5), name
+
+
+def test_recomputing_repeats_dropout():
+    network = tiny_network(dropout=0.5).train()
+    images, losses = torch.randn(2, 3, 64, 64), {}
+    for on in (False, True):
+        network.checkpoint_activations(on)
+        network.zero_grad()
+        torch.manual_seed(5)
+        network(images)["saliency"][0].square().sum().backward()
+        losses[on] = [p.grad.clone() for p in network.decoder.parameters() if p.grad is not None]
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(losses[False], losses[True]))
+
+
+def test_running_mean_of_the_weights(scenes, tmp_path):
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 1 --ema 0.9"))
+    content = load_checkpoint(tmp_path / "run/last.pth")
+    mean, last = content["network"], content["training"]["weights"]
+    assert any(not torch.equal(mean[name], last[name]) for name in mean)
+    network = torch.nn.Linear(1, 1)
+    state = TrainingState(
+        network,
+        torch.optim.SGD(network.parameters(), lr=1.0),
+        loss_scaler(torch.device("cpu"), True),
+        ModelEmaV3(network, 0.9),
+    )
+    before = network.weight.detach().clone()
+    for _ in range(2):  # the first step sets the mean, the second moves it by a tenth of the way
+        network.weight.grad, network.bias.grad = torch.ones(1, 1), torch.ones(1)
+        state.take_step({})
+    assert torch.allclose(network.weight, before - 2)
+    assert torch.allclose(state.result.weight, before - 1.1)
+
+
+def test_sixteen_bit_types(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert half_type(cpu) is None
+    assert not autocast(cpu, True)._enabled
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert half_type(gpu) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert half_type(gpu) == torch.float16
+
+
+def test_each_batch_draws_a_side(scenes):
+    batches = EpochBatches(12, 4, seed=0, sides_px=[32, 64, 96])
+    sides = []
+    for batches.epoch in range(8):
+        for batch in batches:
+            assert len({side for _, _, side in batch}) == 1
+            sides.append(batch[0][2])
+    assert set(sides) == {32, 64, 96}
+    data = SaliencyTraining(saliency_pairs(scenes / "dataset/DRAWN-TR"), seed=0)
+    image, mask = data[0, 0, 96]
+    assert (tuple(image.shape), tuple(mask.shape)) == ((3, 96, 96), (1, 96, 96))
+    assert set(mask.unique().tolist()) == {0, 1}
+
+
+def test_sides_of_scales():
+    assert [SOD_train.scaled_side(224, scale) for scale in (1, 0.75, 1.25, 0.01)] == [224, 160, 288, 32]
+    assert SOD_train.scaled_side(100, 1) == 100
+
+
+def test_a_pass_begins_where_it_stopped():
+    batches = EpochBatches(20, 4, seed=0)
+    whole = list(batches)
+    batches.first_step = 3
+    assert list(batches) == whole[3:]
+
+
+def test_ready_edges(scenes, tmp_path):
+    pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
+    with pytest.raises(MissingInputError, match=r"lacks 12 of 12 edge maps"):
+        edge_paths(scenes, pairs)
+    for place in (tmp_path / "flat", tmp_path / "sets/DRAWN-TR"):
+        for image, _ in pairs:
+            height, width = load_image(image).shape[:2]
+            save_grey(place / f"{image.stem}.png", np.full((height, width), 102, np.uint8))
+    for folder in ("flat", "sets"):
+        edges = edge_paths(tmp_path / folder, pairs)
+        _, _, edge = SaliencyTraining(pairs, seed=0, edges=edges)[0, 0, 64]
+        assert torch.allclose(edge, torch.full((1, 64, 64), 0.4))
+    run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag ready --max_epoch 1 --edge_dir {tmp_path}/flat"))
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag online --max_epoch 1"))
+    assert log_of(tmp_path / "ready")[0]["edge_loss"] != log_of(tmp_path / "online")[0]["edge_loss"]
+    save_grey(tmp_path / "flat" / f"{pairs[0][0].stem}.png", np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"edge map .* is 9×9 px, but its image 80×64 px"):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--max_epoch 1 --edge_dir {tmp_path}/flat"))
+
+
+def test_several_training_sets(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "OTHER")
+    parse = options.SOD_train().parse_args
+    assert parse([]).train_root == ["dataset"]
+    assert parse(["--train_root", "a", "b", "--train_root", "c"]).train_root == ["a", "b", "c"]
+    assert parse(["--train_root", "a"]).train_root == ["a"]
+    assert len(training_pairs([scenes / "dataset", tmp_path / "OTHER"])) == 24  # benchmark/ is passed over
+    with pytest.raises(InputError, match="for testing"):
+        training_pairs([scenes / "dataset/benchmark"])
+
+
+def test_validation_on_several_data_sets(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/ONE")
+    shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/TWO")
+    assert list(benchmark_pairs([tmp_path / "benchmark"])) == ["ONE", "TWO"]
+    run_main(
+        "SOD_train", saliency_command(scenes, tmp_path, f"--tag run --max_epoch 1 --val_root {tmp_path}/benchmark")
+    )
+    row = log_of(tmp_path / "run")[-1]
+    assert row["val/ONE/MAE"] == row["val/TWO/MAE"] == row["val/MAE"]
+    # the same scores as by the files and evaluate.py
+    run_main(
+        "predict", f"--load_path {tmp_path}/run/last.pth --input {tmp_path}/benchmark/ONE --output {tmp_path}/maps/ONE"
+    )
+    run_main("evaluate", f"saliency --pred {tmp_path}/maps --gt_root {tmp_path}/benchmark --json {tmp_path}/s.json")
+    scores = json.loads((tmp_path / "s.json").read_text())[f"{tmp_path}/maps"]["ONE"]
+    assert {f"val/{name}": scores[name] for name in ("MAE", "maxF", "S")} == pytest.approx(
+        {name: row[name] for name in ("val/MAE", "val/maxF", "val/S")}, abs=1e-9
+    )
+
+
+def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 2 --val_every 1"))
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert {"loss", "saliency_loss", "edge_loss", "lr"} <= set(events.Tags()["scalars"])
+    (title,) = events.Tags()["images"]
+    assert title == "image, mask, map, edge target, edge"
+    assert [picture.step for picture in events.Images(title)] == [3, 6]
+    assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
+
+
+def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path):
+    for value in ("True", "False"):
+        run_main(
+            "SOD_train",
+            saliency_command(scenes, tmp_path, f"--tag {value} --max_epoch 1 --dropout 0 --channels_last {value}"),
+        )
+    one, other = log_of(tmp_path / "True")[0], log_of(tmp_path / "False")[0]
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_network_learns_the_same(scenes, tmp_path):
+    if not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    for tag, extra in (("plain", ""), ("compiled", "--compile")):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag {tag} --max_epoch 1 {extra}"))
+    assert weights(tmp_path / "plain/last.pth").keys() == weights(tmp_path / "compiled/last.pth").keys()
+    one, other = log_of(tmp_path / "plain")[0], log_of(tmp_path / "compiled")[0]
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)

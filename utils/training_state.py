@@ -1,0 +1,95 @@
+"""All that changes while a network is trained, and so all that a resumed run needs to go on as if never interrupted.
+
+Randomness is no part of it: order, augmentation and dropout of a step are functions of (seed, epoch, step, process).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.distributed import mean_over_processes
+
+
+class TrainingState:
+    """A network with its optimizer, loss scaler and, if wanted, `ema`: a module that holds the running mean of the
+    weights as `ema.module` (timm's ModelEmaV3).
+
+    epoch        whole epochs done
+    step         steps done of the next one, `loss_sums` the sums of their losses
+    total_steps  steps done in all
+    best_score   best validation score so far, larger is better
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, ema=None):
+        self.network, self.optimizer, self.scaler, self.ema = network, optimizer, scaler, ema
+        self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
+        self.loss_sums: dict[str, Tensor] = {}
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to score and to use: with the running mean of the weights, where there is one."""
+        return self.ema.module if self.ema is not None else self.network
+
+    def take_step(self, losses: dict[str, Tensor], clip: float = 0.0) -> None:
+        """One optimizer step on the gradients at hand, cut off at ±`clip` (0: not at all); counts it and its losses."""
+        self.scaler.unscale_(self.optimizer)  # first, so that true gradients are clipped
+        if clip > 0:
+            nn.utils.clip_grad_value_(self.network.parameters(), clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.total_steps += 1
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.total_steps)
+        for name, value in losses.items():
+            self.loss_sums[name] = self.loss_sums.get(name, 0) + value.detach().double()
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean of each loss over the steps of this epoch and all processes."""
+        return {name: value / self.step for name, value in self._summed_losses().items()}
+
+    def finish_epoch(self) -> None:
+        self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, {}
+
+    def improves(self, score: float | None) -> bool:
+        """Whether a validation score is the best so far, which it then becomes; None: the epoch was not validated."""
+        if score is None or score <= self.best_score:
+            return False
+        self.best_score = score
+        return True
+
+    def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
+        """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes."""
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "weights": self.network.state_dict() if self.ema is not None else None,
+            "epoch": self.epoch,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "best_score": self.best_score,
+            "loss_sums": self._summed_losses(),
+        }
+        if run.is_main:
+            for path in [run.last, run.best] if is_best else [run.last]:
+                save_checkpoint(path, stage, settings, self.result, training)
+
+    def load(self, path) -> None:
+        """Restores what `save` wrote."""
+        content = load_checkpoint(path)
+        training = content["training"]
+        load_weights(self.result, content["network"], path)
+        if self.ema is not None:
+            load_weights(self.network, training["weights"], path)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
+        self.best_score = training["best_score"]
+        device = next(self.network.parameters()).device
+        self.loss_sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in training["loss_sums"].items()
+        }
+
+    def _summed_losses(self) -> dict[str, float]:
+        return {name: mean_over_processes(value).item() for name, value in self.loss_sums.items()}
