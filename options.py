@@ -13,7 +13,7 @@ def SOD_train() -> argparse.ArgumentParser:
         type=_decoder_width,
         default="paper",
         metavar="paper|N",
-        help="channels of the decoder: `paper` (1024 to 128) or one number for all four stages",
+        help="channels of the decoder's coarsest stage, a multiple of 8; `paper` is 1024",
     )
     parser.add_argument("--image_size", type=_positive, default=224, help="side of the network's input, px")
     parser.add_argument("--dropout", type=_share, default=0.5, help="dropout of each decoder stage, 0..1")
@@ -492,8 +492,11 @@ def _above_zero(text: str) -> float:
     return _number(text, lambda value: value > 0, "above 0")
 
 
-def _decoder_width(text: str) -> int | None:
-    return None if text == "paper" else _positive(text)
+def _decoder_width(text: str) -> int:
+    width = 1024 if text == "paper" else _positive(text)
+    if width % 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 8")
+    return width
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
 
-# widths of the paper's decoder for PATM4 … PATM1: inner channels, output channels
-PAPER_WIDTHS = ((1024, 1024, 512, 256), (1024, 512, 256, 128))
+# inner and output channels of PATM4 … PATM1, as shares of the decoder's width
+INNER_SHARES, OUTPUT_SHARES = (1, 1, 1 / 2, 1 / 4), (1, 1 / 2, 1 / 4, 1 / 8)
+PAPER_WIDTH = 1024
 DILATIONS = ((3, 2), (3, 2), (5, 3), (5, 3))
 
 
@@ -96,12 +97,14 @@ class SaliencyNet(nn.Module):
 def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> SaliencyNet:
     """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, decoder_width, image_size.
 
-    `decoder_width` None is the paper's decoder (152 M parameters on Swin-B); a number makes all four stages that
-    wide. `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
+    `decoder_width` is the number of channels of the coarsest stage, a multiple of 8; the finer stages have a half, a
+    quarter and an eighth of it. The paper's decoder, of 152 M parameters on Swin-B, is that of 1024. `pretrained`: see
+    `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
     backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
-    width = settings["decoder_width"]
-    inner, output = PAPER_WIDTHS if width is None else ((width,) * 4, (width,) * 4)
+    inner, output = (
+        tuple(int(settings["decoder_width"] * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES)
+    )
     return SaliencyNet(backbone, inner, output, **drop)
 
 

@@ -10,7 +10,7 @@ from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_nam
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.edge_head import EdgeHead
-from models.saliency_net import PATM, amplitude_phase, build_saliency_net
+from models.saliency_net import PAPER_WIDTH, PATM, amplitude_phase, build_saliency_net
 from utils.checkpoint import save_checkpoint
 
 TINY_SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
@@ -46,7 +46,7 @@ def test_paper_decoder_on_swin_base():
 
 def test_decoder_widths_follow_the_backbone():
     with torch.device("meta"):
-        network = build_saliency_net(settings_of("swin-base-224") | {"decoder_width": None, "image_size": 224})
+        network = build_saliency_net(settings_of("swin-base-224") | {"decoder_width": PAPER_WIDTH, "image_size": 224})
     inputs = [patm.conv_a[0].in_channels for patm in network.decoder]
     inner = [patm.conv_a[0].out_channels for patm in network.decoder]
     outputs = [patm.join[0].out_channels for patm in network.decoder]

@@ -1,6 +1,7 @@
 """The scripts on real photographs and masks: every stage in turn, with tiny networks for one epoch."""
 
 import json
+import shutil
 
 import pytest
 from conftest import TINY_RESNEST, TINY_SWIN, run_main
@@ -39,3 +40,25 @@ def test_every_stage(real_data, tmp_path):
     run_main("predict", f"--load_path {tmp_path}/segmentation/last.pth --input {photos} {some} --output {tmp_path}/out")
     run_main("evaluate", f"segmentation --pred {tmp_path}/out --data_dir {voc_root} {some} --json {tmp_path}/s.json")
     assert json.loads((tmp_path / "s.json").read_text())[f"{tmp_path}/out"]["coverage"] == 1
+
+
+@pytest.mark.slow
+def test_a_small_network_learns_sixteen_pairs_by_heart(real_data, tmp_path):
+    """224 px, ImageNet weights: what it saw it must find again, to MAE 0.02."""
+    source = real_data / "sod/train/ECSSD"
+    for image in sorted((source / "Images").iterdir())[:16]:
+        for path in (image, source / "Masks" / f"{image.stem}.png"):
+            target = tmp_path / "sixteen" / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    weights = f"--pretrained {real_data}/weights/mobilenetv2_035_imagenet.safetensors"
+    run_main(
+        "SOD_train",
+        f"--backbone mobilenetv2_035 {weights} --pixel_mean 0.5 0.5 0.5 --pixel_std 0.5 0.5 0.5 --workers 0"
+        f" --train_root {tmp_path}/sixteen --val_root {tmp_path}/sixteen --log_path {tmp_path} --tag run"
+        " --decoder_width 128 --train_batch 8 --max_epoch 100 --val_every 100 --lr 2e-3 --decay_epoch 60 85"
+        " --gamma 0.3 --dropout 0 --edge_drop_path 0 --colour_jitter 0 --cache-mode full",
+    )
+    scores = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert scores["val/MAE"] <= 0.02
+    assert scores["val/maxF"] >= 0.97

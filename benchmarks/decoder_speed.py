@@ -1,0 +1,102 @@
+"""Decoder widths of the saliency network side by side: parameters, training step, prediction.
+
+    python -m benchmarks.decoder_speed --backbone mobilenetv2_035
+    python -m benchmarks.decoder_speed --backbone swin-base-224 --widths 64 paper
+
+Random weights, the GPU if there is one. The widths take turns, and the fastest of their turns counts.
+"""
+
+import argparse
+import sys
+import time
+
+import torch
+
+from benchmarks.report import environment_line, keep
+from metrics.tables import markdown_table
+from models.saliency_losses import saliency_objective
+from models.saliency_net import PAPER_WIDTH, build_saliency_net
+from utils.precision import autocast
+
+TURNS = 4  # the first does not count
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Speed and size of decoder widths.")
+    parser.add_argument("--backbone", default="mobilenetv2_035", help="by the README's names, or any timm name")
+    parser.add_argument("--widths", nargs="+", default=["64", "128", "256", "paper"], help="channels of the decoder")
+    parser.add_argument("--image_size", type=int, default=224, help="px")
+    parser.add_argument("--batch", type=int, default=4, help="images at a time")
+    args = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = {width: build(args.backbone, width, args.image_size, device) for width in args.widths}
+    times: dict[str, list] = {width: [] for width in args.widths}
+    for _ in range(TURNS):
+        for width, network in networks.items():
+            times[width].append((train_ms(network, args, device), predict_ms(network, args, device)))
+    best = {width: [min(turn) for turn in zip(*turns[1:])] for width, turns in times.items()}
+    slowest = [max(column) for column in zip(*best.values())]
+    rows = [
+        [width, f"{millions(networks[width]):.2f}"]
+        + [f"{ms:.1f} ({slow / ms:.1f} ×)" for ms, slow in zip(best[width], slowest)]
+        for width in args.widths
+    ]
+    header = ["decoder", "parameters, M", "training step, ms/image (speed-up)", "prediction, ms/image (speed-up)"]
+    command = f"python -m benchmarks.decoder_speed {' '.join(argv)}".rstrip()
+    keep(f"decoder_speed_{args.backbone}_{device.type}", command, [markdown_table(header, rows), environment_line()])
+
+
+def build(backbone: str, width: str, image_size: int, device: torch.device):
+    settings = {"backbone": backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    settings |= {"decoder_width": PAPER_WIDTH if width == "paper" else int(width), "image_size": image_size}
+    return build_saliency_net(settings).to(device, memory_format=torch.channels_last)
+
+
+def millions(network) -> float:
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
+def train_ms(network, args, device: torch.device) -> float:
+    """ms per image of forward pass, losses and backward pass."""
+    images, masks = random_batch(args, device)
+
+    def step():
+        network.zero_grad(set_to_none=True)
+        with autocast(device, enabled=True):
+            outputs = network(images)
+        outputs = {"saliency": [logits.float() for logits in outputs["saliency"]], "edge": outputs["edge"].float()}
+        saliency_objective(outputs, masks, edge_weight=1.0)["loss"].backward()
+
+    network.train()
+    return milliseconds(step, device) / args.batch
+
+
+def predict_ms(network, args, device: torch.device) -> float:
+    """ms per image of the forward pass alone."""
+    images, _ = random_batch(args, device)
+
+    @torch.inference_mode()
+    def predict():
+        with autocast(device, enabled=True):
+            network(images)
+
+    network.eval()
+    return milliseconds(predict, device) / args.batch
+
+
+def random_batch(args, device: torch.device):
+    shape = (args.batch, 1, args.image_size, args.image_size)
+    images = torch.randn(shape, device=device).expand(-1, 3, -1, -1)
+    return images.contiguous(memory_format=torch.channels_last), (torch.rand(shape, device=device) > 0.5).float()
+
+
+def milliseconds(work, device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,30 @@
+"""The benchmarks run and leave their figures; the figures themselves are no test."""
+
+import re
+
+import pytest
+from conftest import TINY_SWIN
+
+from benchmarks import decoder_quality, decoder_speed, report
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_decoder_speed(results):
+    decoder_speed.main(["--backbone", "mobilenetv2_035", "--widths", "8", "16", "--image_size", "64", "--batch", "1"])
+    (path,) = results.iterdir()
+    text = path.read_text()
+    assert len(re.findall(r"\(\d+\.\d ×\)", text)) == 4
+    assert "python -m benchmarks.decoder_speed --backbone mobilenetv2_035 --widths 8 16" in text
+    assert "torch 2." in text
+
+
+def test_decoder_quality(scenes, results):
+    places = f"--train_root {scenes}/dataset --val_root {scenes}/dataset/benchmark/DRAWN-TE --widths 8 16"
+    decoder_quality.main(f"{places} -- {TINY_SWIN} --max_epoch 1 --train_batch 4".split())
+    rows = (results / "decoder_quality.md").read_text().splitlines()
+    assert [row.split()[1] for row in rows if re.match(r"\| (?:8|16) ", row)] == ["8", "16"]

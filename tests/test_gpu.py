@@ -1,0 +1,59 @@
+"""What only a GPU shows: mixed precision learns, recomputation saves memory, maps agree with the CPU's."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_main
+from test_training_scripts import COMMANDS, log_of, saliency_command
+
+from image_files import load_grey, load_image
+from models.saliency_net import build_saliency_net
+from utils.checkpoint import load_checkpoint
+from utils.saliency_maps import predict_saliency
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
+]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_mixed_precision_learns_like_full_precision(script, scenes, tmp_path):
+    for amp in ("True", "False"):
+        command = COMMANDS[script](scenes, tmp_path, f"--tag {amp} --max_epoch 4 --amp {amp} --gpu_id 0")
+        run_main(script, command + (" --dropout 0 --edge_drop_path 0" if script == "SOD_train" else ""))
+    mixed, full = (log_of(tmp_path / amp)[-1]["loss"] for amp in ("True", "False"))
+    assert mixed == pytest.approx(full, rel=0.05)
+
+
+def test_maps_agree_with_the_cpu(scenes, tmp_path):
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 2 --gpu_id 0"))
+    content = load_checkpoint(tmp_path / "run/last.pth")
+    network = build_saliency_net(content["settings"])
+    network.load_state_dict(content["network"])
+    image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))
+    (on_cpu,) = predict_saliency(network, [image], 64, torch.device("cpu"))
+    (on_gpu,) = predict_saliency(network.cuda(), [image], 64, torch.device("cuda"))
+    assert np.abs(on_cpu.astype(int) - on_gpu).max() <= 4  # bfloat16 has 8 bits
+
+
+def test_recomputation_saves_memory():
+    settings = {"backbone": "resnest14", "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    network = build_saliency_net(settings | {"decoder_width": 64, "image_size": 224}).cuda().train()
+    images, peaks = torch.randn(8, 3, 224, 224, device="cuda"), []
+    for on in (False, True):
+        network.checkpoint_activations(on)
+        torch.cuda.reset_peak_memory_stats()
+        network(images)["saliency"][0].mean().backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+        network.zero_grad(set_to_none=True)
+    assert peaks[1] < 0.8 * peaks[0]
+
+
+def test_every_flag_at_once(scenes, tmp_path):
+    flags = "--ema 0.9 --accumulate 2 --grad_checkpointing --channels_last --train_scales 0.5 1 --compile"
+    run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag run --max_epoch 2 --gpu_id 0 {flags}"))
+    assert np.isfinite(log_of(tmp_path / "run")[-1]["loss"])
+    maps = tmp_path / "maps"
+    run_main("predict", f"--load_path {tmp_path}/run/last.pth --input {scenes}/dataset/DRAWN-TR --output {maps}")
+    assert len({load_grey(path).shape for path in maps.glob("*.png")}) == 1
