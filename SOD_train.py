@@ -83,7 +83,7 @@ def main(args) -> None:
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
-    optimizer = torch.optim.Adam(parameter_groups(network, args.lr, args.backbone_lr), lr=args.lr)
+    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
     state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ema)
 
     # resume
@@ -112,7 +112,7 @@ def main(args) -> None:
                 state.save(run, "saliency", settings)
         losses = state.mean_losses()
         state.finish_epoch()
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[-1]["lr"]})
+        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         scores = {}
@@ -151,15 +151,6 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
     state.take_step(sums, args.clip)
-
-
-def parameter_groups(network: SaliencyNet, lr: float, backbone_factor: float) -> list[dict]:
-    """The backbone, which may learn more slowly, and the rest."""
-    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
-    return [
-        {"params": network.backbone.parameters(), "initial_lr": lr * backbone_factor},
-        {"params": rest, "initial_lr": lr},
-    ]
 
 
 def to_float32(outputs: dict) -> dict:

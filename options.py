@@ -77,9 +77,6 @@ def SOD_train() -> argparse.ArgumentParser:
     training.add_argument(
         "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
-    training.add_argument(
-        "--backbone_lr", type=_above_zero, default=1.0, help="factor on --lr for the backbone; below 1 for small data"
-    )
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
     _add_step(training)
     _add_run(parser, log_path="experiments")

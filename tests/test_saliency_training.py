@@ -21,8 +21,8 @@ import SOD_train
 import train_classification
 import train_segmentation
 from datasets.epoch_batches import EpochBatches
-from datasets.saliency_folder import SaliencyTraining
-from image_files import load_image, save_grey
+from datasets.saliency_folder import SaliencyTraining, cached_share
+from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from models.saliency_net import build_saliency_net
 from saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
@@ -210,6 +210,29 @@ def test_a_pass_begins_where_it_stopped():
     whole = list(batches)
     batches.first_step = 3
     assert list(batches) == whole[3:]
+
+
+def test_cache_modes_hold_what_they_say(scenes):
+    pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
+    on_disk = {path: path.stat().st_size for pair in pairs for path in pair}
+    shares = {}
+    for mode, rank in (("no", 0), ("part", 0), ("part", 1), ("full", 1)):
+        held = SaliencyTraining(pairs, seed=0, cached=cached_share(mode, len(pairs), rank, size=2)).contents
+        assert all(len(content) == on_disk[path] for path, content in held.items())
+        shares[mode, rank] = set(held)
+    assert shares["no", 0] == set()
+    assert shares["full", 1] == set(on_disk)
+    assert len(shares["part", 0]) == len(shares["part", 1]) == len(on_disk) // 2
+    assert shares["part", 0] | shares["part", 1] == set(on_disk)
+
+
+@pytest.mark.parametrize("image_size", [50, 97])
+def test_sizes_that_no_stride_divides(image_size, scenes, tmp_path):
+    flags = TINY_SWIN.replace("--image_size 64", f"--image_size {image_size}")
+    run_main("SOD_train", f"{flags} --train_root {scenes}/dataset --log_path {tmp_path} --tag run --max_epoch 1")
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    run_main("predict", f"--load_path {tmp_path}/run/last.pth --input {image} --output {tmp_path}/maps")
+    assert load_grey(tmp_path / "maps" / f"{image.stem}.png").shape == (64, 80)
 
 
 def test_ready_edges(scenes, tmp_path):
