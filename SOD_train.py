@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
-from input_errors import run_script
+from input_errors import InputError, first_line, run_script
 from metrics.saliency import SaliencyMetrics
 from models.saliency_losses import edge_target, saliency_objective
 from models.saliency_net import SaliencyNet, build_saliency_net
@@ -66,6 +66,7 @@ def main(args) -> None:
     dataset = SaliencyTraining(pairs, args.seed, edges, cached, args.colour_jitter)
     sides_px = [scaled_side(args.image_size, scale) for scale in args.train_scales]
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size, sides_px)
+    batches.check_parts(args.accumulate, norm_needs_two=min(sides_px) <= COARSEST_STRIDE)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -76,6 +77,7 @@ def main(args) -> None:
     }
     network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device, memory_format=memory_format(args.channels_last))
+    check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     network.checkpoint_activations(args.grad_checkpointing)
     if args.compile:
@@ -84,12 +86,12 @@ def main(args) -> None:
 
     # optimizer
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ema)
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(pairs), ema)
 
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start()
+    run.start(state.total_steps)
     num_val = sum(map(len, val_sets.values()))
     run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps an epoch")
 
@@ -110,14 +112,13 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "saliency", settings)
-        losses = state.mean_losses()
-        state.finish_epoch()
+        losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         scores = {}
         if state.epoch % args.val_every == 0 or state.epoch == args.max_epoch:
-            scores = validate(state.result, val_sets, args.image_size, world)
+            scores = validate(state.result, val_sets, args.image_size, world, args.amp)
             run.scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
             picture = progress_picture(state.result, *batch)
             run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
@@ -142,19 +143,14 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         share = len(images) / len(batch[0])
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            if args.channels_last:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last))
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
-            losses = saliency_objective(to_float32(outputs), masks, args.edge_loss, *edges)
+            losses = saliency_objective(outputs, masks, args.edge_loss, *edges)
             state.scaler.scale(losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
     state.take_step(sums, args.clip)
-
-
-def to_float32(outputs: dict) -> dict:
-    return {"saliency": [logits.float() for logits in outputs["saliency"]], "edge": outputs["edge"].float()}
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
@@ -166,7 +162,18 @@ def scaled_side(image_size: int, scale: float) -> int:
     return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
 
 
-def validate(network: SaliencyNet, data_sets: dict[str, list], image_size: int, world) -> dict[str, float]:
+@torch.inference_mode()
+def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None:
+    """Raises `InputError` for a size that the network does not take, before training would meet it."""
+    weight = next(network.parameters())
+    for side in sorted(sides_px):
+        try:
+            network.eval()(weight.new_zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--backbone {backbone} does not take images of {side} px: {first_line(error)}") from error
+
+
+def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool) -> dict[str, float]:
     """Scores of every image at its own size, by the metrics of evaluate.py; each process takes its share.
 
     Several data sets: each one's scores under its name, and the means over the data sets.
@@ -176,7 +183,8 @@ def validate(network: SaliencyNet, data_sets: dict[str, list], image_size: int, 
         metrics, share = SaliencyMetrics(), pairs[world.rank :: world.size]
         for first in range(0, len(share), VAL_BATCH):
             images, masks = zip(*(load_pair(*pair) for pair in share[first : first + VAL_BATCH]))
-            for saliency, mask in zip(predict_saliency(network, list(images), image_size, world.device), masks):
+            maps = predict_saliency(network, list(images), image_size, world.device, amp=amp)
+            for saliency, mask in zip(maps, masks):
                 metrics.add(saliency, mask)
         scores[name] = SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
     if not scores:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from input_errors import InputError, MissingInputError
+from input_errors import InputError, MissingInputError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -65,6 +65,8 @@ def read_bytes(path) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def image_stems(folder) -> dict[str, Path]:
@@ -74,7 +76,7 @@ def image_stems(folder) -> dict[str, Path]:
         raise MissingInputError(f"folder {folder} does not exist")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
             if path.stem in found:
                 raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
             found[path.stem] = path
@@ -82,7 +84,10 @@ def image_stems(folder) -> dict[str, Path]:
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error as error:  # such as more pixels than OpenCV admits
+        raise InputError(f"{name} cannot be decoded: {first_line(error)}") from error
     if image is None:
         raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
     return image

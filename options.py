@@ -31,11 +31,12 @@ def SOD_train() -> argparse.ArgumentParser:
     data.add_argument(
         "--edge_dir",
         metavar="DIR",
-        help="ready edge maps DIR/<data set>/<stem>.png, or DIR/<stem>.png (default: edges are made from the masks)",
+        help="ready edge maps DIR/<data set>/<stem>.png, or DIR/<stem>.png of one data set (default: from masks)",
     )
     data.add_argument(
         "--val_root",
         nargs="+",
+        action=_Collect,
         default=[],
         metavar="DIR",
         help="data sets, or folders of such, scored after every --val_every epochs and at the end",
@@ -201,6 +202,7 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
     _add_multi_scale(parser, scales=(1.0,), flip=False)
     parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
+    _add_amp(parser)
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
     _add_devices(parser)
     return parser
@@ -358,15 +360,13 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training.add_argument("--train_batch", type=_positive, default=batch, help="images per step, over all processes")
     training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
     training.add_argument("--seed", type=_count, default=0, help="of weights, order and augmentation")
-    training.add_argument(
-        "--amp",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="mixed precision on GPUs: bfloat16, or float16",
-    )
+    _add_amp(training)
     return training
+
+
+def _add_amp(parser) -> None:
+    text = "mixed precision on GPUs (bfloat16, else float16)"
+    parser.add_argument("--amp", type=_boolean, nargs="?", const=True, default=True, help=text)
 
 
 def _add_step(training) -> None:

@@ -39,6 +39,7 @@ from utils.distributed import (
     wait_for_all,
 )
 from utils.multi_scale import sum_over_scales
+from utils.precision import autocast
 from utils.run_folder import claim_output_folder
 from utils.saliency_maps import predict_saliency
 from utils.segmentations import predict_segmentation
@@ -131,22 +132,25 @@ def save_predictions(
     stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device
 ) -> None:
     """Writes the files of a few images; the result comes last, so that where it stands nothing is missing."""
-    how = (device, args.scales, args.flip)
+    how = (device, args.scales, args.flip, args.amp)
     if stage == "saliency":
         maps = predict_saliency(network, list(images.values()), settings["image_size"], *how)
     for index, (stem, image) in enumerate(images.items()):
         path, *overlay_path = paths_of(output, stem, args.overlay)
         if stage == "saliency":
-            result, save, overlay = maps[index], save_grey, highlight(image, maps[index])
+            result, save, show = maps[index], save_grey, highlight
         elif stage == "segmentation":
-            result, save = predict_segmentation(network, image, *how), save_label
-            overlay = cv2.addWeighted(image, 0.5, paint_label(result), 0.5, 0)
+            result, save, show = predict_segmentation(network, image, *how), save_label, blend_colours
         else:
-            result, save = cam_overlay(network, image, *how), save_image
-            overlay = result
+            result, save, show = cam_overlay(network, image, *how), save_image, lambda _, overlay: overlay
         for other in overlay_path:
-            save_image(other, overlay)
+            save_image(other, show(image, result))
         save(path, result)
+
+
+def blend_colours(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The image, RGB uint8 [H, W, 3], half covered by the colours of its labels, uint8 [H, W]."""
+    return cv2.addWeighted(image, 0.5, paint_label(label), 0.5, 0)
 
 
 def highlight(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
@@ -156,12 +160,13 @@ def highlight(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def cam_overlay(network, image: np.ndarray, device, scales, flip: bool) -> np.ndarray:
+def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool) -> np.ndarray:
     """The image under the strongest map of the classes found (probability over 0.5, else the likeliest one)."""
     tensor = network.backbone.normalise(image_tensor(image, device))
     logits = network(tensor)["logits"][0]  # [C]
     classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
-    cams = sum_over_scales(lambda batch: rectified(network(batch)["class_maps"], classes), tensor, scales, flip)
+    with autocast(device, amp):
+        cams = sum_over_scales(lambda x: rectified(network(x)["class_maps"], classes).float(), tensor, scales, flip)
     heat = (normalised_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
     return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)

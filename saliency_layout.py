@@ -41,19 +41,19 @@ def training_pairs(roots) -> list[tuple[Path, Path]]:
 
 
 def edge_paths(edge_dir, pairs) -> list[Path]:
-    """The ready edge map of each (image, mask): `<edge_dir>/<data set>/<stem>.png`, or `<edge_dir>/<stem>.png`.
+    """The ready edge map of each (image, mask): `<edge_dir>/<data set>/<stem>.png`, or, where there is one data set
+    only, `<edge_dir>/<stem>.png`.
 
     Raises `MissingInputError` if any is missing.
     """
     edge_dir = Path(edge_dir)
     if not edge_dir.is_dir():
         raise MissingInputError(f"--edge_dir {edge_dir} does not exist")
-    found, missing = [], []
-    for image, _ in pairs:
-        name = f"{image.stem}.png"
-        in_data_set = edge_dir / image.parent.parent.name / name
-        path = in_data_set if in_data_set.is_file() else edge_dir / name
-        (found if path.is_file() else missing).append(path)
+    data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
+    is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
+    folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]
+    found = [folder / f"{image.stem}.png" for folder, (image, _) in zip(folders, pairs)]
+    missing = [path for path in found if not path.is_file()]
     if missing:
         raise MissingInputError(
             f"--edge_dir {edge_dir} lacks {len(missing)} of {len(pairs)} edge maps ({shorten(missing)}): add them, or "

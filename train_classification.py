@@ -62,7 +62,7 @@ def main(args) -> None:
     val_split = load_split(args.list_dir, args.val_list, voc_root, len(classes)) if args.val_list != "none" else None
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
-    batches.refuse_single_images()
+    batches.check_parts()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -73,12 +73,12 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp))
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(images))
 
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start()
+    run.start(state.total_steps)
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
 
     # train
@@ -98,8 +98,7 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "classification", settings)
-        losses = state.mean_losses()
-        state.finish_epoch()
+        losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate

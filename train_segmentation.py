@@ -66,7 +66,7 @@ def main(args) -> None:
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     if args.mode == "normal" or not args.use_gn:
-        batches.refuse_single_images()
+        batches.check_parts()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -83,12 +83,12 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp))
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(pairs))
 
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start()
+    run.start(state.total_steps)
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
 
     # train
@@ -108,14 +108,13 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "segmentation", settings)
-        losses = state.mean_losses()
-        state.finish_epoch()
+        losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if val_pairs and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
-            score = validate(network, val_pairs, len(classes) + 1, world)
+            score = validate(network, val_pairs, len(classes) + 1, world, args.amp)
             run.scalars(state.total_steps, {"val/mIoU": score})
             line += f"  mIoU {score:.4f}"
         run.log(line)
@@ -154,12 +153,12 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, world) -> torch.Te
     return world.size * total / labelled.clamp(min=1)
 
 
-def validate(network: DeepLabV3Plus, pairs, num_labels: int, world) -> float:
+def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool) -> float:
     """mIoU over whole images, none dropped; each process takes its share."""
     matrix = ConfusionMatrix(num_labels)
     for image_path, label_path in pairs[world.rank :: world.size]:
         image, truth = load_labelled(image_path, label_path, num_labels)
-        matrix.add(predict_segmentation(network, image, world.device), truth)
+        matrix.add(predict_segmentation(network, image, world.device, amp=amp), truth)
     matrix.counts = sum_over_processes(matrix.counts)
     return matrix.scores()["mIoU"]
 

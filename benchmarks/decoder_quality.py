@@ -8,6 +8,7 @@ What follows `--` are flags of SOD_train.py, the same for every width; scored is
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,14 +26,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--train_root", required=True, metavar="DIR", help="data set to train on")
     parser.add_argument("--val_root", required=True, metavar="DIR", help="data set to score on")
     parser.add_argument("--widths", nargs="+", required=True, metavar="paper|N", help="channels of the decoder")
+    parser.add_argument("--name", default="decoder_quality", help="of the file in benchmarks/results")
     parser.add_argument("flags", nargs="*", help="flags of SOD_train.py, after --")
     args = parser.parse_args(argv)
     rows = []
     for width in args.widths:
         rows.append([width, *(f"{score:.4f}" for score in train(width, args))])
         print(" ".join(rows[-1]), flush=True)
-    command = f"python -m benchmarks.decoder_quality {' '.join(argv)}"
-    keep("decoder_quality", command, [markdown_table(["decoder", *SCORES], rows), environment_line()])
+    command = f"python -m benchmarks.decoder_quality {shlex.join(argv)}"
+    keep(args.name, command, [markdown_table(["decoder", *SCORES], rows), environment_line()])
 
 
 def train(width: str, args) -> list[float]:

@@ -30,13 +30,19 @@ class EpochBatches:
         self.sides_px = tuple(sides_px)
         self.epoch, self.first_step = 0, 0
 
-    def refuse_single_images(self) -> None:
-        """For networks whose batch norms see maps of 1×1 px: one image for a process leaves them nothing to average."""
-        smallest = min(self.batch_size, self.num_samples) // self.size
-        if smallest < 2:
+    def check_parts(self, parts: int = 1, norm_needs_two: bool = True) -> None:
+        """Raises `InputError` unless the share of a process divides into `parts`, and, where batch norms see maps of
+        1×1 px (`norm_needs_two`), each part has two images or more."""
+        share = min(self.batch_size, self.num_samples) // self.size
+        if self.batch_size // self.size % parts:
             raise InputError(
-                f"--train_batch {self.batch_size} over {self.size} processes, {self.num_samples} images: "
-                "batch norm needs at least two images a step in each process"
+                f"--accumulate {parts} does not divide the {self.batch_size // self.size} images of a step in each "
+                f"process (--train_batch {self.batch_size} over {self.size})"
+            )
+        if norm_needs_two and share // parts < 2:
+            raise InputError(
+                f"--train_batch {self.batch_size} over {self.size} processes in {parts} parts, {self.num_samples} "
+                "images: batch norm needs at least two images at a time"
             )
 
     def __len__(self) -> int:
@@ -50,7 +56,7 @@ class EpochBatches:
             yield [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
     def side_of(self, step: int) -> int:
-        return int(np.random.default_rng([self.seed, self.epoch, step, 0]).choice(self.sides_px))
+        return int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px))
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:

@@ -65,7 +65,9 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
         features = self.network(images)  # 4 × [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
         if self.gives_nhwc:
-            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+            last = images.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if last else torch.contiguous_format
+            features = [feature.permute(0, 3, 1, 2).contiguous(memory_format=layout) for feature in features]
         return features
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -153,13 +155,12 @@ def timm_options(full_name: str, backbone_args: dict, image_size: int | None, ou
         options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
     if output_stride:
         options |= {"output_stride": output_stride}
-    return options | plain_transformer_options(full_name, options | backbone_args) | backbone_args
+    return options | plain_transformer_options(full_name, options | backbone_args, image_size) | backbone_args
 
 
-def plain_transformer_options(full_name: str, options: dict) -> dict:
-    """For a transformer whose blocks all give maps of one size (ViT, DINO): four blocks evenly spread, any image size.
-
-    Empty for networks whose maps form a pyramid.
+def plain_transformer_options(full_name: str, options: dict, image_size: int | None) -> dict:
+    """For a transformer whose blocks all give maps of one size (ViT, DINO): four blocks evenly spread; images of any
+    size, or where timm cannot do that (BEiT), of `image_size`. Empty for networks whose maps form a pyramid.
     """
     try:
         with torch.device("meta"):
@@ -171,7 +172,10 @@ def plain_transformer_options(full_name: str, options: dict) -> dict:
         return {}
     accepted = inspect.signature(type(network.model)).parameters
     spread = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
-    return {"out_indices": spread} | {key: True for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted}
+    sizes = {key: True for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted}
+    if not sizes and image_size and "img_size" in accepted:
+        sizes = {"img_size": image_size}
+    return {"out_indices": spread} | sizes
 
 
 def keep_pool_at_stride_1(network: nn.Module) -> None:

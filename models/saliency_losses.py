@@ -55,12 +55,13 @@ def saliency_objective(
 ) -> dict[str, Tensor]:
     """The training loss of a batch: every side output weighs 1, the edge output `edge_weight`.
 
-    outputs: of `SaliencyNet`; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if not given.
+    outputs: of `SaliencyNet`, computed with in float32; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if
+    not given.
     → {"loss", "saliency_loss", "edge_loss"}, scalars.
     """
     weight = boundary_weight(mask)
-    saliency = torch.stack([structure_loss(logits, mask, weight) for logits in outputs["saliency"]]).sum()
-    edge_part = edge_loss(outputs["edge"], edge_target(mask) if edge is None else edge)
+    saliency = torch.stack([structure_loss(logits.float(), mask, weight) for logits in outputs["saliency"]]).sum()
+    edge_part = edge_loss(outputs["edge"].float(), edge_target(mask) if edge is None else edge)
     return {
         "loss": saliency + edge_weight * edge_part,
         "saliency_loss": saliency.detach(),

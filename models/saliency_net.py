@@ -13,6 +13,7 @@ from models.edge_head import EdgeHead
 # inner and output channels of PATM4 … PATM1, as shares of the decoder's width
 INNER_SHARES, OUTPUT_SHARES = (1, 1, 1 / 2, 1 / 4), (1, 1 / 2, 1 / 4, 1 / 8)
 PAPER_WIDTH = 1024
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 DILATIONS = ((3, 2), (3, 2), (5, 3), (5, 3))
 
 
@@ -70,7 +71,7 @@ class SaliencyNet(nn.Module):
         )
         self.side_heads = nn.ModuleList(nn.ConvTranspose2d(c, 1, kernel_size=2, stride=2) for c in output_widths)
         self.edge_head = EdgeHead(backbone.channels, drop_path=edge_drop_path)
-        self.recompute = False
+        self.recompute: set[nn.Module] = set()
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         size_hw = images.shape[-2:]
@@ -85,12 +86,23 @@ class SaliencyNet(nn.Module):
         return {"saliency": side_logits[::-1], "edge": self.edge_head(features, size_hw)}
 
     def checkpoint_activations(self, on: bool) -> None:
-        """In training, hold only the results of backbone and PATMs; the backward pass computes their inside again."""
-        self.recompute = on
+        """In training, hold only the results of backbone blocks and PATMs; the backward pass computes the rest again.
+
+        Blocks are timm's choice; a backbone with batch norm, whose statistics timm would count twice, is one block.
+        """
+        self.recompute = {self.backbone, *self.decoder} if on else set()
+        inner = list(self.backbone.network.modules())[1:]
+        blocks = [part for part in inner if hasattr(part, "grad_checkpointing")]
+        if blocks and not any(isinstance(part, BATCH_NORM) for part in self.backbone.modules()):
+            self.recompute -= {self.backbone}
+            for block in blocks:
+                block.grad_checkpointing = on
 
     def run(self, part: nn.Module, x: Tensor):
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
+        if part not in self.recompute or not (self.training and torch.is_grad_enabled()):
             return part(x)
+        if torch.compiler.is_compiling():  # the compiler itself moves statistics once
+            return checkpoint(part, x, use_reentrant=False)
         return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(part)))
 
 
@@ -111,7 +123,7 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
 @contextmanager
 def statistics_kept(module: nn.Module):
     """Batch norms within do not move their running statistics: a second pass over a batch must not count twice."""
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORM)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

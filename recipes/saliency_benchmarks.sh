@@ -6,10 +6,12 @@
 # Maps go to experiments/saliency/<name>/<data set>/; what is there already is not made again.
 set -eu
 project=$(cd "$(dirname "$0")/.." && pwd)
-checkpoint=${1:?usage: $0 CHECKPOINT [NAME] [FOLDER] [FLAGS]}
-name=${2:-ours}
-benchmark=${3:-dataset/benchmark}
-shift $(($# < 3 ? $# : 3))
+usage="usage: $0 CHECKPOINT [NAME] [FOLDER] [FLAGS]"
+places=()
+while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do places+=("$1"); shift; done  # what follows begins with a flag
+checkpoint=${places[0]:?$usage}
+name=${places[1]:-ours}
+benchmark=${places[2]:-dataset/benchmark}
 
 for data_set in "$benchmark"/*/Images; do
   [ -d "$data_set" ] || { echo "error: $benchmark holds no data set: expected <data set>/Images and Masks" >&2; exit 2; }

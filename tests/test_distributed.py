@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_SWIN
+from conftest import PROJECT, TINY_SWIN, run_main
 
 from datasets.epoch_batches import EpochBatches
 from input_errors import InputError
+from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -45,45 +46,77 @@ def test_a_data_set_smaller_than_a_batch():
 
 
 GRADIENTS = """
-import sys, json, os
-import numpy as np, torch
+import sys
 sys.path.insert(0, {project!r})
+import torch
 from torch.nn.parallel import DistributedDataParallel
+import options, SOD_train
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
-from models.saliency_losses import saliency_objective
 from models.saliency_net import build_saliency_net
 from saliency_layout import saliency_pairs
 from utils.distributed import start_distributed, stop_distributed
+from utils.training_state import TrainingState
 
 world = start_distributed([])
 torch.manual_seed(0)
-backbone_args = dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4)
-settings = dict(backbone="swin_tiny_patch4_window7_224", backbone_args=backbone_args, pixel_mean=None, pixel_std=None)
-network = build_saliency_net(dict(settings, decoder_width=8, image_size=64), dropout=0.0, edge_drop_path=0.0).eval()
+args = options.SOD_train().parse_args(({flags!r} + " --clip 0 --accumulate " + sys.argv[1]).split())
+settings = dict(options.backbone_settings(args), decoder_width=8, image_size=64)
+network = build_saliency_net(settings, dropout=0.0, edge_drop_path=0.0).eval()
 model = DistributedDataParallel(network) if world.size > 1 else network
 data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
 batches = EpochBatches(len(data), 4, 0, world.rank, world.size, sides_px=[64])
-images, masks = next(iter(build_loader(data, batches, 0, world.device)))
-saliency_objective(model(network.backbone.normalise(images)), masks, 1.0)["loss"].backward()
+optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), len(data))
+SOD_train.train_step(model, state, next(iter(build_loader(data, batches, 0, world.device))), args)
+loss = state.finish_epoch()
 if world.is_main:
-    torch.save({{name: p.grad for name, p in network.named_parameters()}}, {output!r})
+    gradients = {{name: p.grad for name, p in network.named_parameters()}}
+    torch.save(gradients | {{"loss": torch.tensor(loss["loss"])}}, {output!r})
 stop_distributed()
 """
 
 
 def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
-    gradients = {}
-    for size, launcher in ((1, [sys.executable]), (2, TWO_PROCESSES)):
-        script, output = tmp_path / f"gradients{size}.py", tmp_path / f"{size}.pth"
-        script.write_text(
-            GRADIENTS.format(project=str(PROJECT), data=str(scenes / "dataset/DRAWN-TR"), output=str(output))
-        )
-        done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=300)
+    """And the mean loss; also where each passes its share of the batch in two parts."""
+    results = {}
+    for name, launcher, parts in (("one", [sys.executable], 1), ("two", TWO_PROCESSES, 1), ("parts", TWO_PROCESSES, 2)):
+        script, output = tmp_path / f"{name}.py", tmp_path / f"{name}.pth"
+        places = {"project": str(PROJECT), "data": str(scenes / "dataset/DRAWN-TR"), "output": str(output)}
+        script.write_text(GRADIENTS.format(flags=TINY_SWIN, **places))
+        done = subprocess.run([*launcher, str(script), str(parts)], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        gradients[size] = torch.load(output, weights_only=True)
-    for name, value in gradients[1].items():
-        assert torch.allclose(value, gradients[2][name], atol=1e-5 * max(1, value.abs().max().item())), name
+        results[name] = torch.load(output, weights_only=True)
+    for name, value in results["one"].items():
+        for other in ("two", "parts"):
+            atol = 1e-5 * max(1, value.abs().max().item())
+            assert torch.allclose(value, results[other][name], atol=atol), (other, name)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly_and_score_what_they_save(scenes, tmp_path):
+    benchmark = scenes / "dataset/benchmark"
+    command = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {benchmark}/DRAWN-TE --lr 1e-2"
+    command += f" --log_path {tmp_path} --train_batch 4 --ema 0.9 --accumulate 2 --grad_checkpointing --save_every 2"
+
+    def run(tag: str, flags: str) -> dict:
+        line = [*TWO_PROCESSES, *command.split(), "--tag", tag, *flags.split()]
+        done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / tag / "log.jsonl").read_text().splitlines()[-1])
+
+    run("parts", "--max_epoch 1")
+    parts, whole = run("parts", "--max_epoch 2 --resume"), run("whole", "--max_epoch 2")
+    assert parts == whole
+    one, other = (load_checkpoint(tmp_path / tag / "last.pth")["network"] for tag in ("parts", "whole"))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    run_main(
+        "predict",
+        f"--load_path {tmp_path}/whole/last.pth --input {benchmark}/DRAWN-TE --output {tmp_path}/maps/DRAWN-TE",
+    )
+    run_main("evaluate", f"saliency --pred {tmp_path}/maps --gt_root {benchmark} --json {tmp_path}/scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())[f"{tmp_path}/maps"]["DRAWN-TE"]
+    assert scores["MAE"] == pytest.approx(whole["val/MAE"], abs=1e-6)
 
 
 def test_scripts_join_torchrun(scenes, tmp_path):

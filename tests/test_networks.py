@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+import options
 from input_errors import InputError, MissingInputError
 from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
 from models.cam_classifier import build_cam_classifier
@@ -36,12 +37,30 @@ def millions(module: nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
 
-def test_paper_decoder_on_swin_base():
-    with torch.device("meta"):
-        decoder = [
-            PATM(*widths, 3, 2) for widths in ((1024, 1024, 1024), (1536, 1024, 512), (768, 512, 256), (384, 256, 128))
-        ]
-    assert sum(map(millions, decoder)) == pytest.approx(152, abs=1)
+def test_layers_of_a_patm():
+    layers = [
+        (name, type(layer).__name__)
+        for name, layer in PATM(4, 4, 4, 3, 2).named_modules()
+        if not list(layer.children())
+    ]
+    triple = ["Conv2d", "BatchNorm2d", "ReLU"]
+    blocks = ("conv_a", "dilated_a", "conv_b", "dilated_b", "conv_c", "join")
+    expected = [(f"{block}.{place}", kind) for block in blocks for place, kind in enumerate(triple)]
+    upsample = [(f"upsample.{place}", kind) for place, kind in enumerate(["ConvTranspose2d", "BatchNorm2d", "ReLU"])]
+    assert layers == [*expected, ("dropout", "Dropout"), *upsample]
+
+
+def test_order_of_a_patm():
+    """Dropout acts before the upsampling, and the dilated branches follow their own plain one."""
+    patm, order = PATM(4, 4, 4, 3, 2), []
+    for name, part in patm.named_children():
+        part.register_forward_hook(lambda *_, name=name: order.append(name))
+    inputs = {}
+    patm.dilated_b.register_forward_pre_hook(lambda _, x: inputs.update(dilated_b=x[0]))
+    patm.conv_b.register_forward_hook(lambda _, __, y: inputs.update(conv_b=y))
+    assert patm(torch.randn(2, 4, 8, 8)).shape == (2, 4, 16, 16)
+    assert order == ["conv_a", "conv_b", "conv_c", "dilated_a", "dilated_b", "join", "dropout", "upsample"]
+    assert inputs["dilated_b"] is inputs["conv_b"]
 
 
 def test_decoder_widths_follow_the_backbone():
@@ -56,6 +75,8 @@ def test_decoder_widths_follow_the_backbone():
     dilations = [(patm.dilated_a[0].dilation[0], patm.dilated_b[0].dilation[0]) for patm in network.decoder]
     assert dilations == [(3, 2), (3, 2), (5, 3), (5, 3)]
     assert millions(network.backbone) == pytest.approx(87, abs=1)
+    assert millions(network.decoder) == pytest.approx(152, abs=1)
+    assert options.SOD_train().parse_args(["--decoder_width", "paper"]).decoder_width == PAPER_WIDTH
 
 
 def test_amplitude_and_phase():
@@ -70,21 +91,6 @@ def test_saliency_outputs(height, width):
     outputs = network(torch.randn(2, 3, height, width))
     assert [tuple(logits.shape) for logits in outputs["saliency"]] == [(2, 1, height, width)] * 4
     assert tuple(outputs["edge"].shape) == (2, 1, height, width)
-
-
-def test_every_parameter_gets_a_gradient():
-    torch.manual_seed(0)
-    network = tiny_saliency_net(dropout=0.0, edge_drop_path=0.0).train()
-    outputs = network(torch.randn(2, 3, 64, 64))
-    (sum(logits.square().sum() for logits in outputs["saliency"]) + outputs["edge"].square().sum()).backward()
-    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    # a bias right before a batch norm is subtracted again: its gradient is zero by construction
-    before_norm = [
-        name
-        for name in without
-        if name.endswith(("upsample.0.bias", ".0.bias")) and ("upsample" in name or "lift" in name)
-    ]
-    assert without == before_norm
 
 
 def test_edge_head_uses_r1_only_through_its_maximum():
@@ -168,25 +174,46 @@ def test_names_give_four_maps(name):
     assert backbone.strides == [4, 8, 16, 32]
 
 
-@pytest.mark.parametrize(("height", "width"), [(224, 224), (64, 96), (101, 75), (384, 100)])
-@pytest.mark.parametrize(
-    ("name", "small"),
-    [
-        ("swin_tiny_patch4_window7_224", TINY_SWIN),
-        ("swinv2_tiny_window8_256", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
-        ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}),
-        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
-        ("poolformer_s12", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
-        ("resnest14", TINY_RESNEST),
-        ("vit_small_patch16_224.dino", {"embed_dim": 24, "depth": 8, "num_heads": 2}),
-        ("mobilenetv2_035", {}),
-    ],
-)
+FAMILIES = [
+    ("swin_tiny_patch4_window7_224", TINY_SWIN),
+    ("swinv2_tiny_window8_256", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
+    ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}),
+    ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+    ("poolformer_s12", {}),
+    ("resnest14", TINY_RESNEST),
+    ("vit_small_patch16_224.dino", {"embed_dim": 24, "depth": 8, "num_heads": 2}),
+    ("mobilenetv2_035", {}),
+]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (101, 75)])
+@pytest.mark.parametrize(("name", "small"), FAMILIES)
 def test_any_network_takes_any_size(name, small, height, width):
     settings = settings_of(name, **small) | {"decoder_width": 8, "image_size": 224}
     outputs = build_saliency_net(settings).eval()(torch.randn(1, 3, height, width))
     assert [tuple(logits.shape) for logits in outputs["saliency"]] == [(1, 1, height, width)] * 4
     assert tuple(outputs["edge"].shape) == (1, 1, height, width)
+
+
+@pytest.mark.parametrize(("name", "small"), FAMILIES)
+def test_every_parameter_gets_a_gradient(name, small):
+    """Else training in several processes stops."""
+    torch.manual_seed(0)
+    settings = settings_of(name, **small) | {"decoder_width": 16, "image_size": 64}
+    network = build_saliency_net(settings, dropout=0.0, edge_drop_path=0.0).train()
+    outputs = network(torch.randn(4, 3, 64, 64))
+    (sum(logits.square().sum() for logits in outputs["saliency"]) + outputs["edge"].square().sum()).backward()
+    assert [parameter for parameter, value in network.named_parameters() if value.grad is None] == []
+    ours = ("decoder", "side_heads", "edge_head")
+    without = [n for n, p in network.named_parameters() if n.startswith(ours) and not p.grad.any()]
+    # a bias right before a batch norm is subtracted again: its gradient is zero by construction
+    assert [n for n in without if not (n.endswith(".0.bias") and ("upsample" in n or "lift" in n))] == []
+
+
+def test_a_transformer_of_fixed_size_is_built_for_the_images():
+    settings = settings_of("beit_base_patch16_224", embed_dim=24, depth=4, num_heads=2)
+    network = build_saliency_net(settings | {"decoder_width": 8, "image_size": 96}).eval()
+    assert tuple(network(torch.randn(1, 3, 96, 96))["edge"].shape) == (1, 1, 96, 96)
 
 
 def test_plain_transformers_give_blocks_from_all_depths():

@@ -113,7 +113,7 @@ def one_step(flags: str, scaler=None, train: bool = False) -> dict[str, torch.Te
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).train(train)
     network.checkpoint_activations(args.grad_checkpointing)
     state = TrainingState(
-        network, torch.optim.SGD(network.parameters(), lr=1.0), scaler or torch.amp.GradScaler("cpu", enabled=False)
+        network, torch.optim.SGD(network.parameters(), lr=1.0), scaler or torch.amp.GradScaler("cpu", enabled=False), 4
     )
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
@@ -166,6 +166,7 @@ def test_running_mean_of_the_weights(scenes, tmp_path):
         network,
         torch.optim.SGD(network.parameters(), lr=1.0),
         loss_scaler(torch.device("cpu"), True),
+        1,
         ModelEmaV3(network, 0.9),
     )
     before = network.weight.detach().clone()
@@ -255,6 +256,50 @@ def test_ready_edges(scenes, tmp_path):
         run_main("SOD_train", saliency_command(scenes, tmp_path, f"--max_epoch 1 --edge_dir {tmp_path}/flat"))
 
 
+def test_edges_of_two_data_sets_lie_in_two_folders(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "OTHER")
+    pairs = training_pairs([scenes / "dataset", tmp_path / "OTHER"])
+    shutil.copytree(scenes / "dataset/DRAWN-TR/Masks", tmp_path / "edges")
+    with pytest.raises(MissingInputError, match="lacks 24 of 24"):  # one folder cannot serve two sets of equal stems
+        edge_paths(tmp_path / "edges", pairs)
+    for name in ("DRAWN-TR", "OTHER"):
+        shutil.copytree(scenes / "dataset/DRAWN-TR/Masks", tmp_path / "edges" / name)
+    assert [path.parent.name for path in edge_paths(tmp_path / "edges", pairs)] == ["DRAWN-TR"] * 12 + ["OTHER"] * 12
+
+
+def test_a_resumed_run_needs_the_same_images(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
+    command = f"{TINY_SWIN} --train_root {tmp_path}/set --log_path {tmp_path} --tag run --train_batch 4"
+    run_main("SOD_train", f"{command} --max_epoch 1")
+    for folder in ("Images", "Masks"):
+        sorted((tmp_path / "set" / folder).iterdir())[0].unlink()
+    with pytest.raises(InputError, match="trained on 12 images, now there are 11"):
+        run_main("SOD_train", f"{command} --max_epoch 2 --resume")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--accumulate 3", "--accumulate 3 does not divide the 4 images"),
+        ("--accumulate 4 --train_scales 0.5 1", "at least two images at a time"),
+        ("--backbone maxvit_tiny_tf_224 --backbone_args depths=1,1,1,1", "does not take images of 64 px"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, words, scenes, tmp_path):
+    with pytest.raises(InputError, match=words):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag run {flags}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scaler_that_did_nothing_is_resumed_by_one_that_does(tmp_path, scenes):
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 1"))
+    network = tiny_network()
+    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
+    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), 12)
+    state.load(tmp_path / "run/last.pth")
+    assert (state.epoch, state.step, state.total_steps) == (1, 0, 3)
+
+
 def test_several_training_sets(scenes, tmp_path):
     shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "OTHER")
     parse = options.SOD_train().parse_args
@@ -296,12 +341,21 @@ def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
     assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
 
 
-def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path):
+def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path, monkeypatch):
+    layouts = []
+    train_step = SOD_train.train_step
+
+    def noted(model, *rest):
+        layouts.append(model.decoder[0].conv_a[0].weight.is_contiguous(memory_format=torch.channels_last))
+        return train_step(model, *rest)
+
+    monkeypatch.setattr(SOD_train, "train_step", noted)
     for value in ("True", "False"):
         run_main(
             "SOD_train",
             saliency_command(scenes, tmp_path, f"--tag {value} --max_epoch 1 --dropout 0 --channels_last {value}"),
         )
+    assert layouts == [True] * 3 + [False] * 3
     one, other = log_of(tmp_path / "True")[0], log_of(tmp_path / "False")[0]
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
@@ -310,8 +364,11 @@ def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path):
 def test_compiled_network_learns_the_same(scenes, tmp_path):
     if not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
-    for tag, extra in (("plain", ""), ("compiled", "--compile")):
+    torch._dynamo.reset()
+    for tag, extra in (("plain", ""), ("compiled", "--compile --grad_checkpointing")):
+        assert not torch._dynamo.utils.counters["frames"]["ok"]
         run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag {tag} --max_epoch 1 {extra}"))
+    assert torch._dynamo.utils.counters["frames"]["ok"]
     assert weights(tmp_path / "plain/last.pth").keys() == weights(tmp_path / "compiled/last.pth").keys()
     one, other = log_of(tmp_path / "plain")[0], log_of(tmp_path / "compiled")[0]
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)

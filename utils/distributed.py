@@ -135,6 +135,13 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     return add_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
+def share_buffers(module: torch.nn.Module) -> None:
+    """Gives every process the buffers of the first one."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def gather_from_processes(rows: list) -> list:
     """The lists of all processes, joined in order of their rank."""
     if not dist.is_initialized():

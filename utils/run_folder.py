@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from atomic_files import write_json
+from atomic_files import write_json, write_text
 from input_errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
@@ -61,16 +61,25 @@ class RunFolder:
             if name not in MAY_CHANGE and recorded.get(name) != value:
                 raise InputError(f"--resume: {self.path} was started with {name} = {recorded.get(name)}, not {value}")
 
-    def start(self) -> None:
+    def start(self, total_steps: int) -> None:
+        """Opens the logs; what they hold of steps after `total_steps`, which a killed run did not save, is dropped."""
         if not self.is_main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "options.json", {"options": self.options, **environment()})
+        self.drop_rows_after(total_steps)
         # both stay open as long as the run: every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
-        self.events = SummaryWriter(self.path)
+        self.events = SummaryWriter(self.path, purge_step=total_steps + 1 if self.resumes else None)
         self.log(f"run folder {self.path}")
+
+    def drop_rows_after(self, total_steps: int) -> None:
+        path = self.path / "log.jsonl"
+        if path.is_file():
+            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+            write_text(path, "".join(kept))
 
     def log(self, line: str) -> None:
         """Prints a line and keeps it in log.txt."""

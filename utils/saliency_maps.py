@@ -19,18 +19,19 @@ def predict_saliency(
     device: torch.device,
     scales=(1.0,),
     flip: bool = False,
+    amp: bool = True,
 ) -> list[np.ndarray]:
     """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
 
     Each image is resized to image_size × image_size as in training, and the map is resized back. Over several
-    `scales` of that size, and mirror images with `flip`, the mean of the logits counts.
+    `scales` of that size, and mirror images with `flip`, the mean of the logits counts. `amp`: mixed precision on GPUs.
     """
     network.eval()
     tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None] for image in images]
     batch = torch.cat([resize(tensor.float(), (image_size, image_size)) for tensor in tensors])  # [B, 3, S, S]
 
     def finest_logits(inputs):
-        with autocast(device, enabled=True):
+        with autocast(device, enabled=amp):
             return network(inputs)["saliency"][0].float()  # [N, 1, s, s]
 
     total = sum_over_scales(finest_logits, network.backbone.normalise(batch), scales, flip, multiple=COARSEST_STRIDE)

@@ -6,8 +6,9 @@ Randomness is no part of it: order, augmentation and dropout of a step are funct
 import torch
 from torch import Tensor, nn
 
+from input_errors import InputError
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.distributed import mean_over_processes
+from utils.distributed import mean_over_processes, share_buffers
 
 
 class TrainingState:
@@ -18,10 +19,19 @@ class TrainingState:
     step         steps done of the next one, `loss_sums` the sums of their losses
     total_steps  steps done in all
     best_score   best validation score so far, larger is better
+    num_samples  size of the training set: with another one the rest of the epoch would not be the same
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, ema=None):
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        num_samples: int,
+        ema=None,
+    ):
         self.network, self.optimizer, self.scaler, self.ema = network, optimizer, scaler, ema
+        self.num_samples = num_samples
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
 
@@ -44,12 +54,17 @@ class TrainingState:
         for name, value in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0) + value.detach().double()
 
-    def mean_losses(self) -> dict[str, float]:
-        """Mean of each loss over the steps of this epoch and all processes."""
-        return {name: value / self.step for name, value in self._summed_losses().items()}
+    def finish_epoch(self) -> dict[str, float]:
+        """Closes the epoch; returns the mean of each loss over its steps and all processes.
 
-    def finish_epoch(self) -> None:
+        From here on all processes hold the buffers (batch-norm statistics) of the main one, which are those it saves.
+        """
+        means = {name: value / self.step for name, value in self._summed_losses().items()}
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, {}
+        share_buffers(self.network)
+        if self.ema is not None:
+            share_buffers(self.ema.module)
+        return means
 
     def improves(self, score: float | None) -> bool:
         """Whether a validation score is the best so far, which it then becomes; None: the epoch was not validated."""
@@ -68,21 +83,28 @@ class TrainingState:
             "step": self.step,
             "total_steps": self.total_steps,
             "best_score": self.best_score,
+            "num_samples": self.num_samples,
             "loss_sums": self._summed_losses(),
         }
         if run.is_main:
-            for path in [run.last, run.best] if is_best else [run.last]:
+            for path in [run.best, run.last] if is_best else [run.last]:  # last.pth speaks of a best.pth that is there
                 save_checkpoint(path, stage, settings, self.result, training)
 
     def load(self, path) -> None:
         """Restores what `save` wrote."""
         content = load_checkpoint(path)
         training = content["training"]
+        if training["num_samples"] != self.num_samples:
+            raise InputError(
+                f"--resume: {path} was trained on {training['num_samples']} images, now there are {self.num_samples}: "
+                "restore the data, or start a new run"
+            )
         load_weights(self.result, content["network"], path)
         if self.ema is not None:
             load_weights(self.network, training["weights"], path)
         self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
+        if training["scaler"]:  # empty where the loss was not scaled
+            self.scaler.load_state_dict(training["scaler"])
         self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
         self.best_score = training["best_score"]
         device = next(self.network.parameters()).device
