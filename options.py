@@ -11,7 +11,7 @@ def SOD_train() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decoder_width",
         type=_decoder_width,
-        default="paper",
+        default=256,
         metavar="paper|N",
         help="channels of the decoder's coarsest stage, a multiple of 8; `paper` is 1024",
     )
