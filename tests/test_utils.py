@@ -87,7 +87,7 @@ def test_run_folders(tmp_path):
         RunFolder(tmp_path, None, resume=True, is_main=True, options={})
     run = RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1})
     assert not run.path.exists()
-    run.start()
+    run.start(0)
     run.log("a line")
     run.scalars(7, {"loss": 0.5})
     run.close()
@@ -99,7 +99,7 @@ def test_run_folders(tmp_path):
         tmp_path, "a", resume=True, is_main=True, options={"lr": 0.2}
     ).resumes  # there is no last.pth: from the start
     other = RunFolder(tmp_path, None, resume=False, is_main=False, options={})
-    other.start()
+    other.start(0)
     other.log("x")
     other.close()
     assert not other.path.exists()
@@ -120,7 +120,7 @@ def test_files_of_unknown_origin_are_not_adopted(tmp_path):
 
 
 def test_a_resumed_run_keeps_its_options(tmp_path):
-    RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1, "max_epoch": 3}).start()
+    RunFolder(tmp_path, "a", resume=False, is_main=True, options={"lr": 0.1, "max_epoch": 3}).start(0)
     (tmp_path / "a/last.pth").touch()
     RunFolder(tmp_path, "a", resume=True, is_main=True, options={"lr": 0.1, "max_epoch": 5})
     with pytest.raises(InputError, match=r"started with lr = 0\.1, not 0\.2"):
