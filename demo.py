@@ -39,7 +39,7 @@ PICTURE_ROWS = 6
 
 # narrow networks from scratch, by flags that every user has
 RESNEST = "--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16"
-SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 96 --image_size 112
+SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 192 --image_size 112
     --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=7 --dropout 0 --edge_drop_path 0
     --colour_jitter 0 --max_epoch 6 --train_batch 8 --lr 2e-3 --decay_epoch 2"""
 CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 10 --train_batch 16 --optimizer adamw --lr 2e-3
