@@ -90,7 +90,7 @@ def test_saliency_overfits_four_images(scenes, tmp_path):
         (tmp_path / "four" / folder).mkdir(parents=True)
         for path in sorted((scenes / "dataset/DRAWN-TR" / folder).iterdir())[:4]:
             shutil.copy(path, tmp_path / "four" / folder)
-    network = TINY_SWIN.replace("embed_dim=16", "embed_dim=32").replace("--decoder_width 8", "--decoder_width 64")
+    network = TINY_SWIN.replace("embed_dim=16", "embed_dim=32").replace("--decoder_width 8", "--decoder_width 192")
     run_main(
         "SOD_train",
         f"{network} --train_root {tmp_path}/four --val_root {tmp_path}/four --log_path {tmp_path} --tag run"
