@@ -1,0 +1,92 @@
+"""Fully connected CRF (Krähenbühl & Koltun, NIPS 2011): labels and probabilities follow the edges of the photograph.
+
+Mean field with a Gaussian and a bilateral kernel, Potts compatibility and symmetric normalisation, as pydensecrf has
+them. The kernels are filtered on permutohedral lattices (Adams et al. 2010), which depend on the image alone: build a
+`DenseCrf` once per image and use it for as many unaries as needed.
+
+    crf = DenseCrf(image, LABELS)
+    label = crf_of_label(crf, label)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from label_files import IGNORE_LABEL
+from pseudo_labels.permutohedral_lattice import PermutohedralLattice
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """Standard deviations in pixels (sxy) and in steps of 8-bit colour (srgb); the weight of each kernel."""
+
+    gaussian_sxy: float
+    gaussian_weight: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    bilateral_weight: float
+
+
+LABELS = CrfSettings(3, 3, 50, 5, 10)  # hard labels made from CAMs
+PROBABILITIES = CrfSettings(3, 3, 80, 13, 10)  # soft scores
+DEEPLAB = CrfSettings(1, 3, 67, 3, 4)  # the scores of a segmentation network
+MIN_PROB = 1e-5  # as in pydensecrf; keeps the energies finite
+
+
+class DenseCrf:
+    """The lattices of one image: raw RGB uint8 [H, W, 3]; with a mean subtracted, its dark values would wrap round."""
+
+    def __init__(self, image: np.ndarray, settings: CrfSettings, device="cpu"):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(
+                "the CRF takes the raw RGB image, uint8 [H, W, 3], with no mean subtracted and no scaling; "
+                f"got {image.dtype} {list(image.shape)}"
+            )
+        self.settings = settings
+        self.hw = image.shape[:2]
+        colour = torch.tensor(np.ascontiguousarray(image), device=device).flatten(0, 1).T.float()  # [3, N]
+        rows, columns = (torch.arange(length, device=device).float() for length in self.hw)
+        place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")).flatten(1)  # [2, N]
+        scaled = torch.cat([place / settings.bilateral_sxy, colour / settings.bilateral_srgb])
+        self.gaussian = PermutohedralLattice(place / settings.gaussian_sxy)
+        self.bilateral = PermutohedralLattice(scaled)
+
+    @torch.no_grad()
+    def mean_field(self, unary: Tensor, iterations: int = 10) -> Tensor:
+        """Energies (−log of probabilities) [L, H, W] → posteriors float32 [L, H, W] on the device of the CRF."""
+        if unary.ndim != 3 or unary.shape[1:] != self.hw:
+            raise ValueError(f"energies or probabilities {list(unary.shape)} of an image {list(self.hw)}")
+        unary = unary.to(self.gaussian.splat_weights).flatten(1).T.contiguous()  # [N, L]
+        probs = F.softmax(-unary, dim=1)
+        for _ in range(iterations):
+            support = self.settings.gaussian_weight * self.gaussian.filter(probs)
+            support += self.settings.bilateral_weight * self.bilateral.filter(probs)
+            probs = F.softmax(support - unary, dim=1)
+        return probs.T.reshape(-1, *self.hw)
+
+
+def crf_of_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterations: int = 10) -> np.ndarray:
+    """A label map uint8 [H, W] that is right with probability `gt_prob` → uint8 [H, W], of the labels it holds.
+
+    255 says nothing about a pixel, which gets one of the labels too. A map of one label, or of 255 alone, is returned
+    as it is, with that label in place of 255.
+    """
+    if label.dtype != np.uint8 or label.shape != crf.hw:
+        raise ValueError(f"a label map is uint8 {list(crf.hw)} for this image, got {label.dtype} {list(label.shape)}")
+    if not 0 < gt_prob < 1:
+        raise ValueError(f"gt_prob is a probability between 0 and 1, got {gt_prob}")
+    present = np.setdiff1d(label, [IGNORE_LABEL]).astype(np.uint8)
+    if len(present) < 2:
+        return np.full_like(label, present[0] if len(present) else IGNORE_LABEL)
+    right = torch.from_numpy(label == present[:, None, None])  # [L, H, W]
+    probs = torch.where(right, gt_prob, (1 - gt_prob) / (len(present) - 1))
+    probs[:, torch.from_numpy(label == IGNORE_LABEL)] = 1 / len(present)
+    return present[crf.mean_field(-probs.log(), iterations).argmax(dim=0).cpu().numpy()]
+
+
+def crf_of_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
+    """Probabilities [L, H, W] → posteriors float32 [L, H, W]."""
+    return crf.mean_field(-probs.clamp(MIN_PROB, 1).log(), iterations)
