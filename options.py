@@ -4,6 +4,8 @@ import argparse
 import ast
 import math
 
+FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
+
 
 def SOD_train() -> argparse.ArgumentParser:
     parser = _parser("Train the salient object network (stage 1).")
@@ -89,10 +91,46 @@ def train_classification() -> argparse.ArgumentParser:
     _add_network(
         parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name with an output stride of 16"
     )
-    _add_voc(parser)
+    _add_image_labels(_add_voc(parser))
     _add_train_lists(parser)
     training = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
     _add_optimizer(training, momentum=0.0, weight_decay=1e-4)
+    _add_crops(training, crop_size=512, smallest=320, largest=640)
+    training.add_argument(
+        "--puzzle",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Puzzle-CAM: the maps of four tiles must match those of the whole image",
+    )
+    training.add_argument(
+        "--saliency_dir", metavar="DIR", help="EPS: the maps must add up to the saliency maps <id>.png in DIR"
+    )
+    _add_run(parser, log_path="experiments")
+    return parser
+
+
+def train_affinity() -> argparse.ArgumentParser:
+    parser = _parser("Train the affinity network, which keeps class activation maps within objects (stage 2b).")
+    _add_network(
+        parser, "resnet-50", "frozen; ResNet or ResNeSt by the README's names, or any timm name with output stride 16"
+    )
+    data = _add_voc(parser)
+    data.add_argument(
+        "--label_name",
+        required=True,
+        metavar="NAME",
+        help="affinity labels: a name below experiments/pseudo_labels, a folder of the VOC tree, or a path",
+    )
+    data.add_argument(
+        "--train_list", default="train_aug_id.txt", metavar="FILE", help="ids to train on, in --list_dir or a path"
+    )
+    training = _add_training(parser, max_epoch=3, batch=32, lr=0.1)
+    _add_optimizer(training, momentum=0.0, weight_decay=1e-4, head_lr=None)
+    training.add_argument(
+        "--radius", type=_radius, default=10, help="pairs of pixels are nearer than this, in px of the edge map (H / 4)"
+    )
     _add_crops(training, crop_size=512, smallest=320, largest=640)
     _add_run(parser, log_path="experiments")
     return parser
@@ -100,7 +138,7 @@ def train_classification() -> argparse.ArgumentParser:
 
 def make_pseudo_labels() -> argparse.ArgumentParser:
     parser = _parser(
-        "Make pseudo labels: class activation maps, background threshold, salient object selector (stage 2c)."
+        "Make pseudo labels: class activation maps, expansion, fusion with saliency, object selector (stage 2c)."
     )
     parser.add_argument(
         "--label_name",
@@ -108,7 +146,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the labels go to experiments/pseudo_labels/NAME, or to NAME itself if it is a path with a slash",
     )
-    _add_voc(parser)
+    _add_image_labels(_add_voc(parser))
     parser.add_argument(
         "--list",
         default="train_aug_id.txt",
@@ -116,47 +154,41 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         help="ids to label, in --list_dir or a path",
     )
 
+    parser.add_argument(
+        "--baseline_dir",
+        metavar="DIR",
+        help="labels by another method instead of all that comes before the selector: label maps <id>.png, or score "
+        "dictionaries <id>.npy or <id>.npz",
+    )
+    _add_saliency(parser)
+
     cams = parser.add_argument_group("class activation maps")
     cams.add_argument(
         "--load_path", metavar="FILE", help="classifier checkpoint; not needed where --cam_dir has all maps"
     )
-    cams.add_argument(
-        "--cam_dir",
-        default="experiments/cams/default",
-        metavar="DIR",
-        help="maps are kept there",
-    )
+    cams.add_argument("--cam_dir", default="experiments/cams/default", metavar="DIR", help="maps are kept there")
     _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True)
     cams.add_argument(
-        "--bg_threshold",
-        type=_share,
-        default=0.2,
-        help="constant score of the background against the maps, 0..1",
+        "--combine", choices=("sum", "max"), default="sum", help="what scales and mirror images are joined by"
     )
+    cams.add_argument("--batch", type=_positive, default=4, help="images of one size at a time")
 
-    selector = parser.add_argument_group("salient object selector (single-class images)")
-    selector.add_argument(
-        "--selector", choices=("none", "sos"), default="none", help="replace labels by saliency masks"
+    expansion = parser.add_argument_group("expansion by random walk")
+    expansion.add_argument(
+        "--affinity_path", metavar="FILE", help="checkpoint of train_affinity.py; maps are expanded where it is given"
     )
-    selector.add_argument("--saliency_dir", metavar="DIR", help="saliency maps <id>.png of the images")
-    selector.add_argument("--saliency_threshold", type=_share, default=0.5, help="saliency above it is the mask, 0..1")
-    selector.add_argument(
-        "--t0", type=_at_least_zero, default=0.4, help="least IoU of mask and label for salient classes"
+    expansion.add_argument(
+        "--expanded_dir", metavar="DIR", help="expanded maps are kept there (default: --cam_dir with _expanded)"
     )
-    selector.add_argument("--t1", type=_at_least_zero, default=0.2, help="added to --t0 for non-salient classes")
-    selector.add_argument(
-        "--non_salient_classes",
-        nargs="+",
-        default=["measured"],
-        metavar="NAME",
-        help="class names, `none`, or `measured`: mean saliency norm below --salient_norm of the largest",
-    )
-    selector.add_argument(
-        "--salient_norm",
-        type=_share,
-        default=0.5,
-        help="share of the largest mean saliency norm of a class, 0..1",
-    )
+    expansion.add_argument("--beta", type=_above_zero, default=10.0, help="power of the affinities")
+    expansion.add_argument("--exp_times", type=_count, default=8, help="the walk takes 2^N steps")
+    expansion.add_argument("--radius", type=_radius, default=5, help="length of a step, px of the edge map (H / 4)")
+
+    labels = parser.add_argument_group("labels")
+    _add_fusion(labels)
+    labels.add_argument("--crf", type=_boolean, nargs="?", const=True, default=False, help="dense CRF on the labels")
+    labels.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
+    _add_selector(parser, default="none")
     _add_devices(parser)
     return parser
 
@@ -231,7 +263,7 @@ def evaluate() -> argparse.ArgumentParser:
         scored = kinds.add_parser(
             kind, help=f"pixel accuracy and IoU of {text}", allow_abbrev=False, formatter_class=_Help
         )
-        scored.add_argument("--pred", required=True, nargs="+", metavar="DIR", help="folders of <id>.png")
+        _add_scored_folders(scored, kind)
         scored.add_argument("--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it")
         scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
         scored.add_argument(
@@ -240,11 +272,37 @@ def evaluate() -> argparse.ArgumentParser:
             help="folder of the truth (default SegmentationClass where it has every mask, else SegmentationClassAug)",
         )
         scored.add_argument(
-            "--single_class", metavar="FILE", help="cls_labels.npy: score only the images with exactly one class"
+            "--image_labels",
+            metavar="FILE",
+            help="cls_labels.npy, a table or XML: tells single- and multi-class images apart",
         )
+        scored.add_argument(
+            "--single_class", metavar="FILE", help="the same, to score only the images with exactly one class"
+        )
+    _add_saliency(kinds.choices["labels"])
+    _add_selector(kinds.choices["labels"], default="sos")
     for scored in kinds.choices.values():
         scored.formatter_class = _Help
         scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
+        scored.add_argument(
+            "--tables", metavar="DIR", help="also write the tables to DIR: Markdown, CSV, and curves as PNG"
+        )
+    return parser
+
+
+def prepare_voc12() -> argparse.ArgumentParser:
+    parser = _parser("Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads.")
+    parser.add_argument(
+        "--trainval", required=True, metavar="PATH", help="VOCtrainval_11-May-2012.tar, or the folder it unpacks to"
+    )
+    parser.add_argument(
+        "--aug", required=True, metavar="PATH", help="SegmentationClassAug.zip, or the folder it unpacks to"
+    )
+    parser.add_argument("--test", metavar="PATH", help="VOC2012test.tar, or its folder, for the photographs of test")
+    parser.add_argument(
+        "--data_dir", default="data/voc12", metavar="DIR", help="the tree goes to DIR/VOCdevkit/VOC2012"
+    )
+    parser.add_argument("--list_dir", default="voc12", metavar="DIR", help="cls_labels.npy and *_id.txt go there")
     return parser
 
 
@@ -326,7 +384,7 @@ def _add_network(parser, default: str, text: str) -> None:
         )
 
 
-def _add_voc(parser) -> None:
+def _add_voc(parser):
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data_dir",
@@ -335,6 +393,126 @@ def _add_voc(parser) -> None:
         help="the VOC2012 folder or a parent of it",
     )
     data.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt")
+    return data
+
+
+def _add_image_labels(data) -> None:
+    data.add_argument(
+        "--image_labels",
+        default="cls_labels.npy",
+        metavar="FILE",
+        help="classes of the images, in --list_dir or a path: cls_labels.npy, a table id,classes (.csv), or a folder "
+        "of VOC's XML",
+    )
+
+
+def _add_saliency(parser) -> None:
+    saliency = parser.add_argument_group("saliency")
+    saliency.add_argument("--saliency_dir", metavar="DIR", help="maps <id>.png of the images, by any network")
+    saliency.add_argument(
+        "--saliency_threshold", type=_share, default=0.5, help="saliency above it is the selector's mask, 0..1"
+    )
+
+
+def _add_fusion(parser) -> None:
+    parser.add_argument(
+        "--fusion",
+        choices=FUSION_RULES,
+        default="none",
+        help="rule that joins maps and saliency; `none` is a constant background; all: pseudo_labels/fusion_rules.py",
+    )
+    parser.add_argument(
+        "--fusion_args",
+        nargs="+",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameters of the rule, such as cam_threshold=0.2",
+    )
+    parser.add_argument(
+        "--bg_threshold",
+        type=_share,
+        default=0.2,
+        help="score of the constant background (rule `none`, and brought score dictionaries), 0..1",
+    )
+    parser.add_argument(
+        "--second_cam_dir", metavar="DIR", help="maps of another classifier, for rule `nsrom` (default: the same maps)"
+    )
+
+
+def _add_selector(parser, default: str) -> None:
+    """The salient object selector; `default` of `--selector`."""
+    selector = parser.add_argument_group("salient object selector")
+    selector.add_argument(
+        "--selector", choices=("none", "sos"), default=default, help="replace labels by saliency masks"
+    )
+    selector.add_argument(
+        "--selector_form",
+        choices=("algorithm", "formula"),
+        default="algorithm",
+        help="replace where overlap > t0 (+ t1 for non-salient classes), or where overlap + class saliency > tau",
+    )
+    selector.add_argument(
+        "--t0",
+        type=_threshold,
+        default=0.4,
+        metavar="auto|X",
+        help="least IoU of mask and label for salient classes; auto: chosen from the overlaps, without truth",
+    )
+    selector.add_argument("--t1", type=_at_least_zero, default=0.2, help="added to --t0 for non-salient classes")
+    selector.add_argument("--tau", type=_at_least_zero, help="threshold of the formula (default: t0 + 1)")
+    selector.add_argument(
+        "--non_salient_classes",
+        nargs="+",
+        default=["measured"],
+        metavar="NAME",
+        help="class names, `none`, or `measured`: class saliency below --salient_norm",
+    )
+    selector.add_argument(
+        "--salient_norm", type=_share, default=0.5, help="least saliency of a salient class, relative to the largest"
+    )
+    selector.add_argument(
+        "--class_saliency",
+        nargs="+",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="relative saliency of classes, 0..1, others 1 (default: measured, the mean norm of their maps)",
+    )
+    selector.add_argument(
+        "--multi_class",
+        choices=("keep", "split"),
+        default="keep",
+        help="images of several classes: keep their labels, or split the mask by the strongest map and select by class",
+    )
+
+
+def _add_scored_folders(scored, kind: str) -> None:
+    folders = "folders of <id>.png" + (", or of score dictionaries <id>.npy or <id>.npz" if kind == "labels" else "")
+    names = ("--pred", "--baseline_dir") if kind == "labels" else ("--pred",)
+    scored.add_argument(*names, nargs="+", action=_Collect, default=[], metavar="DIR", help=folders)
+    if kind == "labels":
+        scored.add_argument(
+            "--bg_threshold", type=_share, default=0.2, help="background of score dictionaries and rule `none`, 0..1"
+        )
+        scored.add_argument(
+            "--cam_dir", metavar="DIR", help="class activation maps, for --rules and --multi_class split"
+        )
+        scored.add_argument("--second_cam_dir", metavar="DIR", help="maps of another classifier, for rule `nsrom`")
+        scored.add_argument(
+            "--rules",
+            nargs="*",
+            choices=FUSION_RULES,
+            metavar="RULE",
+            help="also score what these fusion rules make of --cam_dir (no name: all of them)",
+        )
+        scored.add_argument(
+            "--sweep",
+            nargs="*",
+            type=_share,
+            metavar="T",
+            help="table of single-class images by overlap threshold, without t1 (no number: the paper's)",
+        )
 
 
 def _add_train_lists(parser) -> None:
@@ -388,7 +566,7 @@ def _add_step(training) -> None:
         training.add_argument(flag, type=_boolean, nargs="?", const=True, default=default, help=text)
 
 
-def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
+def _add_optimizer(training, momentum: float, weight_decay: float, head_lr: float | None = 10.0) -> None:
     training.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (Nesterov) or adamw")
     training.add_argument(
         "--momentum",
@@ -399,7 +577,10 @@ def _add_optimizer(training, momentum: float, weight_decay: float) -> None:
     training.add_argument(
         "--weight_decay", type=_at_least_zero, default=weight_decay, help="of weights; biases have none"
     )
-    training.add_argument("--head_lr", type=_above_zero, default=10.0, help="factor on --lr for what is not backbone")
+    if head_lr:  # none where the backbone is frozen
+        training.add_argument(
+            "--head_lr", type=_above_zero, default=head_lr, help="factor on --lr for what is not backbone"
+        )
     training.add_argument("--power", type=_at_least_zero, default=0.9, help="of the polynomial decay of --lr")
 
 
@@ -457,6 +638,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _radius(text: str) -> int:
+    if _positive(text) < 2:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least 2: no two pixels are nearer than 1"
+        )
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
@@ -483,6 +672,10 @@ def _below_one(text: str) -> float:
 
 def _at_least_zero(text: str) -> float:
     return _number(text, lambda value: value >= 0, "of at least 0")
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == "auto" else _at_least_zero(text)
 
 
 def _above_zero(text: str) -> float:

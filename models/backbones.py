@@ -43,9 +43,9 @@ NUM_STAGES = 4
 class Backbone(nn.Module):
     """Four feature maps of a timm network.
 
-    forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of four maps [B, channels[i],
-    H / strides[i], W / strides[i]] (rounded), finest first. Images are padded at the right and the bottom with their
-    mean colour to sides that are multiples of `multiple_px`.
+    forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of maps [B, channels[i],
+    H / strides[i], W / strides[i]] (rounded), finest first; four unless `build_backbone` was asked for all. Images are
+    padded at the right and the bottom with their mean colour to sides that are multiples of `multiple_px`.
     """
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], multiple_px: int = 1):
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         right, bottom = -width % self.multiple_px, -height % self.multiple_px
         if right or bottom:
             images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
-        features = self.network(images)  # 4 × [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
+        features = self.network(images)  # each [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
         if self.gives_nhwc:
             last = images.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if last else torch.contiguous_format
@@ -97,7 +97,11 @@ def has_known_tag(name: str) -> bool:
 
 
 def build_backbone(
-    settings: dict, pretrained: str = "none", image_size: int | None = None, output_stride: int | None = None
+    settings: dict,
+    pretrained: str = "none",
+    image_size: int | None = None,
+    output_stride: int | None = None,
+    all_stages: bool = False,
 ) -> Backbone:
     """Builds the backbone that `settings` describe:
 
@@ -108,11 +112,12 @@ def build_backbone(
 
     `pretrained`: "imagenet" (from the hub), "none" (random), or the path of a weights file: timm's own, or a
     checkpoint of this project, whose backbone is taken. `output_stride` 8 or 16 dilates convolutional networks.
+    With `all_stages` it gives every map the network has: of a ResNet also that of stride 2, of a transformer four.
     Raises `InputError` for unknown names and settings, and when weights cannot be had.
     """
     name = settings["backbone"]
     full_name = timm_name(name)
-    options = timm_options(full_name, settings["backbone_args"], image_size, output_stride)
+    options = timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
     own_checkpoint = None
     if pretrained == "imagenet":
         check_hub_weights(name, full_name)
@@ -121,16 +126,8 @@ def build_backbone(
         own_checkpoint = read_own_checkpoint(pretrained)
         if own_checkpoint is None:
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
-    try:
-        network = timm.create_model(full_name, **options)
-    except Exception as error:  # timm passes the settings on to code that fails in many ways
-        reason = f"--backbone {name} cannot be built with {settings['backbone_args']}"
-        if pretrained not in ("imagenet", "none"):
-            reason += f" and the weights {pretrained} (are they of the same network?)"
-        if pretrained == "imagenet":
-            reason += " and ImageNet weights from the hub (or use --pretrained PATH, --pretrained none)"
-        raise InputError(f"{reason}: {first_line(error)}") from error
-    if len(network.feature_info.channels()) != NUM_STAGES:
+    network = create_network(full_name, options, settings, pretrained)
+    if len(network.feature_info.channels()) != NUM_STAGES and not all_stages:
         raise InputError(
             f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
         )
@@ -146,9 +143,24 @@ def build_backbone(
     return backbone
 
 
-def timm_options(full_name: str, backbone_args: dict, image_size: int | None, output_stride: int | None) -> dict:
-    """What timm has to be told so that the network gives four maps of images of any size."""
-    options = {"features_only": True, "out_indices": tuple(range(-NUM_STAGES, 0))}
+def create_network(full_name: str, options: dict, settings: dict, pretrained: str) -> nn.Module:
+    """timm's network; raises `InputError` with the settings in it when timm fails."""
+    try:
+        return timm.create_model(full_name, **options)
+    except Exception as error:  # timm passes the settings on to code that fails in many ways
+        reason = f"--backbone {settings['backbone']} cannot be built with {settings['backbone_args']}"
+        if pretrained not in ("imagenet", "none"):
+            reason += f" and the weights {pretrained} (are they of the same network?)"
+        if pretrained == "imagenet":
+            reason += " and ImageNet weights from the hub (or use --pretrained PATH, --pretrained none)"
+        raise InputError(f"{reason}: {first_line(error)}") from error
+
+
+def timm_options(
+    full_name: str, backbone_args: dict, image_size: int | None, output_stride: int | None, all_stages: bool
+) -> dict:
+    """What timm has to be told so that the network gives four maps (or all it has) of images of any size."""
+    options = {"features_only": True} | ({} if all_stages else {"out_indices": tuple(range(-NUM_STAGES, 0))})
     if full_name.startswith("swin"):
         options |= {"strict_img_size": False} | ({"img_size": -(-image_size // 4) * 4} if image_size else {})
     if full_name.startswith("swin_"):

@@ -14,11 +14,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "SOD_train",
     "train_classification",
+    "train_affinity",
     "make_pseudo_labels",
     "train_segmentation",
     "predict",
     "export_onnx",
     "evaluate",
+    "prepare_voc12",
     "demo",
 )
 TINY_SWIN = (

@@ -1,6 +1,6 @@
 """Checkpoints: plain types and tensors, written atomically, read without executing pickles.
 
-stage      "saliency", "classification" or "segmentation"
+stage      "saliency", "classification", "affinity" or "segmentation"
 settings   how to build the network again, so that predict.py needs nothing but the file
 network    its weights
 training   what --resume needs besides: see utils/training_state.py

@@ -1,0 +1,125 @@
+"""Stage 2b: train the affinity network, whose edges keep class activation maps within objects.
+
+    python train_affinity.py --label_name affinity --data_dir data/voc12 --tag affinity
+
+Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png: labels of the pixels whose class is certain, 255
+for all others. Writes experiments/<tag>/last.pth, with which make_pseudo_labels.py expands the maps.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.train_affinity().parse_args()  # before the heavy imports, so that --help answers at once
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.voc12 import SegmentationTraining
+from input_errors import run_script
+from models.affinity_loss import affinity_loss, pair_losses
+from models.affinity_net import build_affinity_net
+from utils.distributed import (
+    add_over_processes,
+    choose_gpus,
+    launch_workers,
+    seed_step,
+    start_distributed,
+    stop_distributed,
+)
+from utils.optimizers import build_optimizer, parameter_groups
+from utils.precision import autocast, loss_scaler
+from utils.run_folder import RunFolder
+from utils.schedules import polynomial_decay, set_lr
+from utils.training_state import TrainingState
+from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
+
+LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+
+
+def main(args) -> None:
+    # distributed
+    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
+    if launch_workers(main, args, len(gpu_ids)):
+        return
+    world = start_distributed(gpu_ids)
+    torch.manual_seed(args.seed)
+
+    # run folder
+    run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
+
+    # data
+    voc_root = find_voc_root(args.data_dir)
+    num_labels = len(load_class_names(voc_root)) + 1
+    ids = load_ids(list_path(args.list_dir, args.train_list))
+    images = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
+    labels = files_of_ids(label_folder(args.label_name, voc_root), ids, ".png")
+    dataset = SegmentationTraining(images, labels, num_labels, args.crop_size, args.long_side, args.seed)
+    batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    loader = build_loader(dataset, batches, args.workers, world.device)
+
+    # model
+    settings = options.backbone_settings(args)
+    network = build_affinity_net(settings, args.pretrained).to(world.device)
+    model = DistributedDataParallel(network) if world.size > 1 else network
+
+    # optimizer
+    # the backbone's parameters get no gradients, and so no steps
+    groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)
+    optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(images))
+
+    # resume
+    if run.resumes:
+        state.load(run.last)
+    run.start(state.total_steps)
+    run.log(f"{len(images)} training images, {len(batches)} steps an epoch")
+
+    # train
+    total_steps = args.max_epoch * len(batches)
+    for epoch in range(state.epoch, args.max_epoch):
+        batches.epoch, batches.first_step = epoch, state.step
+        title = f"epoch {epoch + 1}/{args.max_epoch}"
+        bar = tqdm(
+            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
+        )
+        model.train()
+        for batch in bar:
+            seed_step(args.seed, epoch, state.step, world.rank)
+            set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
+            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
+            if state.step % LOSS_EVERY == 0:
+                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
+                state.save(run, "affinity", settings)
+        losses = state.finish_epoch()
+        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+        run.log(f"{title}  loss {losses['loss']:.4f}")
+
+        # save
+        state.save(run, "affinity", settings)
+    run.close()
+    stop_distributed()
+
+
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
+    """One optimizer step on images and affinity labels.
+
+    Means are over the pairs of the global batch; gradients are averaged over the processes, so each process's sums
+    count `world.size` times.
+    """
+    images, labels = batch
+    state.optimizer.zero_grad(set_to_none=True)
+    with autocast(world.device, args.amp):
+        edge_logits = model(state.network.backbone.normalise(images))
+    sums, counts = pair_losses(edge_logits, labels, args.radius)
+    loss = affinity_loss(world.size * sums, add_over_processes(counts))
+    state.scaler.scale(loss).backward()
+    state.take_step({"loss": loss})
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))
