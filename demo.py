@@ -28,10 +28,11 @@ from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from image_files import load_grey, load_image, save_image
+from image_labels import load_image_labels
 from input_errors import InputError, run_script
 from label_files import load_label, paint_label
 from metrics.tables import markdown_table, percent
-from voc_layout import load_ids, load_image_labels, save_ids
+from voc_layout import load_ids, save_ids
 
 PROJECT = Path(__file__).resolve().parent
 MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
@@ -127,7 +128,7 @@ def write_lists(work: Path) -> None:
     the segmentation network of this demo is trained without these.
     """
     ids = load_ids(work / "voc12/train_aug_id.txt")
-    image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, len(CLASS_NAMES))
+    image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, CLASS_NAMES)
     single = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
     save_ids(work / "voc12/single_class_id.txt", single)
     save_ids(work / "voc12/picture_id.txt", single[:PICTURE_ROWS])

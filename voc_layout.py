@@ -1,4 +1,4 @@
-"""The VOC 2012 tree: where its folders lie, its classes, its lists of ids and its image labels.
+"""The VOC 2012 tree: where its folders lie, its classes and its lists of ids.
 
     VOC2012/{JPEGImages, SegmentationClass, SegmentationClassAug, classes.txt}
     voc12/{cls_labels.npy, train_aug_id.txt, train_id.txt, val_id.txt}
@@ -6,13 +6,9 @@
 `classes.txt` (foreground names, one per line) belongs to data of one's own; without it VOC's twenty classes hold.
 """
 
-import io
-import pickle
 from pathlib import Path
 
-import numpy as np
-
-from atomic_files import atomic_path, write_text
+from atomic_files import write_text
 from image_files import read_bytes
 from input_errors import InputError, MissingInputError, shorten
 
@@ -65,13 +61,18 @@ def load_ids(path) -> list[str]:
 
     A line of VOC's own form (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`) counts as its id.
     """
-    text = read_bytes(path).decode("utf-8-sig", errors="replace")
+    return parse_ids(read_bytes(path), path)
+
+
+def parse_ids(content: bytes, name) -> list[str]:
+    """The ids of a list from the bytes of its file; `name` is for the error message."""
+    text = content.decode("utf-8-sig", errors="replace")
     ids = [line.split()[0].rsplit("/", 1)[-1].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
     if not ids:
-        raise InputError(f"{path} is empty: it must name one image id per line")
+        raise InputError(f"{name} is empty: it must name one image id per line")
     repeated = len(ids) - len(set(ids))
     if repeated:
-        raise InputError(f"{path} names {repeated} ids more than once: remove the repetitions")
+        raise InputError(f"{name} names {repeated} ids more than once: remove the repetitions")
     return ids
 
 
@@ -101,6 +102,13 @@ def truth_folder(voc_root, ids) -> Path:
     return folder if there.issuperset(ids) else Path(voc_root) / "SegmentationClassAug"
 
 
+def masks_that_exist(voc_root, ids) -> dict[str, Path]:
+    """Id → mask of those ids that have one, in the folder that `truth_folder` names."""
+    folder = truth_folder(voc_root, ids)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in there}
+
+
 def label_folder(label_name: str, voc_root) -> Path:
     """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
     candidates = [Path(label_name), Path(voc_root) / label_name]
@@ -117,63 +125,3 @@ def label_folder(label_name: str, voc_root) -> Path:
 def new_label_folder(label_name: str) -> Path:
     """Where labels called `label_name` are written: a folder's path as it is, a bare name below experiments/."""
     return Path(label_name) if is_path(label_name) else LABEL_ROOT / label_name
-
-
-def load_image_labels(path, ids, num_classes: int) -> np.ndarray:
-    """The rows of `cls_labels.npy` for `ids`: bool [len(ids), num_classes].
-
-    The file is a pickled dict of id → float [num_classes]; it is read by an unpickler that admits nothing else.
-    """
-    labels = _unpickle_arrays(path)
-    if not isinstance(labels, dict):
-        raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
-    missing = [name for name in ids if name not in labels]
-    if missing:
-        raise InputError(
-            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?"
-        )
-    rows = [np.asarray(labels[name]) for name in ids]
-    wrong = [name for name, row in zip(ids, rows) if row.shape != (num_classes,)]
-    if wrong:
-        shape = list(np.asarray(labels[wrong[0]]).shape)
-        raise InputError(f"{path}: {wrong[0]} has shape {shape}, but there are {num_classes} classes (classes.txt?)")
-    return np.stack(rows) > 0.5
-
-
-def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
-    """Writes id → class vector as `cls_labels.npy` in the form of the public file of that name."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and plain containers; everything else a pickle could call is refused."""
-
-    def find_class(self, module, name):
-        module = module.replace("numpy.core", "numpy._core")
-        if (module, name) in {("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar")}:
-            return getattr(np._core.multiarray, name)
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how Python 2 protocols carry bytes
-            return _latin1_bytes
-        raise InputError(f"it asks for {module}.{name}, which a file of image labels never needs")
-
-
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise InputError(f"it asks for the encoding {encoding}")
-    return text.encode(encoding)
-
-
-def _unpickle_arrays(path):
-    stream = io.BytesIO(read_bytes(path))
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
-        if shape != () or dtype.hasobject is False:
-            raise InputError(f"an array of {dtype} {list(shape)} instead of a dict")
-        return _ArrayUnpickler(stream).load().item()
-    except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, IndexError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as cls_labels.npy: {error}") from None

@@ -7,8 +7,9 @@ from PIL import Image
 from datasets.drawn_objects import CLASS_NAMES, CONTEXTS, SHAPES
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
 from image_files import load_image, load_mask
+from image_labels import load_image_labels
 from label_files import load_label
-from voc_layout import load_class_names, load_ids, load_image_labels
+from voc_layout import load_class_names, load_ids
 
 
 def test_same_scene_for_the_same_seed():
@@ -65,7 +66,7 @@ def test_voc_layout(tmp_path):
     assert not set(lists["val"]) & set(lists["train_aug"])
     assert load_class_names(tmp_path / "VOC2012") == CLASS_NAMES
     ids = lists["train_aug"] + lists["val"]
-    image_labels = load_image_labels(tmp_path / "voc12/cls_labels.npy", ids, len(CLASS_NAMES))
+    image_labels = load_image_labels(tmp_path / "voc12/cls_labels.npy", ids, CLASS_NAMES)
     for name, row in zip(ids, image_labels):
         label = load_label(tmp_path / f"VOC2012/SegmentationClassAug/{name}.png")
         assert np.array_equal(np.isin(np.arange(1, 11), label), row)

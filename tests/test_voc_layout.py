@@ -1,8 +1,5 @@
-"""The VOC tree: where it is found, lists, image labels, and what is wrong with them."""
+"""The VOC tree: where it is found, lists, and what is wrong with them."""
 
-import pickle
-
-import numpy as np
 import pytest
 
 from input_errors import InputError, MissingInputError
@@ -14,8 +11,6 @@ from voc_layout import (
     label_folder,
     load_class_names,
     load_ids,
-    load_image_labels,
-    save_image_labels,
 )
 
 
@@ -71,37 +66,6 @@ def test_missing_files_are_named(tmp_path):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
 
 
-def test_image_labels(tmp_path):
-    path = tmp_path / "cls_labels.npy"
-    save_image_labels(path, {"a": np.array([1, 0, 1]), "b": np.zeros(3)})
-    assert load_image_labels(path, ["b", "a"], 3).tolist() == [[False] * 3, [True, False, True]]
-    assert np.load(path, allow_pickle=True).item()["a"].dtype == np.float32
-    with pytest.raises(InputError, match=r"lacks 1 of 2 ids \(c\)"):
-        load_image_labels(path, ["a", "c"], 3)
-    with pytest.raises(InputError, match="there are 20 classes"):
-        load_image_labels(path, ["a"], 20)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match="cannot be read"):
-        load_image_labels(path, ["a"], 3)
-
-
-class Attack:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('the pickle was executed')",))
-
-
-def test_image_labels_execute_nothing(tmp_path):
-    path = tmp_path / "cls_labels.npy"
-    np.save(path, {"a": Attack()}, allow_pickle=True)
-    with pytest.raises(SystemExit):  # what the plain loader would do
-        np.load(path, allow_pickle=True)
-    with pytest.raises(InputError, match=r"builtins\.exec"):
-        load_image_labels(path, ["a"], 3)
-    path.write_bytes(pickle.dumps({}))
-    with pytest.raises(InputError, match="cannot be read"):
-        load_image_labels(path, ["a"], 3)
-
-
 def test_label_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "voc/SegmentationClassAug").mkdir(parents=True)
@@ -116,17 +80,6 @@ def test_label_folder(tmp_path, monkeypatch):
 def test_official_lists(real_data):
     lists = {path.name: len(load_ids(path)) for path in (real_data / "voc12-official-lists").glob("*.txt")}
     assert {1464, 10582, 1449} <= set(lists.values()), lists
-
-
-def test_single_class_counts(real_data):
-    """The paper's split: 6249 of train_aug and 933 of train hold exactly one class."""
-    (labels,) = (real_data / "voc12-photos/voc12").glob("cls_labels.npy")
-    counts = {}
-    for path in (real_data / "voc12-official-lists").glob("*.txt"):
-        ids = load_ids(path)
-        if len(ids) in (1464, 10582):
-            counts[len(ids)] = int((load_image_labels(labels, ids, 20).sum(axis=1) == 1).sum())
-    assert counts == {1464: 933, 10582: 6249}
 
 
 def test_saliency_data_sets(tmp_path, scenes):

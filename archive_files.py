@@ -1,0 +1,119 @@
+"""Archives that users download (.zip, .tar, .tar.gz) and folders that were unpacked before, read the same way.
+
+Nothing is unpacked here: names and sizes are listed, and members are read into memory one by one, so that no archive
+can say where its files go. A member that would lie outside, or is a link or a device, is an `InputError`.
+"""
+
+import gzip
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from image_files import read_bytes
+from input_errors import InputError, MissingInputError, first_line
+
+LARGEST_MEMBER = 1 << 26  # bytes; no photograph, mask or annotation comes near
+DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError),
+    *(RuntimeError, NotImplementedError, ValueError),  # of zipfile: a password, an unknown compression, absurd places
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """`sizes`: name of each file in the archive, with slashes → bytes, in the archive's order."""
+
+    path: Path
+    sizes: dict[str, int]
+    open_member: Callable[[str], bytes]
+
+    def read(self, name: str) -> bytes:
+        with _damage_as_input_error(self.path):
+            content = self.open_member(name)
+        if len(content) != self.sizes[name]:
+            raise InputError(f"{self.path}: {name} is cut short: fetch the archive again")
+        return content
+
+
+@contextmanager
+def open_archive(path) -> Iterator[Archive]:
+    """The files of a .zip, a .tar (also compressed) or a folder, known by what it is and not by its name."""
+    path = Path(path)
+    if path.is_dir():
+        yield _folder(path)
+        return
+    if not path.is_file():
+        raise MissingInputError(f"{path} does not exist")
+    with _damage_as_input_error(path):
+        is_zip = zipfile.is_zipfile(path)
+        file = zipfile.ZipFile(path) if is_zip else tarfile.open(path)
+    with file:
+        with _damage_as_input_error(path):
+            archive = _zip(path, file) if is_zip else _tar(path, file)
+        yield archive
+
+
+def _folder(path: Path) -> Archive:
+    """Links in a folder of the user's own are followed, each folder once."""
+    sizes, seen = {}, set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        below.sort()
+        for file in (Path(folder) / name for name in sorted(names)):
+            if file.is_file():
+                sizes[file.relative_to(path).as_posix()] = file.stat().st_size
+    return Archive(path, sizes, lambda name: read_bytes(path / name))
+
+
+def _zip(path: Path, file: zipfile.ZipFile) -> Archive:
+    members = file.infolist()
+    for member in members:
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        _check(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size)
+    sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+    return Archive(path, sizes, file.read)
+
+
+def _tar(path: Path, file: tarfile.TarFile) -> Archive:
+    members = {}
+    for member in file:
+        name = member.name.removeprefix("./")
+        _check(path, name, member.isreg() or member.isdir(), member.size)
+        if member.isreg():
+            members[name] = member
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # how every whole one ends
+        raise InputError(f"{path} is cut short: fetch it again")
+    sizes = {name: member.size for name, member in members.items()}
+    return Archive(path, sizes, lambda name: file.extractfile(members[name]).read())
+
+
+def _check(path: Path, name: str, is_plain: bool, size: int) -> None:
+    if not is_plain:
+        raise InputError(f"{path}: {name} is a link or a device: this is not the archive that VOC's site offers")
+    anchored = PurePosixPath(name).anchor or PureWindowsPath(name).anchor
+    if anchored or ".." in PureWindowsPath(name).parts:
+        raise InputError(f"{path}: {name} would lie outside of the folder: this is not the archive that it should be")
+    if size > LARGEST_MEMBER:
+        raise InputError(f"{path}: {name} has {size} bytes, more than any file of VOC")
+
+
+@contextmanager
+def _damage_as_input_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} is damaged, cut short, or neither .zip nor .tar: fetch it again ({first_line(error)})"
+        ) from None

@@ -1,0 +1,128 @@
+"""Image labels: which classes each image holds, from `cls_labels.npy`, VOC's XML annotations, or a table."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from atomic_files import atomic_path
+from image_files import read_bytes
+from input_errors import InputError, MissingInputError, first_line, shorten
+from restricted_pickle import load_object_array
+from voc_layout import files_of_ids
+
+LARGEST_ANNOTATION = 1 << 20  # bytes; VOC's largest has some 30 000
+
+
+def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
+    """The classes of the images `ids`: bool [len(ids), len(classes)], from whichever of three kinds `path` is.
+
+    `cls_labels.npy`: a pickled dict of id → float [C]; nothing but arrays is read from it.
+    A folder of VOC annotations `<id>.xml`: every object counts, difficult ones too, as in the public cls_labels.npy.
+    A table `.csv` with the header `id,classes`: names separated by spaces, semicolons or commas; rows of one id add up.
+    """
+    if Path(path).is_dir():
+        return _load_annotations(path, ids, classes)
+    if Path(path).suffix.lower() == ".csv":
+        return _load_table(path, ids, classes)
+    return _load_class_vectors(path, ids, classes)
+
+
+def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
+    """Writes id → class vector as `cls_labels.npy` in the form of the public file of that name."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
+
+
+def _load_class_vectors(path, ids, classes) -> np.ndarray:
+    labels = load_object_array(path)
+    labels = labels.item() if labels.shape == () else labels
+    if not isinstance(labels, dict):
+        raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
+    _check_ids(path, ids, labels)
+    rows = [np.asarray(labels[name]) for name in ids]
+    for name, row in zip(ids, rows):
+        if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
+            raise InputError(
+                f"{path}: {name} has {row.dtype} {list(row.shape)}, but there are {len(classes)} classes (classes.txt?)"
+            )
+    return np.stack(rows) > 0.5
+
+
+def _load_annotations(folder, ids, classes) -> np.ndarray:
+    rows = np.zeros((len(ids), len(classes)), bool)
+    for row, path in zip(rows, files_of_ids(folder, ids, ".xml")):
+        for name in _object_names(path):
+            row[_class_index(name, classes, path)] = True
+    return rows
+
+
+def _object_names(path: Path) -> list[str]:
+    """What `object/name` of an annotation say; the parts of a person are no objects of their own."""
+    content = read_bytes(path)
+    if len(content) > LARGEST_ANNOTATION:
+        raise InputError(f"{path} has {len(content)} bytes, which no annotation of an image has")
+    try:
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeBuilder()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path} cannot be read as an annotation: {first_line(error)}") from None
+    names = [item.findtext("name", "").strip() for item in root.findall("object")]
+    if root.tag != "annotation" or not all(names):
+        raise InputError(f"{path} is no VOC annotation: <annotation> with a <name> in each <object>")
+    return names
+
+
+class _TreeBuilder(ElementTree.TreeBuilder):
+    def doctype(self, name, pubid, system):
+        raise InputError("it declares a DOCTYPE, and with it perhaps entities, which annotations never need")
+
+
+def _load_table(path, ids, classes) -> np.ndarray:
+    labels: dict[str, np.ndarray] = {}
+    for line, name, text in _table_rows(path):
+        row = labels.setdefault(name, np.zeros(len(classes), bool))
+        for class_name in _names_in(text, classes):
+            row[_class_index(class_name, classes, f"{path}, line {line}, id {name}")] = True
+    _check_ids(path, ids, labels)
+    return np.stack([labels[name] for name in ids])
+
+
+def _table_rows(path) -> list[tuple[int, str, str]]:
+    """Line number, id and classes of each row."""
+    try:
+        reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table in UTF-8: {first_line(error)}") from None
+    if not rows or [cell.lower() for cell in rows[0][1]] != ["id", "classes"]:
+        raise InputError(f"{path} begins with {','.join(rows[0][1]) if rows else 'nothing'!r}, not with id,classes")
+    for line, cells in rows[1:]:
+        if len(cells) != 2 or not cells[0]:
+            raise InputError(
+                f"{path}, line {line}: {len(cells)} columns instead of an id and its classes; "
+                "classes separated by commas need quotes"
+            )
+    return [(line, *cells) for line, cells in rows[1:]]
+
+
+def _names_in(text: str, classes) -> list[str]:
+    """The class names of a cell; a name of several words is found between commas or semicolons."""
+    pieces = [piece.strip() for piece in re.split("[;,]", text)]
+    return [name for piece in pieces for name in ([piece] if piece in classes else piece.split())]
+
+
+def _class_index(name: str, classes, where) -> int:
+    if name not in classes:
+        raise InputError(f"{where}: unknown class {name!r}; known are {', '.join(classes)}")
+    return classes.index(name)
+
+
+def _check_ids(path, ids, labels) -> None:
+    missing = [name for name in ids if name not in labels]
+    if missing:
+        raise MissingInputError(
+            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?"
+        )

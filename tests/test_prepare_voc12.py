@@ -1,0 +1,348 @@
+"""prepare_voc12.py on archives of drawn scenes: the same tree from every kind, and what is wrong with others."""
+
+import errno
+import io
+import itertools
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, run_main
+from PIL import Image
+
+import prepare_voc12
+from archive_files import open_archive
+from atomic_files import write_bytes
+from datasets.drawn_objects import CLASS_NAMES
+from image_labels import load_image_labels
+from input_errors import InputError, MissingInputError
+from label_files import load_label
+from voc_layout import find_voc_root, load_ids
+
+ROOT = "VOCdevkit/VOC2012"
+
+
+@pytest.fixture(scope="module")
+def unpacked(scenes, tmp_path_factory) -> Path:
+    """What the archives unpack to: trainval/VOCdevkit/VOC2012/…, aug/SegmentationClassAug/… and test/VOCdevkit/…"""
+    folder = tmp_path_factory.mktemp("unpacked")
+    source, target = scenes / "data" / ROOT, folder / "trainval" / ROOT
+    for name in ("JPEGImages", "SegmentationClass"):
+        shutil.copytree(source / name, target / name)
+    shutil.copytree(source / "SegmentationClassAug", folder / "aug/SegmentationClassAug")
+    shutil.copy(source / "classes.txt", target / "classes.txt")
+    write_bytes(target / "SegmentationObject/junk.png", b"not needed")
+    for name in ("train", "val"):
+        text = (scenes / f"voc12/{name}_id.txt").read_text().replace("\n", "\r\n")
+        write_bytes(target / f"ImageSets/Segmentation/{name}.txt", text.encode())
+    ids = sorted(path.stem for path in (source / "JPEGImages").iterdir())
+    rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, CLASS_NAMES)
+    for name, row in list(zip(ids, rows))[1:]:  # the first image has no annotation
+        objects = "".join(f"<object><name>{CLASS_NAMES[index]}</name></object>" for index in np.flatnonzero(row))
+        write_bytes(target / f"Annotations/{name}.xml", f"<annotation>{objects}</annotation>".encode())
+    photograph = (source / f"JPEGImages/{ids[0]}.jpg").read_bytes()
+    write_bytes(folder / "test" / ROOT / "JPEGImages/unseen.jpg", photograph)
+    write_bytes(folder / "test" / ROOT / "ImageSets/Segmentation/test.txt", b"unseen\n")
+    return folder
+
+
+def pack(folder: Path, path: Path, extra: dict[str, bytes] | None = None) -> Path:
+    """An archive of everything in `folder`, of the kind that the suffix of `path` says, and of `extra` members."""
+    members = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    members |= extra or {}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"./{name}" if path.suffix == ".gz" else name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def archives(unpacked) -> tuple[Path, Path]:
+    junk = {"__MACOSX/SegmentationClassAug/._a.png": b"junk", "SegmentationClassAug/.DS_Store": b"junk"}
+    return pack(unpacked / "trainval", unpacked / "trainval.tar"), pack(unpacked / "aug", unpacked / "aug.zip", junk)
+
+
+def prepare(trainval, aug, out: Path, extra: str = "") -> None:
+    run_main("prepare_voc12", f"--trainval {trainval} --aug {aug} --data_dir {out}/data --list_dir {out}/voc12 {extra}")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def prepared(archives, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("prepared")
+    prepare(*archives, out)
+    return out
+
+
+def test_the_tree_is_that_of_the_scenes(prepared, scenes, unpacked):
+    made, drawn = contents(prepared / "data" / ROOT), contents(scenes / "data" / ROOT)
+    assert drawn.items() <= made.items()
+    assert {name.split("/")[0] for name in made.keys() - drawn.keys()} == {"Annotations", "ImageSets"}
+    assert find_voc_root(prepared / "data") == prepared / "data" / ROOT
+    for name in ("train", "train_aug", "val"):
+        assert load_ids(prepared / f"voc12/{name}_id.txt") == load_ids(scenes / f"voc12/{name}_id.txt")
+    assert {path.name for path in (prepared / "voc12").iterdir()} == {
+        *("cls_labels.npy", "train_id.txt", "train_aug_id.txt", "val_id.txt")
+    }
+    ids = sorted(path.stem for path in (scenes / "data" / ROOT / "JPEGImages").iterdir())
+    assert not (unpacked / "trainval" / ROOT / f"Annotations/{ids[0]}.xml").exists()  # its labels are its mask's
+    ours, theirs = (load_image_labels(root / "voc12/cls_labels.npy", ids, CLASS_NAMES) for root in (prepared, scenes))
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["folders", "flat", "tar.gz", "trees"])
+def test_every_kind_of_archive_gives_the_same(prepared, unpacked, scenes, tmp_path, kind):
+    trainval, aug = unpacked / "trainval", unpacked / "aug"
+    if kind == "flat":
+        trainval, aug = trainval / ROOT, aug / "SegmentationClassAug"
+        trainval = pack(trainval, tmp_path / "renamed.zip")
+    if kind == "tar.gz":
+        trainval, aug = pack(trainval, tmp_path / "a.tar.gz"), pack(aug, tmp_path / "b.tar.gz")
+    if kind == "trees":  # a folder that has SegmentationClass beside SegmentationClassAug, found through a link
+        (tmp_path / "link").symlink_to(scenes / "data", target_is_directory=True)
+        (tmp_path / "link_of_link").symlink_to(tmp_path / "link", target_is_directory=True)
+        aug = tmp_path / "link_of_link"
+    prepare(trainval, aug, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+
+
+def test_a_second_run_writes_nothing(prepared, archives, capsys):
+    times = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
+    prepare(*archives, prepared)
+    assert times == {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
+    assert "20 of them already" in capsys.readouterr().out
+
+
+def test_the_tree_itself_as_source(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "out")
+    prepare(tmp_path / "out/data", tmp_path / "out/data", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+
+
+def test_a_killed_run_is_continued(prepared, archives, tmp_path):
+    code = (
+        "import itertools, os, signal, sys, options, prepare_voc12\n"
+        "count, write = itertools.count(), prepare_voc12.write_bytes\n"
+        "def dying_write(*args):\n"
+        "    if next(count) == 30:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    write(*args)\n"
+        "prepare_voc12.write_bytes = dying_write\n"
+        "prepare_voc12.main(options.prepare_voc12().parse_args(sys.argv[1:]))\n"
+    )
+    flags = ["--data_dir", str(tmp_path / "data"), "--list_dir", str(tmp_path / "voc12")]
+    command = [sys.executable, "-c", code, "--trainval", str(archives[0]), "--aug", str(archives[1]), *flags]
+    assert subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60).returncode != 0
+    half = contents(tmp_path)
+    assert len(half) == 30
+    assert half.items() < contents(prepared).items()
+    name = min(half)
+    (tmp_path / name).write_bytes(half[name][:-1])  # and a file that something else cut short
+    prepare(*archives, tmp_path)
+    assert contents(tmp_path) == contents(prepared)
+
+
+def test_counts_are_compared(archives, tmp_path, capsys):
+    prepare(*archives, tmp_path)
+    printed = capsys.readouterr().out
+    assert "train_aug_id.txt: 14 images; warning: VOC 2012 has 10582" in printed
+    assert "val_id.txt: 6 images; warning: VOC 2012 has 1449" in printed
+    assert "images of one class; warning: VOC 2012 has 6249" in printed
+    assert "19 from annotations, 1 from masks" in printed
+    assert "lacks" not in printed
+
+
+def test_masks_of_train_may_be_missing(unpacked, archives, scenes, tmp_path, capsys):
+    shutil.copytree(unpacked / "aug", tmp_path / "aug")
+    name = load_ids(scenes / "voc12/train_id.txt")[0]
+    (tmp_path / f"aug/SegmentationClassAug/{name}.png").unlink()
+    prepare(archives[0], tmp_path / "aug", tmp_path / "out")
+    assert f"lacks 1 masks of train ({name})" in capsys.readouterr().out
+    assert name not in load_ids(tmp_path / "out/voc12/train_aug_id.txt")
+    assert load_image_labels(tmp_path / "out/voc12/cls_labels.npy", [name], CLASS_NAMES).any()
+
+
+def test_test_archive(archives, unpacked, tmp_path):
+    test = pack(unpacked / "test", tmp_path / "VOC2012test.tar")
+    prepare(*archives, tmp_path / "out", f"--test {test}")
+    assert load_ids(tmp_path / "out/voc12/test_id.txt") == ["unseen"]
+    assert (tmp_path / "out/data" / ROOT / "JPEGImages/unseen.jpg").is_file()
+    with pytest.raises(InputError, match=r"should hold one ImageSets/Segmentation/test\.txt, found none"):
+        prepare(*archives, tmp_path / "out", f"--test {archives[0]}")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", "VOCdevkit/../../evil.txt", "C:\\evil.txt", "..\\evil.txt"]
+)
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_members_outside_are_refused(archives, unpacked, tmp_path, name, suffix):
+    name = str(tmp_path / "evil.txt") if name == "/evil.txt" else name
+    evil = pack(unpacked / "trainval", tmp_path / f"evil{suffix}", {name: b"evil"})
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"evil\.txt would lie outside"):
+        prepare(evil, archives[1], tmp_path / "out/below")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(archives, tmp_path, kind):
+    shutil.copy(archives[0], tmp_path / "evil.tar")
+    with tarfile.open(tmp_path / "evil.tar", "a") as archive:
+        member = tarfile.TarInfo(f"{ROOT}/JPEGImages/link.jpg")
+        member.type, member.linkname = kind, "/etc/hostname"
+        archive.addfile(member)
+    with pytest.raises(InputError, match=r"link\.jpg is a link or a device"):
+        prepare(tmp_path / "evil.tar", archives[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_in_zips_and_bombs_are_refused(archives, unpacked, tmp_path):
+    evil = pack(unpacked / "aug", tmp_path / "evil.zip")
+    with zipfile.ZipFile(evil, "a") as archive:
+        link = zipfile.ZipInfo("SegmentationClassAug/link.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/hostname")
+    with pytest.raises(InputError, match=r"link\.png is a link"):
+        prepare(archives[0], evil, tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("SegmentationClassAug/bomb.png", bytes(1 << 27))
+    with pytest.raises(InputError, match=r"bomb\.png has 134217728 bytes"):
+        prepare(archives[0], tmp_path / "bomb.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("which", "share"), [*itertools.product([0, 1, "gz"], [0, 0.001, 0.3, 0.9]), (0, "zeros")])
+def test_archives_cut_short(archives, unpacked, tmp_path, which, share):
+    whole = pack(unpacked / "trainval", tmp_path / "a.tar.gz") if which == "gz" else archives[which]
+    content = whole.read_bytes()
+    length = len(content.rstrip(b"\0")) if share == "zeros" else int(len(content) * share)
+    length += -length % 512 if share == "zeros" else 0  # a tar ends with blocks of zeros, which tarfile does not miss
+    cut = tmp_path / f"cut{whole.suffix}"
+    cut.write_bytes(content[:length])
+    with pytest.raises(InputError, match="cut short"):
+        prepare(*((archives[0], cut) if which == 1 else (cut, archives[1])), tmp_path / "out")
+    assert not (tmp_path / "out/voc12").exists()
+
+
+def test_damage_inside_a_zip(archives, tmp_path):
+    content = bytearray(archives[1].read_bytes())
+    place = content.index(b"IDAT") + 8
+    content[place] ^= 255
+    (tmp_path / "aug.zip").write_bytes(content)
+    with pytest.raises(InputError, match=r"aug\.zip is damaged.*CRC"):
+        prepare(archives[0], tmp_path / "aug.zip", tmp_path / "out")
+
+
+def test_mistaken_archives(archives, unpacked, scenes, tmp_path):
+    trainval, aug = archives
+    with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: is it the archive of VOC"):
+        prepare(aug, trainval, tmp_path)
+    with pytest.raises(InputError, match=r"trainval\.tar should hold masks.*is it SegmentationClassAug\.zip"):
+        prepare(trainval, trainval, tmp_path)
+    with pytest.raises(InputError, match="neither"):
+        prepare(PROJECT / "README.md", aug, tmp_path)
+    with pytest.raises(MissingInputError, match="does not exist"):
+        prepare(tmp_path / "none.tar", aug, tmp_path)
+    with pytest.raises(InputError, match=r"found 2 \(in a/VOCdevkit/VOC2012/, b/VOCdevkit/VOC2012/"):
+        for name in "ab":
+            (tmp_path / "two").mkdir(exist_ok=True)
+            shutil.copytree(unpacked / "trainval", tmp_path / "two" / name)
+        prepare(tmp_path / "two", aug, tmp_path)
+    with pytest.raises(InputError, match="holds masks of val alone"):
+        shutil.copytree(unpacked / "aug", tmp_path / "val")
+        for name in load_ids(scenes / "voc12/train_aug_id.txt"):
+            (tmp_path / f"val/SegmentationClassAug/{name}.png").unlink()
+        prepare(trainval, tmp_path / "val", tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("place", ["JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation/val.txt"])
+def test_incomplete_archives(archives, unpacked, tmp_path, place):
+    shutil.copytree(unpacked / "trainval", tmp_path / "trainval")
+    lost = tmp_path / "trainval" / ROOT / place
+    lost.unlink() if lost.is_file() else shutil.rmtree(lost)
+    with pytest.raises(InputError, match=place):
+        prepare(tmp_path / "trainval", archives[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_that_are_no_labels(archives, unpacked, scenes, tmp_path):
+    shutil.copytree(unpacked / "aug", tmp_path / "aug")
+    path = min((tmp_path / "aug/SegmentationClassAug").iterdir())
+    label = load_label(path)
+    Image.open(path).convert("RGB").save(path)
+    with pytest.raises(InputError, match="colours instead of class indices"):
+        prepare(archives[0], tmp_path / "aug", tmp_path / "colours")
+    Image.fromarray(np.where(label == 0, 77, label).astype(np.uint8)).save(path)
+    with pytest.raises(InputError, match="holds the label 77, but there are 10 classes"):
+        prepare(archives[0], tmp_path / "aug", tmp_path / "beyond")
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match="is not a PNG file"):
+        prepare(archives[0], tmp_path / "aug", tmp_path / "no_png")
+    shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/SegmentationClassAug")
+    shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/again/SegmentationClassAug")
+    with pytest.raises(InputError, match="which of them is the mask"):
+        prepare(archives[0], tmp_path / "more", tmp_path / "twice")
+
+
+def test_what_the_user_has_is_kept(archives, scenes, tmp_path):
+    (tmp_path / "voc12").mkdir()
+    (tmp_path / "voc12/val_id.txt").write_text("mine\n")
+    with pytest.raises(InputError, match=r"val_id\.txt names other images"):
+        prepare(*archives, tmp_path)
+    assert not (tmp_path / "data").exists()
+    ids = load_ids(scenes / "voc12/val_id.txt")
+    (tmp_path / "voc12/val_id.txt").write_text("\n".join(reversed(ids)))
+    shutil.copy(scenes / "voc12/cls_labels.npy", tmp_path / "voc12/cls_labels.npy")
+    prepare(*archives, tmp_path)
+    assert load_ids(tmp_path / "voc12/val_id.txt") == ids[::-1]
+    prepare_voc12.save_image_labels(tmp_path / "voc12/cls_labels.npy", {name: np.zeros(10) for name in ids})
+    with pytest.raises(InputError, match=r"cls_labels\.npy"):
+        prepare(*archives, tmp_path)
+    (tmp_path / "other/VOC2012/JPEGImages").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds a VOC tree already"):
+        run_main("prepare_voc12", f"--trainval {archives[0]} --aug {archives[1]} --data_dir {tmp_path}/other")
+
+
+def test_a_full_disk(archives, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare_voc12, "write_bytes", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        prepare(*archives, tmp_path)
+
+
+def test_mistakes_take_one_line(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    command = [sys.executable, "prepare_voc12.py", "--trainval", str(tmp_path / "a.tar"), "--aug", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_it_does_without_torch():
+    code = "import sys, prepare_voc12; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
+
+
+def test_an_archive_inside_a_loop_of_links(tmp_path):
+    write_bytes(tmp_path / "a/b.txt", b"b")
+    (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
+    with open_archive(tmp_path) as archive:
+        assert archive.sizes == {"a/b.txt": 1}
