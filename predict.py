@@ -38,7 +38,7 @@ from utils.distributed import (
     stop_distributed,
     wait_for_all,
 )
-from utils.multi_scale import sum_over_scales
+from utils.multi_scale import merge_scales
 from utils.precision import autocast
 from utils.run_folder import claim_output_folder
 from utils.saliency_maps import predict_saliency
@@ -166,7 +166,7 @@ def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: boo
     logits = network(tensor)["logits"][0]  # [C]
     classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
     with autocast(device, amp):
-        cams = sum_over_scales(lambda x: rectified(network(x)["class_maps"], classes).float(), tensor, scales, flip)
+        cams = merge_scales(lambda x: rectified(network(x)["class_maps"], classes).float(), tensor, scales, flip)
     heat = (normalised_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
     return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)

@@ -1,9 +1,13 @@
 """Stage 2a: train the classifier whose class activation maps find the classes.
 
     python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag classifier
+    python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag puzzle --puzzle
+    python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag eps \
+        --saliency_dir experiments/saliency/ours/VOC2012
 
 Reads JPEGImages and voc12/{cls_labels.npy, train_aug_id.txt}, no masks; writes experiments/<tag>/last.pth, from which
-make_pseudo_labels.py makes maps and labels.
+make_pseudo_labels.py makes maps and labels. Masks of validation images, where there are any, only tell at the end
+which background threshold suits the maps.
 """
 
 import sys
@@ -20,12 +24,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import ClassificationTraining
+from datasets.voc12 import ClassificationTraining, load_labelled
 from image_files import load_image
+from image_labels import load_image_labels
 from input_errors import run_script
-from metrics.classification import mean_average_precision
+from metrics.classification import mean_average_precision, mean_f1
+from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.cams import image_tensor
+from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
+from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.fusion_rules import constant_background
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -33,14 +41,17 @@ from utils.distributed import (
     seed_step,
     start_distributed,
     stop_distributed,
+    sum_over_processes,
 )
+from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.training_state import TrainingState
-from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, load_image_labels
+from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, masks_that_exist
 
+BACKGROUNDS = np.arange(1, 13) / 20  # thresholds compared at the end
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
 
 
@@ -58,15 +69,16 @@ def main(args) -> None:
     # data
     voc_root = find_voc_root(args.data_dir)
     classes = load_class_names(voc_root)
-    images, image_labels = load_split(args.list_dir, args.train_list, voc_root, len(classes))
-    val_split = load_split(args.list_dir, args.val_list, voc_root, len(classes)) if args.val_list != "none" else None
-    dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed)
+    images, image_labels, ids = load_split(args, args.train_list, voc_root, classes)
+    val_split = load_split(args, args.val_list, voc_root, classes) if args.val_list != "none" else None
+    maps = files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
+    dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = {**options.backbone_settings(args), "classes": list(classes)}
+    settings = {**options.backbone_settings(args), "classes": list(classes), "background_map": bool(maps)}
     network = build_cam_classifier(settings, args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
 
@@ -93,7 +105,8 @@ def main(args) -> None:
         for batch in bar:
             seed_step(args.seed, epoch, state.step, world.rank)
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
-            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
+            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
+            train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
@@ -104,38 +117,49 @@ def main(args) -> None:
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if val_split and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
-            score = validate(network, *val_split, world)
-            run.scalars(state.total_steps, {"val/mAP": score})
-            line += f"  mAP {score:.4f}"
+            score, f1 = validate(network, *val_split[:2], world)
+            run.scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
+            line += f"  mAP {score:.4f}  F1 {f1:.4f}"
         run.log(line)
 
         # save
         state.save(run, "classification", settings, is_best=state.improves(score))
+    if val_split:
+        sweep_background(network, *val_split, voc_root, run, world)
     run.close()
     stop_distributed()
 
 
-def load_split(list_dir, list_name: str, voc_root, num_classes: int):
-    """Image paths and image labels bool [N, C] of a list of ids."""
-    ids = load_ids(list_path(list_dir, list_name))
-    image_labels = load_image_labels(list_path(list_dir, "cls_labels.npy"), ids, num_classes)
-    return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels
+def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
+    """Image paths, image labels bool [N, C] and ids of a list."""
+    ids = load_ids(list_path(args.list_dir, list_name))
+    image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
+    return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
-def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
-    """One optimizer step on images and their labels."""
-    images, image_labels = batch
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
+    """One optimizer step on images, their labels and, for EPS, their saliency maps. `alpha` weighs the puzzle loss."""
+    images, image_labels, *saliency = batch
     state.optimizer.zero_grad(set_to_none=True)
+    inputs = state.network.backbone.normalise(images)
     with autocast(world.device, args.amp):
-        logits = model(state.network.backbone.normalise(images))["logits"]
-    loss = F.binary_cross_entropy_with_logits(logits.float(), image_labels)
+        output = model(inputs)
+        merged = merge_tiles(model(tiles(inputs))["maps"]).float() if args.puzzle else None
+    losses = {"classification": F.binary_cross_entropy_with_logits(output["logits"].float(), image_labels)}
+    if args.puzzle:
+        class_maps = merged[:, : image_labels.shape[1]]
+        losses["tiles"] = F.binary_cross_entropy_with_logits(class_maps.mean(dim=(2, 3)), image_labels)
+        losses["puzzle"] = alpha * puzzle_loss(output["class_maps"].float(), class_maps, image_labels)
+    if saliency:
+        losses["saliency"] = eps_loss(output["maps"].float(), image_labels, saliency[0].float() / 255)
+    loss = sum(losses.values())
     state.scaler.scale(loss).backward()
-    state.take_step({"loss": loss})
+    state.take_step({"loss": loss} | (losses if len(losses) > 1 else {}))
 
 
 @torch.inference_mode()
-def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> float:
-    """mAP over whole images at their own size; each process takes its share."""
+def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
+    """mAP and macro F1 (probability over 0.5) over whole images at their own size; each process takes its share."""
     network.eval()
     rows = []
     for index in range(world.rank, len(images), world.size):
@@ -143,7 +167,33 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
         rows.append((index, logits.float().cpu().numpy()))
     rows = sorted(gather_from_processes(rows), key=lambda row: row[0])
-    return mean_average_precision(np.stack([scores for _, scores in rows]), image_labels)
+    scores = np.stack([scores for _, scores in rows])  # [N, C]
+    return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)
+
+
+@torch.inference_mode()
+def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
+    """Logs the mIoU of single-scale CAM labels by background threshold, over the images whose masks are there."""
+    truth = masks_that_exist(voc_root, ids)
+    matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BACKGROUNDS]
+    for index in range(world.rank, len(images), world.size):
+        present = np.flatnonzero(image_labels[index])
+        if ids[index] not in truth or not present.size:
+            continue
+        image, mask = load_labelled(images[index], truth[ids[index]], image_labels.shape[1] + 1)
+        pixels = network.backbone.normalise(image_tensor(image, world.device))
+        maps = rectified(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
+        cams = normalised_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
+        for matrix, background in zip(matrices, BACKGROUNDS):
+            matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
+    for matrix in matrices:
+        matrix.counts = sum_over_processes(matrix.counts)
+    scores = [matrix.scores()["mIoU"] for matrix in matrices]
+    if np.isnan(scores).all():
+        run.log("no mask of a validation image is there: background thresholds not compared")
+        return
+    run.log("mIoU of CAM labels by background threshold, validation images, one scale:")
+    run.log("  " + "  ".join(f"{background:.2f}: {100 * score:.1f}" for background, score in zip(BACKGROUNDS, scores)))
 
 
 if __name__ == "__main__":

@@ -40,10 +40,11 @@ def random_crop(
     crop_px: int,
     long_side_px: tuple[int, int],
     rng: np.random.Generator,
+    border_label: int = IGNORE_LABEL,
 ):
     """Longer side to a random length of `long_side_px`, flip, a random crop_px × crop_px window.
 
-    Where the image is smaller than the crop, it lies at a random place in it: mean colour and label 255 around it.
+    Where the image is smaller than the crop, it lies at a random place in it: mean colour and `border_label` around it.
     """
     height, width = image.shape[:2]
     scale = rng.uniform(*long_side_px) / max(height, width)
@@ -55,7 +56,7 @@ def random_crop(
         to_crop = translation(crop_px, 0) @ np.diag([-1.0, 1.0, 1.0]) @ to_crop
     image = warp(image, to_crop, crop_px, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, MEAN_COLOUR)
     if label is not None:
-        label = warp(label, to_crop, crop_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, IGNORE_LABEL)
+        label = warp(label, to_crop, crop_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, border_label)
     return image, label
 
 

@@ -7,16 +7,17 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.paired_transforms import check_long_side, random_crop
-from image_files import load_image
+from image_files import load_grey, load_image
 from input_errors import InputError
 from label_files import IGNORE_LABEL, load_label
 
 
 class ClassificationTraining(Dataset):
-    """Key (epoch, index) → image uint8 [3, S, S], image labels float32 [C]; random by (seed, epoch, index) alone."""
+    """Key (epoch, index) → image uint8 [3, S, S], image labels float32 [C] and, where there are saliency maps, that of
+    the crop uint8 [1, S, S]; random by (seed, epoch, index) alone."""
 
-    def __init__(self, images: list[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int):
-        self.images, self.image_labels = images, image_labels.astype(np.float32)
+    def __init__(self, images: list[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None):
+        self.images, self.image_labels, self.maps = images, image_labels.astype(np.float32), maps
         self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
 
     def __len__(self) -> int:
@@ -25,8 +26,11 @@ class ClassificationTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, _ = random_crop(load_image(self.images[index]), None, self.crop_size, self.long_side, rng)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(self.image_labels[index])
+        image = load_image(self.images[index])
+        saliency = load_map_of(image, self.images[index], self.maps[index]) if self.maps else None
+        crop, saliency = random_crop(image, saliency, self.crop_size, self.long_side, rng, border_label=0)
+        sample = torch.from_numpy(crop).permute(2, 0, 1), torch.from_numpy(self.image_labels[index])
+        return sample if saliency is None else (*sample, torch.from_numpy(saliency)[None])
 
 
 class SegmentationTraining(Dataset):
@@ -45,6 +49,17 @@ class SegmentationTraining(Dataset):
         image, label = load_labelled(self.images[index], self.labels[index], self.num_labels)
         image, label = random_crop(image, label, self.crop_size, self.long_side, rng)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
+
+
+def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:
+    """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
+    saliency = load_grey(map_path)
+    if saliency.shape != image.shape[:2]:
+        raise InputError(
+            f"{map_path} is {saliency.shape[1]}×{saliency.shape[0]} px, "
+            f"but its image {image_path} is {image.shape[1]}×{image.shape[0]} px"
+        )
+    return saliency
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

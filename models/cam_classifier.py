@@ -11,23 +11,28 @@ class CamClassifier(nn.Module):
     forward: images float [B, 3, H, W], normalised → dict
         "logits"      [B, C]
         "class_maps"  [B, C, H / s, W / s], raw: before ReLU; the mean of map c is logit c
+        "maps"        the same with, for EPS, a map of the background after them: [B, C + 1, H / s, W / s]
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int):
+    def __init__(self, backbone: Backbone, num_classes: int, background_map: bool = False):
         super().__init__()
         self.backbone = backbone
-        self.classify = nn.Conv2d(backbone.channels[-1], num_classes, kernel_size=1, bias=False)
+        self.num_classes = num_classes
+        num_maps = num_classes + background_map
+        self.classify = nn.Conv2d(backbone.channels[-1], num_maps, kernel_size=1, bias=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = self.backbone(images)[-1]  # [B, C4, H / s, W / s]
-        class_maps = self.classify(features)  # [B, C, H / s, W / s]
-        return {"logits": class_maps.mean(dim=(2, 3)), "class_maps": class_maps}
+        maps = self.classify(features)  # [B, C or C + 1, H / s, W / s]
+        class_maps = maps[:, : self.num_classes]  # [B, C, H / s, W / s]
+        return {"logits": class_maps.mean(dim=(2, 3)), "class_maps": class_maps, "maps": maps}
 
 
 def build_cam_classifier(settings: dict, pretrained: str = "none") -> CamClassifier:
-    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names).
+    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), and
+    background_map (False where it is not named).
 
     `pretrained`: see `build_backbone`.
     """
     backbone = build_backbone(settings, pretrained, output_stride=16)
-    return CamClassifier(backbone, len(settings["classes"]))
+    return CamClassifier(backbone, len(settings["classes"]), settings.get("background_map", False))

@@ -1,4 +1,4 @@
-"""Class activation maps: A_c = ReLU(F_c) / max ReLU(F_c), and the labels that follow from them."""
+"""Class activation maps: A_c = ReLU(F_c) / max ReLU(F_c)."""
 
 import numpy as np
 import torch
@@ -16,18 +16,6 @@ def normalised_cams(class_maps: Tensor) -> Tensor:
 def rectified(class_maps: Tensor, classes: Tensor) -> Tensor:
     """ReLU of the maps of some classes: raw [B, C, h, w], indices [K] → [B, K, h, w]."""
     return F.relu(class_maps[:, classes])
-
-
-def labels_from_cams(cams: np.ndarray, classes: np.ndarray, bg_threshold: float) -> np.ndarray:
-    """The strongest map wins where it exceeds a constant background score (ties go to the background).
-
-    cams float [K, H, W] in 0..1; classes uint8 [K], their labels 1..C → uint8 [H, W]. Without classes, all is
-    background.
-    """
-    if len(classes) == 0:
-        return np.zeros(cams.shape[1:], np.uint8)
-    strongest = cams.argmax(axis=0)
-    return np.where(cams.max(axis=0) > bg_threshold, classes[strongest], 0).astype(np.uint8)
 
 
 def image_tensor(image: np.ndarray, device) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils.multi_scale import sum_over_scales
+from utils.multi_scale import merge_scales
 from utils.precision import autocast
 
 COARSEST_STRIDE = 32
@@ -34,7 +34,7 @@ def predict_saliency(
         with autocast(device, enabled=amp):
             return network(inputs)["saliency"][0].float()  # [N, 1, s, s]
 
-    total = sum_over_scales(finest_logits, network.backbone.normalise(batch), scales, flip, multiple=COARSEST_STRIDE)
+    total = merge_scales(finest_logits, network.backbone.normalise(batch), scales, flip, multiple=COARSEST_STRIDE)
     logits = total / (len(scales) * (1 + flip))  # [B, 1, S, S]
     maps = []
     for image, row in zip(images, logits):

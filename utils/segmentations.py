@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.multi_scale import sum_over_scales
+from utils.multi_scale import merge_scales
 from utils.precision import autocast
 
 
@@ -20,5 +20,5 @@ def predict_segmentation(
         with autocast(device, enabled=amp):
             return network(batch).float()  # [B, L, h, w]
 
-    total = sum_over_scales(logits, network.backbone.normalise(tensor), scales, flip)  # [1, L, H, W]
+    total = merge_scales(logits, network.backbone.normalise(tensor), scales, flip)  # [1, L, H, W]
     return total[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
