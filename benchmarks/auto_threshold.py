@@ -1,0 +1,101 @@
+"""How near `--t0 auto` comes to the best fixed threshold, on labels of several strengths.
+
+    python -m benchmarks.auto_threshold --baseline_dir experiments/pseudo_labels/cam experiments/pseudo_labels/walk \\
+        --degrade 0.07 --saliency_dir experiments/saliency/ours/VOC2012 --data_dir data/voc12 \\
+        --list voc12/train_id.txt --image_labels voc12/cls_labels.npy
+
+Besides the folders given it scores the truth, degraded: the outline of each object moves by smooth random noise whose
+amplitude is --degrade times the side of a square of the object's area (times a random factor of each image, mean 1).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.report import environment_line, keep
+from image_labels import load_image_labels
+from label_files import load_label, save_label
+from metrics.tables import markdown_table
+from voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
+
+PROJECT = Path(__file__).resolve().parent.parent
+GRID = [round(0.05 * step, 2) for step in range(21)]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="mIoU with --t0 auto beside that of all fixed thresholds.")
+    parser.add_argument("--baseline_dir", nargs="+", required=True, metavar="DIR", help="labels to select on")
+    parser.add_argument("--degrade", nargs="*", type=float, default=[], metavar="X", help="amplitudes of the noise")
+    for flag in ("--saliency_dir", "--data_dir", "--list", "--image_labels"):
+        parser.add_argument(flag, required=True, metavar="PATH", help="as for evaluate.py labels")
+    parser.add_argument("--name", default="auto_threshold", help="of the file in benchmarks/results")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        degraded = {f"truth, degraded by {amplitude}": Path(folder) / str(amplitude) for amplitude in args.degrade}
+        for path, amplitude in zip(degraded.values(), args.degrade):
+            degrade_truth(path, amplitude, args)
+        names = {path: Path(path).name for path in args.baseline_dir} | {str(p): n for n, p in degraded.items()}
+        scores = sweep(list(names), Path(folder) / "scores.json", args)
+    command = f"python -m benchmarks.auto_threshold {' '.join(argv)}"
+    keep(args.name, command, [*tables({names[path]: result for path, result in scores.items()}), environment_line()])
+
+
+def degrade_truth(folder: Path, amplitude: float, args) -> None:
+    """Writes the masks of the single-class images with displaced outlines."""
+    voc_root = find_voc_root(args.data_dir)
+    ids = load_ids(args.list)
+    image_labels = load_image_labels(args.image_labels, ids, load_class_names(voc_root))
+    rng = np.random.default_rng(0)
+    for name, row in zip(ids, image_labels):
+        if row.sum() == 1:
+            label_of_class = int(row.argmax()) + 1
+            mask = load_label(truth_folder(voc_root, ids) / f"{name}.png") == label_of_class
+            save_label(
+                folder / f"{name}.png", np.where(displaced(mask, amplitude, rng), label_of_class, 0).astype("u1")
+            )
+
+
+def displaced(mask: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
+    """A mask, bool [H, W], with its outline moved by noise that is smooth over a quarter of the object's side."""
+    if not mask.any():
+        return mask
+    side_px = np.sqrt(np.count_nonzero(mask))
+    inside, outside = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (mask, ~mask))
+    noise = cv2.GaussianBlur(rng.standard_normal(mask.shape), (0, 0), max(2, side_px / 4))
+    noise /= noise.std() + 1e-9
+    return (inside - outside) / side_px + amplitude * rng.gamma(2, 0.5) * noise > 0
+
+
+def sweep(folders: list[str], path: Path, args) -> dict:
+    """What evaluate.py says of every folder, by fixed thresholds and by `auto`."""
+    command = [sys.executable, str(PROJECT / "evaluate.py"), "labels", "--baseline_dir", *folders]
+    command += ["--data_dir", args.data_dir, "--list", args.list, "--single_class", args.image_labels]
+    command += ["--saliency_dir", args.saliency_dir, "--sweep", *map(str, GRID), "--t0", "auto", "--t1", "0"]
+    subprocess.run([*command, "--json", str(path)], check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def tables(scores: dict) -> list[str]:
+    """One row per baseline; then the mean over baselines of `auto` and of each fixed threshold."""
+    rows, curves, chosen = [], [], []
+    for name, result in scores.items():
+        curve = [100 * row["mIoU"] for row in result["sweep"]]
+        auto, best = 100 * result["selected"]["mIoU"], int(np.argmax(curve))
+        rows.append([name, f"{100 * result['mIoU']:.1f}", f"{curve[best]:.1f} ({GRID[best]})"])
+        rows[-1] += [f"{auto:.1f} ({result['selector']['t0']:.2f})", f"{curve[best] - auto:.1f}"]
+        curves.append(curve)
+        chosen.append(auto)
+    header = ["mIoU of single-class images", "before", "best fixed t0", "auto", "short by"]
+    means = [["auto", f"{np.mean(chosen):.1f}"]]
+    means += [[f"t0 = {t0}", f"{mean:.1f}"] for t0, mean in zip(GRID, np.mean(curves, axis=0))]
+    return [markdown_table(header, rows), markdown_table(["mean over all baselines", "mIoU"], means)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

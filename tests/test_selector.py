@@ -1,0 +1,243 @@
+"""The salient object selector: by hand, exhaustively, and its two forms against each other."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from input_errors import InputError
+from pseudo_labels import selector
+from pseudo_labels.selector import (
+    LARGEST_T0,
+    Thresholds,
+    auto_threshold,
+    build_thresholds,
+    class_saliency,
+    measure,
+    overlap,
+    rank_correlation,
+    saliency_mask,
+    saliency_norm,
+    select,
+    select_regions,
+    split_mask,
+    thresholds_of_algorithm,
+    thresholds_of_formula,
+)
+
+CLASSES = ("dog", "chair", "sofa")
+
+
+def test_overlap_does_not_count_ignored_pixels():
+    label = np.array([[5, 5, 255, 0]], np.uint8)
+    assert overlap(label, np.array([[True, False, True, True]])) == pytest.approx(1 / 3)
+    assert overlap(np.full((2, 2), 255, np.uint8), np.ones((2, 2), bool)) == 0
+
+
+def test_selector_exhaustively():
+    """All labels and masks of 2×2 pixels against the rule of the paper, written down pixel by pixel."""
+    for values in itertools.product((0, 4, 255), repeat=4):
+        for mask_values in itertools.product((False, True), repeat=4):
+            label, mask = np.array(values, np.uint8).reshape(2, 2), np.array(mask_values).reshape(2, 2)
+            both = sum(m and v == 4 for v, m in zip(values, mask_values))
+            either = sum(v != 255 and (m or v == 4) for v, m in zip(values, mask_values))
+            for threshold in (0, 0.4, 0.6, 1):
+                expected = any(mask_values) and either > 0 and both / either > threshold
+                result, replaced = select(label, mask, 4, threshold)
+                assert replaced == expected
+                assert np.array_equal(result, np.where(mask, 4, 0) if expected else label)
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\[2, 2\].*\[2, 3\]"):
+        select(np.zeros((2, 2), np.uint8), np.ones((2, 3), bool), 1, 0.4)
+
+
+# ---- thresholds
+
+
+@pytest.mark.parametrize(("t0", "t1"), [(0.375, 0.25), (0.5, 0.125), (0, 0.5)])  # exact in binary
+def test_algorithm_and_formula_agree_where_the_norm_is_t1_or_0(t0, t1):
+    is_salient = np.array([True, True, False])
+    algorithm = thresholds_of_algorithm(is_salient, t0, t1)
+    assert algorithm.tolist() == [t0, t0, t0 + t1]
+    formula = thresholds_of_formula(np.where(is_salient, t1, 0), t0 + t1)
+    overlaps = np.array(sorted({both / either for either in range(1, 33) for both in range(either + 1)}))
+    for label_of_class, salient in enumerate(is_salient):
+        expected = [o > t0 if salient else o > t0 + t1 for o in overlaps]
+        assert (overlaps > algorithm[label_of_class]).tolist() == expected
+        assert (overlaps > formula[label_of_class]).tolist() == expected
+
+
+def test_the_forms_differ_where_the_norm_is_measured():
+    """Overlap 0.5 of a salient class: above t0 = 0.4, but below τ − 0.8 with τ = 1.4."""
+    label, mask = np.array([[1, 1, 0]], np.uint8), np.array([[True, False, False]])
+    measured, image = np.array([1, 0.8]), (np.array([[0.5, 0.6, 1.0]]), np.array([1]))
+    replaced = {}
+    for form in ("algorithm", "formula"):
+        values = Thresholds(form, t0=0.4, t1=0.2, saliency=measured).of_classes(*image, num_classes=1)["values"]
+        replaced[form] = select(label, mask, 1, values[1])[1]
+    assert replaced == {"algorithm": True, "formula": False}
+
+
+def test_norm_of_saliency():
+    assert saliency_norm(np.full((3, 5), 0.5)) == pytest.approx(0.5)
+    assert saliency_norm(np.array([[1.0, 0, 0, 0]])) == pytest.approx(0.5)
+
+
+def test_class_saliency_is_a_share_of_the_largest_mean():
+    norms, classes = np.array([0.9, 0.7, 0.4, 0.2]), np.array([1, 1, 2, 3])  # means 0.8, 0.4, 0.2, none
+    assert class_saliency(norms, classes, num_classes=4) == pytest.approx([1, 1, 0.5, 0.25, 1])
+    assert class_saliency(np.zeros(2), np.array([1, 2]), num_classes=2).tolist() == [1, 1, 1]
+    assert class_saliency(np.zeros(0), np.zeros(0, int), num_classes=2).tolist() == [1, 1, 1]
+
+
+MEASURED = np.array([[0.7, 0.8, 0.9], [0.1, 0.4, 0.9], [-1.0, 0.2, 0.6]])  # overlaps, norms, certainties
+IMAGES = MEASURED, np.array([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "salient", "values"),
+    [
+        (Thresholds(), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
+        (Thresholds(t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
+        (Thresholds(salient=np.array([1, 0, 1, 1], bool)), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
+        (Thresholds(saliency=np.array([1, 0.4, 1, 0.5])), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
+        (Thresholds("formula"), [True, True, True, False], [0.4, 0.4, 0.9, 1.15]),
+        (Thresholds("formula", tau=1.0), [True, True, True, False], [0, 0, 0.5, 0.75]),
+        (Thresholds("formula", t0=0.2, saliency=np.array([1, 0.5, 0.25, 0])), None, [0.2, 0.7, 0.95, 1.2]),
+    ],
+)
+def test_thresholds_of_classes(thresholds, salient, values):
+    found = thresholds.of_classes(*IMAGES, num_classes=3)
+    assert found["values"] == pytest.approx(values)
+    assert found["t0"] == thresholds.t0
+    if salient:
+        assert found["salient"].tolist() == salient
+
+
+@pytest.mark.parametrize(("form", "values"), [("algorithm", [0.25] * 3 + [0.45]), ("formula", [0.25, 0.25, 0.75, 1])])
+def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
+    given = []
+    monkeypatch.setattr(selector, "auto_threshold", lambda *columns: given.append(columns) or 0.25)
+    found = Thresholds(form, t0=None).of_classes(*IMAGES, num_classes=3)
+    assert [column.tolist() for column in given[0]] == MEASURED[:, [0, 2]].T.tolist()
+    assert found["t0"] == 0.25
+    assert found["values"] == pytest.approx(values)
+
+
+def test_thresholds_from_what_a_user_says():
+    built = build_thresholds(CLASSES, "formula", "auto", 0.2, 1.5, ["chair", "sofa"], {"sofa": 0.25}, 0.5)
+    assert (built.form, built.t0, built.t1, built.tau, built.least_saliency) == ("formula", None, 0.2, 1.5, 0.5)
+    assert built.salient.tolist() == [True, True, False, False]
+    assert built.saliency.tolist() == [1, 1, 1, 0.25]
+    measured = build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["measured"], {}, 0.5)
+    assert (measured.t0, measured.tau, measured.salient, measured.saliency) == (0.3, None, None, None)
+    assert build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["none"], {}, 0.5).salient.all()
+
+
+@pytest.mark.parametrize(
+    ("non_salient", "saliency", "message"),
+    [
+        (["chair", "cow"], {}, "cow unknown; the classes are dog, chair, sofa"),
+        (["none", "chair"], {}, "none unknown"),
+        (["none"], {"cow": 0.5}, "cow unknown"),
+        (["none"], {"dog": 1.5}, r"dog=1\.5: a number in 0\.\.1"),
+        (["none"], {"dog": -0.1}, r"dog=-0\.1"),
+        (["none"], {"dog": "high"}, "dog=high"),
+        (["none"], {"dog": float("nan")}, "dog=nan"),
+    ],
+)
+def test_what_a_user_cannot_say(non_salient, saliency, message):
+    with pytest.raises(InputError, match=message):
+        build_thresholds(CLASSES, "algorithm", 0.4, 0.2, None, non_salient, saliency, 0.5)
+
+
+# ---- images of several classes: labels 3 and 8, as rows of six pixels
+
+THRESHOLDS = np.full(9, 0.4)
+
+
+def row(*values) -> np.ndarray:
+    return np.array([values], np.uint8)
+
+
+def test_a_mask_is_divided_by_the_strongest_map():
+    cams = np.array([[[0.9, 0.2, 0.0, 0.5, 1.0]], [[0.1, 0.3, 0.0, 0.5, 0.0]]], np.float32)
+    mask = np.array([[True, True, True, True, False]])
+    regions = split_mask(mask, cams, np.array([3, 8], np.uint8))
+    assert regions.dtype == np.uint8
+    assert regions.tolist() == [[3, 8, 3, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("label", "regions", "expected", "replaced"),
+    [
+        # 3: 2 of 3, 8: 0 of 2. What 3 had outside the mask is ignored
+        (row(3, 3, 3, 0, 8, 0), row(3, 3, 0, 0, 0, 8), row(3, 3, 255, 0, 8, 0), [3]),
+        # both; each paints its region over what the other had, and over the background
+        (row(3, 3, 3, 8, 8, 0), row(3, 3, 8, 8, 8, 8), row(3, 3, 8, 8, 8, 8), [3, 8]),
+        # neither: 1 of 3 and 0 of 3
+        (row(3, 3, 0, 8, 8, 0), row(0, 3, 3, 0, 0, 8), row(3, 3, 0, 8, 8, 0), []),
+        # 8 has no region, and keeps what it has outside the region of 3
+        (row(3, 3, 8, 8, 0, 0), row(3, 3, 3, 0, 0, 0), row(3, 3, 3, 8, 0, 0), [3]),
+        # ignored pixels do not count: 3 is 1 of 2 with them away, 1 of 4 otherwise; its region is painted over them
+        (row(3, 3, 255, 255, 0, 0), row(3, 0, 3, 3, 0, 0), row(3, 255, 3, 3, 0, 0), [3]),
+        # 3 is replaced, 8 is not: what 3 had inside the region of 8 it keeps
+        (row(3, 3, 3, 8, 8, 8), row(3, 3, 8, 0, 0, 0), row(3, 3, 3, 8, 8, 8), [3]),
+        # an overlap of the threshold is not above it: 2 of 5
+        (row(3, 3, 3, 0, 0, 0), row(3, 3, 0, 3, 3, 0), row(3, 3, 3, 0, 0, 0), []),
+    ],
+)
+def test_selection_by_regions(label, regions, expected, replaced):
+    untouched = label.copy()
+    selected, found = select_regions(label, regions, np.array([3, 8], np.uint8), THRESHOLDS)
+    assert (selected.tolist(), found) == (expected.tolist(), replaced)
+    assert np.array_equal(label, untouched)
+
+
+def test_each_class_has_its_own_threshold():
+    label = regions = row(3, 3, 3, 8, 8, 8)
+    for barred, expected in ((3, [8]), (8, [3])):
+        thresholds = np.where(np.arange(9) == barred, 1.0, 0.4)
+        assert select_regions(label, regions, np.array([3, 8], np.uint8), thresholds)[1] == expected
+
+
+def test_measures_of_an_image():
+    label, saliency = row(4, 4, 0, 255), row(255, 51, 102, 255)
+    assert saliency_mask(saliency, 0.2).tolist() == [[True, False, True, True]]
+    found, norm, certainty = measure(label, saliency, 0.2)
+    assert found == pytest.approx(1 / 3)
+    assert norm == pytest.approx(np.sqrt((1 + 0.04 + 0.16 + 1) / 4))
+    assert certainty == pytest.approx((1 + 0.6 + 0.2 + 1) / 4)
+    assert measure(label, saliency, 1.0) == (-1, norm, certainty)  # an empty mask: below every threshold
+    assert measure(row(0, 0, 0, 0), saliency, 0.2)[0] == 0
+
+
+def test_automatic_threshold_follows_the_better_of_the_two():
+    """200 images; the certainty of a map tells how good its mask is."""
+    rng = np.random.default_rng(0)
+    mask_quality = rng.uniform(0.2, 1, 200)
+    certainty = 0.8 + 0.2 * mask_quality
+    good_labels = np.full(200, 0.95) * mask_quality  # overlaps follow the masks
+    weak_labels = rng.uniform(0.1, 0.9, 200)  # overlaps follow the labels
+    assert auto_threshold(good_labels, certainty) == LARGEST_T0
+    assert auto_threshold(weak_labels, certainty) < 0.1
+    assert auto_threshold(0.4 * good_labels, certainty) == 0  # labels that agree with no mask are worth nothing
+    surer = 1 - (1 - certainty) / 10
+    assert auto_threshold(0.8 * good_labels, surer) < auto_threshold(0.8 * good_labels, certainty)
+
+
+def test_automatic_threshold_by_hand():
+    overlaps, certainties = np.array([-1, 0.5, 0.6, 0.7, 0.8]), np.array([0.1, 0.9, 0.92, 0.91, 0.95])
+    # q = 0.725; ranks 1 2 3 4 and 1 3 2 4: ρ = 0.8; u = 1 − 0.92: 25 · 0.08 · min(0.225, 0.7)
+    assert auto_threshold(overlaps, certainties) == pytest.approx(0.45)
+    assert auto_threshold(overlaps - 0.1, np.ones(5)) == pytest.approx(2.5 * 0.125)  # binary maps: q alone
+    assert auto_threshold(np.array([-1.0, 0.3]), np.ones(2)) == LARGEST_T0  # one image tells nothing
+
+
+def test_rank_correlation_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, 40), rng.integers(0, 9, 40)
+    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
