@@ -1,11 +1,14 @@
-"""Stage 2c: class activation maps → background threshold → salient object selector → label PNGs.
+"""Stage 2c: class activation maps → expansion → fusion with saliency → dense CRF → salient object selector → labels.
 
     python make_pseudo_labels.py --label_name cam --load_path experiments/classifier/last.pth --data_dir data/voc12
     python make_pseudo_labels.py --label_name sos --load_path experiments/classifier/last.pth --data_dir data/voc12 \\
         --selector sos --saliency_dir experiments/saliency/ours/VOC2012
+    python make_pseudo_labels.py --label_name strong_sos --baseline_dir other_method/labels --data_dir data/voc12 \\
+        --selector sos --saliency_dir experiments/saliency/ours/VOC2012
 
 Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps are kept
-in --cam_dir and used again; labels and maps that exist are not made twice.
+in --cam_dir and --expanded_dir, labels before the selector in <label_name>/before; what it decided is in
+<label_name>/selector.csv, by class in selector.json. What exists is not made twice.
 """
 
 import sys
@@ -15,19 +18,29 @@ import options
 if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from cam_files import load_cams, save_cams
-from image_files import load_grey, load_image
+from atomic_files import write_json, write_text
+from cam_files import save_cams
+from datasets.image_sizes import batches_by_size, image_size
+from image_files import load_image
+from image_labels import load_image_labels
 from input_errors import InputError, run_script, shorten
-from label_files import save_label
+from label_files import load_label, save_label
+from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.cams import image_tensor, labels_from_cams, normalised_cams, rectified
-from pseudo_labels.selector import non_salient_classes, saliency_norm, select
+from pseudo_labels.baseline_labels import find_baseline, load_baseline
+from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.fusion_inputs import check_size, crf_functions, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
+from pseudo_labels.random_walk import random_walk
+from pseudo_labels.selector import Thresholds, build_thresholds, measure, saliency_mask, select_regions, split_mask
 from utils.checkpoint import file_digest, load_checkpoint, load_weights
 from utils.distributed import (
     World,
@@ -38,80 +51,84 @@ from utils.distributed import (
     stop_distributed,
     wait_for_all,
 )
-from utils.multi_scale import sum_over_scales
+from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast
 from utils.run_folder import claim_output_folder, recorded_options
-from voc_layout import (
-    files_of_ids,
-    find_voc_root,
-    list_path,
-    load_class_names,
-    load_ids,
-    load_image_labels,
-    new_label_folder,
-)
+from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images to label: N ids, their files, image labels (bool [N, C]) and, where given, saliency maps and labels
+    by another method."""
+
+    ids: list[str]
+    classes: tuple[str, ...]
+    paths: list[Path]
+    image_labels: np.ndarray
+    maps: list[Path] | None
+    baseline: list[Path] | None
 
 
 def main(args) -> None:
+    # distributed
     gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
     if launch_workers(main, args, len(gpu_ids)):
         return
     world = start_distributed(gpu_ids)
 
     # data
+    images = find_images(args)
+    check_options(args, images)
+    folder, selects = new_label_folder(args.label_name), args.selector == "sos"
+    needs_maps = not args.baseline_dir or (selects and args.multi_class == "split")
+
+    # maps
+    if needs_maps:
+        make_cams(images, args, world)
+        if args.affinity_path:
+            expand_cams(images, args, world)
+
+    # labels
+    before = folder / "before" if selects else folder
+    if not (selects and args.baseline_dir):
+        make_labels(images, before, args, world)
+
+    # selection
+    if selects:
+        select_labels(images, before, folder, args, world)
+    stop_distributed()
+
+
+def find_images(args) -> Images:
+    """All files that the run will read of the images; missing ones are an error before any work."""
     voc_root = find_voc_root(args.data_dir)
     classes = load_class_names(voc_root)
     ids = load_ids(list_path(args.list_dir, args.list))
-    image_labels = load_image_labels(list_path(args.list_dir, "cls_labels.npy"), ids, len(classes))  # bool [N, C]
-    images = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    if args.selector == "sos" and not args.saliency_dir:
+    image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
+    paths = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
+    maps = files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
+    baseline = find_baseline(args.baseline_dir, ids) if args.baseline_dir else None
+    return Images(ids, classes, paths, image_labels, maps, baseline)
+
+
+def check_options(args, images: Images) -> None:
+    """Refuses what cannot work together, before any work."""
+    if args.selector == "sos" and not images.maps:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
-    maps = files_of_ids(args.saliency_dir, ids, ".png") if args.selector == "sos" else None
-    folder, cam_dir = new_label_folder(args.label_name), Path(args.cam_dir)
-    non_salient = named_non_salient_classes(args.non_salient_classes, classes)
+    if "saliency" in evidence_of(args.fusion) and not images.maps and not args.baseline_dir:
+        raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
+    check_parameters(args.fusion, dict(args.fusion_args))
+    selector_thresholds(args, images.classes)
+    if args.second_cam_dir:
+        files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
-    # class activation maps
-    missing = absent_files(cam_dir, ids, ".npz")
-    network = load_classifier(args.load_path, classes, missing, cam_dir).to(world.device) if missing else None
+
+def claim(world: World, folder: Path, made_by: dict, suffix: str) -> None:
+    """Records how the files of a folder are made. No process writes before all, having listed it, have passed here."""
     if world.is_main:
-        maps_made_by = cam_options(args)
-        if args.load_path:
-            claim_output_folder(cam_dir, maps_made_by, ".npz")
-        claim_output_folder(folder, maps_made_by | label_options(args, classes), ".png")
-    wait_for_all()  # no process writes before all have seen what is there
-    for index in progress(missing, world, "class activation maps"):
-        cams, labels = make_cams(network, load_image(images[index]), image_labels[index], args, world)
-        save_cams(cam_dir / f"{ids[index]}.npz", cams, labels)
-
-    # class saliency
-    is_single = image_labels.sum(axis=1) == 1
-    if args.selector == "sos" and non_salient is None:
-        single = np.flatnonzero(is_single)
-        norms = saliency_norms([maps[index] for index in single], world)
-        labels = image_labels[single].argmax(axis=1) + 1
-        non_salient = non_salient_classes(norms, labels, len(classes), args.salient_norm)
-
-    # labels
-    todo = absent_files(folder, ids, ".png")
+        claim_output_folder(folder, made_by, suffix)
     wait_for_all()
-    replaced = 0
-    for index in progress(todo, world, "labels"):
-        cams, labels = load_checked_cams(cam_dir / f"{ids[index]}.npz", image_labels[index])
-        label = labels_from_cams(cams, labels, args.bg_threshold)
-        if args.selector == "sos" and is_single[index]:
-            threshold = args.t0 + args.t1 * bool(non_salient[labels[0]])
-            mask = load_saliency_mask(maps[index], label.shape, args.saliency_threshold)
-            label, was_replaced = select(label, mask, int(labels[0]), threshold)
-            replaced += was_replaced
-        save_label(folder / f"{ids[index]}.png", label)
-    replaced = sum(gather_from_processes([replaced]))
-    if world.is_main:
-        print(f"{len(todo)} labels made, {len(ids) - len(todo)} were there: {folder}")
-        if args.selector == "sos":
-            names = [name for name, flag in zip(classes, non_salient[1:]) if flag]
-            print(f"selector: {replaced} of {int(is_single[todo].sum())} single-class labels replaced by masks")
-            print(f"non-salient classes: {shorten(names, 30) or 'none'}")
-    stop_distributed()
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
@@ -120,49 +137,64 @@ def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
     return [index for index, name in enumerate(ids) if name + suffix not in there]
 
 
-def progress(indices, world: World, title: str):
-    """This process's share of `indices`, with a bar."""
-    return tqdm(indices[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+def progress(work, world: World, title: str):
+    """This process's share of the work, with a bar."""
+    return tqdm(work[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+
+
+def map_dir(args) -> Path:
+    """Where the maps lie that labels are made of."""
+    return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if args.affinity_path else Path(args.cam_dir)
 
 
 def cam_options(args) -> dict:
-    """What the maps depend on. Without a checkpoint they are all there, made as their folder says."""
-    if args.load_path:
-        return {"checkpoint": file_digest(args.load_path), "scales": args.scales, "flip": args.flip}
-    return recorded_options(args.cam_dir)
+    """What the class activation maps depend on. Without a checkpoint they are all there, made as their folder says."""
+    if not args.load_path:
+        return recorded_options(args.cam_dir)
+    chosen = {name: getattr(args, name) for name in ("scales", "flip", "combine")}
+    return {"checkpoint": file_digest(args.load_path)} | chosen
 
 
-def label_options(args, classes) -> dict:
-    """What the labels depend on beyond the maps."""
-    chosen = {
-        "cam_dir": args.cam_dir,
-        "bg_threshold": args.bg_threshold,
-        "selector": args.selector,
-        "classes": list(classes),
-    }
-    if args.selector == "sos":
-        names = ("saliency_dir", "saliency_threshold", "t0", "t1", "non_salient_classes", "salient_norm")
-        chosen |= {name: getattr(args, name) for name in names} | {"saliency": recorded_options(args.saliency_dir)}
-        chosen |= {"list": args.list} if args.non_salient_classes == ["measured"] else {}
-    return chosen
+def expansion_options(args) -> dict:
+    """What the expanded maps depend on."""
+    chosen = {name: getattr(args, name) for name in ("beta", "exp_times", "radius")}
+    return chosen | {"affinity": file_digest(args.affinity_path), "cams": origin(args.cam_dir, cam_options(args))}
 
 
-def named_non_salient_classes(names: list[str], classes: tuple[str, ...]) -> np.ndarray | None:
-    """bool [C + 1] of the classes given by name; None if they are to be measured."""
-    if names == ["measured"]:
-        return None
-    names = [] if names == ["none"] else names
-    unknown = [name for name in names if name not in classes]
-    if unknown:
-        raise InputError(f"--non_salient_classes: {shorten(unknown)} unknown; the classes are {', '.join(classes)}")
-    return np.array([False] + [name in names for name in classes])
+def map_origin(args) -> dict:
+    """Where the maps lie that labels are made of, and what they depend on."""
+    return origin(map_dir(args), expansion_options(args) if args.affinity_path else cam_options(args))
 
 
-def load_classifier(load_path, classes, missing, cam_dir) -> CamClassifier:
-    if not load_path:
-        raise InputError(
-            f"{cam_dir} lacks the maps of {len(missing)} images: --load_path must name a classifier to make them"
-        )
+def label_options(args, images: Images) -> dict:
+    """What the labels before the selector depend on."""
+    class_file = list_path(args.list_dir, args.image_labels)
+    chosen = {"selector": "none", "classes": list(images.classes), "bg_threshold": args.bg_threshold}
+    chosen |= {"image_labels": file_digest(class_file) if class_file.is_file() else str(class_file)}
+    if args.baseline_dir:
+        return chosen | {"baseline": origin(args.baseline_dir)}
+    chosen |= {"maps": map_origin(args), "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
+    chosen |= {"second_cams": origin(args.second_cam_dir) if args.second_cam_dir else None}
+    chosen |= {"crf_iterations": args.crf_iterations if args.crf else 0}
+    return chosen | ({"saliency": origin(args.saliency_dir)} if "saliency" in evidence_of(args.fusion) else {})
+
+
+def selector_options(args, images: Images) -> dict:
+    """What the labels after the selector depend on."""
+    names = ("saliency_threshold", "selector_form", "t0", "t1", "tau", "non_salient_classes", "salient_norm")
+    chosen = {name: getattr(args, name) for name in (*names, "selector", "multi_class")}
+    of_ids = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are those of all images
+    chosen |= {"class_saliency": dict(args.class_saliency), "ids": of_ids, "masks": origin(args.saliency_dir)}
+    chosen |= {"split_by": map_origin(args) if args.multi_class == "split" else None}
+    return label_options(args, images) | chosen
+
+
+def origin(folder, made_by: dict | None = None) -> dict:
+    """A folder and how its files are made, as far as that is known."""
+    return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
+
+
+def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
     checkpoint = load_checkpoint(load_path)
     if checkpoint["stage"] != "classification":
         raise InputError(
@@ -178,47 +210,203 @@ def load_classifier(load_path, classes, missing, cam_dir) -> CamClassifier:
     return network.eval()
 
 
+def load_affinity_net(path) -> AffinityNet:
+    checkpoint = load_checkpoint(path)
+    if checkpoint["stage"] != "affinity":
+        raise InputError(f"--affinity_path {path} is a {checkpoint['stage']} checkpoint, not one of train_affinity.py")
+    network = build_affinity_net(checkpoint["settings"])
+    load_weights(network, checkpoint["network"], path)
+    return network.eval()
+
+
+def make_cams(images: Images, args, world: World) -> None:
+    """Writes the class activation maps that are absent."""
+    folder = Path(args.cam_dir)
+    absent = set(absent_files(folder, images.ids, ".npz"))
+    if not args.load_path:
+        if absent:
+            raise InputError(
+                f"{folder} lacks the maps of {len(absent)} images: --load_path must name a classifier to make them"
+            )
+        return
+    network = load_classifier(args.load_path, images.classes).to(world.device) if absent else None
+    claim(world, folder, cam_options(args), ".npz")
+    batches = batches_by_size(images.paths, args.batch) if absent else []
+    for batch in progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps"):
+        cams = cams_of_batch(network, images, batch, args, world)
+        for index in batch:
+            if index in absent:
+                save_cams(folder / f"{images.ids[index]}.npz", *cams[index])
+    wait_for_all()
+
+
 @torch.inference_mode()
-def make_cams(network: CamClassifier, image: np.ndarray, image_labels: np.ndarray, args, world: World):
-    """Maps float [K, H, W] of the classes the image has, and their labels uint8 [K]."""
-    present = np.flatnonzero(image_labels)
-    if present.size == 0:
-        return np.zeros((0, *image.shape[:2]), np.float32), np.zeros(0, np.uint8)
-    classes = torch.from_numpy(present).to(world.device)
+def cams_of_batch(network: CamClassifier, images: Images, batch: list[int], args, world: World) -> dict:
+    """Images of one size → index: maps float32 [K, H, W] of the K classes the image has, their labels uint8 [K]."""
+    pixels = torch.cat([image_tensor(load_image(images.paths[index]), world.device) for index in batch])  # [B, 3, H, W]
+    present = np.flatnonzero(images.image_labels[batch].any(axis=0))  # classes of any image of the batch
+    maps = pixels.new_zeros(len(batch), 0, *pixels.shape[-2:], dtype=torch.float32)
+    if present.size:
+        classes = torch.from_numpy(present).to(world.device)
 
-    def class_maps(batch):
-        with autocast(world.device, enabled=True):
-            return rectified(network(batch)["class_maps"].float(), classes)  # [B, K, h, w]
+        def class_maps(inputs):
+            with autocast(world.device, enabled=True):
+                return rectified(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
 
-    normalised = network.backbone.normalise(image_tensor(image, world.device))
-    cams = normalised_cams(sum_over_scales(class_maps, normalised, args.scales, args.flip)[0])  # [K, H, W]
-    return cams.cpu().numpy(), (present + 1).astype(np.uint8)
-
-
-def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of an image, of the very classes it has."""
-    cams, labels = load_cams(path)
-    expected = np.flatnonzero(image_labels) + 1
-    if labels.tolist() != expected.tolist() or len(cams) != len(labels):
-        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
-    return cams, labels
+        normalised = network.backbone.normalise(pixels)
+        maps = merge_scales(class_maps, normalised, args.scales, args.flip, args.combine)  # [B, K, H, W]
+    own = images.image_labels[batch][:, present]  # [B, K]
+    cams = [normalised_cams(row[torch.from_numpy(which).to(row.device)]).cpu().numpy() for row, which in zip(maps, own)]
+    labels = [(present[which] + 1).astype(np.uint8) for which in own]
+    return dict(zip(batch, zip(cams, labels)))
 
 
-def saliency_norms(paths: list, world: World) -> np.ndarray:
-    """float [N]: the norm of each map; each process reads its share."""
-    share = range(world.rank, len(paths), world.size)
-    rows = gather_from_processes([(index, saliency_norm(load_grey(paths[index]) / 255)) for index in share])
-    return np.array([norm for _, norm in sorted(rows)])
+def expand_cams(images: Images, args, world: World) -> None:
+    """Writes the expanded maps that are absent."""
+    folder = map_dir(args)
+    absent = absent_files(folder, images.ids, ".npz")
+    network = load_affinity_net(args.affinity_path).to(world.device) if absent else None
+    claim(world, folder, expansion_options(args), ".npz")
+    for index in progress(absent, world, "expansion"):
+        name = f"{images.ids[index]}.npz"
+        cams, classes = load_checked_cams(Path(args.cam_dir) / name, images.image_labels[index])
+        if len(classes):
+            check_size(cams.shape[1:], Path(args.cam_dir) / name, image_size(images.paths[index]))
+            cams = walked_cams(network, load_image(images.paths[index]), cams, args, world)
+        save_cams(folder / name, cams, classes)
+    wait_for_all()
 
 
-def load_saliency_mask(path, shape: tuple[int, int], threshold: float) -> np.ndarray:
-    """bool [H, W]: saliency above the threshold."""
-    saliency = load_grey(path)
-    if saliency.shape != shape:
-        raise InputError(
-            f"{path} is {saliency.shape[1]}×{saliency.shape[0]} px, but its image {shape[1]}×{shape[0]} px"
-        )
-    return saliency > threshold * 255
+@torch.inference_mode()
+def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
+    """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
+    pixels = network.backbone.normalise(image_tensor(image, world.device))
+    with autocast(world.device, enabled=True):
+        straight, mirrored = network(torch.cat([pixels, pixels.flip(3)])).float().chunk(2)
+    edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
+    maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
+    walked = random_walk(resize(maps, edge.shape)[0], edge, args.beta, 2**args.exp_times, args.radius)
+    return normalised_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
+
+
+def make_labels(images: Images, folder: Path, args, world: World) -> None:
+    """Writes the labels before the selector that are absent."""
+    absent = absent_files(folder, images.ids, ".png")
+    claim(world, folder, label_options(args, images), ".png")
+    for index in progress(absent, world, "labels"):
+        make = read_baseline if args.baseline_dir else label_of_maps
+        save_label(folder / f"{images.ids[index]}.png", make(images, index, args))
+    wait_for_all()
+    if world.is_main:
+        print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
+
+
+def label_of_maps(images: Images, index: int, args) -> np.ndarray:
+    """The label map uint8 [H, W] of an image by the fusion rule, and after the CRF where it is wanted."""
+    name, image_path = f"{images.ids[index]}.npz", images.paths[index]
+    cam_path, second_cam_path = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name
+    saliency_path = images.maps[index] if images.maps else None
+    paths = cam_path, second_cam_path, image_path, saliency_path
+    evidence = load_evidence(evidence_of(args.fusion), *paths, images.image_labels[index])
+    check_size(evidence["cams"].shape[1:], cam_path, image_size(image_path))
+    constant = {"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}
+    label = fuse(args.fusion, evidence, constant | dict(args.fusion_args))
+    if args.crf:
+        label = crf_functions(load_image(image_path))["label_crf"](label, iterations=args.crf_iterations)
+    return label
+
+
+def read_baseline(images: Images, index: int, args) -> np.ndarray:
+    """The label map uint8 [H, W] of an image by another method."""
+    shape_hw = image_size(images.paths[index])
+    return load_baseline(images.baseline[index], images.image_labels[index], shape_hw, args.bg_threshold)
+
+
+def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
+    given = dict(args.class_saliency)
+    numbers = args.selector_form, args.t0, args.t1, args.tau
+    return build_thresholds(classes, *numbers, args.non_salient_classes, given, args.salient_norm)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the selector found of the M single-class images, and what follows from it.
+
+    indices   int [M], of the images
+    labels    int [M], 1..C: the class of each
+    overlaps  float [M], of label and mask; -1 where the mask is empty
+    chosen    the thresholds, as of `Thresholds.of_classes`
+    replaced  bool [M]
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    overlaps: np.ndarray
+    chosen: dict
+    replaced: np.ndarray
+
+
+def select_labels(images: Images, before: Path, folder: Path, args, world: World) -> None:
+    """Measures all single-class images, sets the thresholds, writes every label that is absent."""
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        named = before / f"{images.ids[index]}.png"
+        label = read_baseline(images, index, args) if args.baseline_dir else load_label(named)
+        return label, load_saliency(images.maps[index], label.shape)
+
+    absent = absent_files(folder, images.ids, ".png")
+    claim(world, folder, selector_options(args, images), ".png")
+    decisions = decide(images, read, args, world)
+    replaced = set(decisions.indices[decisions.replaced].tolist())
+    for index in progress(absent, world, "selection"):
+        label, saliency = read(index)
+        present = np.flatnonzero(images.image_labels[index]) + 1
+        mask = saliency_mask(saliency, args.saliency_threshold)
+        if index in replaced:
+            label = np.where(mask, present[0], 0).astype(np.uint8)
+        elif args.multi_class == "split" and len(present) > 1:
+            cams, classes = load_checked_cams(map_dir(args) / f"{images.ids[index]}.npz", images.image_labels[index])
+            check_size(cams.shape[1:], map_dir(args) / f"{images.ids[index]}.npz", label.shape)
+            label, _ = select_regions(label, split_mask(mask, cams, classes), classes, decisions.chosen["values"])
+        save_label(folder / f"{images.ids[index]}.png", label)
+    wait_for_all()
+    if world.is_main:
+        report_decisions(images, decisions, folder)
+        print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
+
+
+def decide(images: Images, read, args, world: World) -> Decisions:
+    """Which labels of single-class images masks replace; `read` gives label and saliency map of an index."""
+    single = np.flatnonzero(images.image_labels.sum(axis=1) == 1)
+    rows = [(int(index), *measure(*read(index), args.saliency_threshold)) for index in progress(single, world, "masks")]
+    measured = np.array(sorted(gather_from_processes(rows))).reshape(-1, 4)[:, 1:]  # [N, 3]
+    overlaps = measured[:, 0]
+    labels = images.image_labels[single].argmax(axis=1) + 1
+    chosen = selector_thresholds(args, images.classes).of_classes(measured, labels, len(images.classes))
+    return Decisions(single, labels, overlaps, chosen, overlaps > chosen["values"][labels])
+
+
+def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None:
+    """Writes selector.csv, a line per single-class image, and selector.json: by class; prints the latter."""
+    chosen, lines, statistics = decisions.chosen, ["id,class,overlap,threshold,replaced"], {}
+    rows = zip(decisions.indices, decisions.labels, decisions.overlaps, decisions.replaced)
+    for index, label, share, is_replaced in rows:
+        threshold = chosen["values"][label]
+        lines.append(f"{images.ids[index]},{images.classes[label - 1]},{share:.6f},{threshold:.6f},{int(is_replaced)}")
+    write_text(folder / "selector.csv", "\n".join(lines) + "\n")
+    print(
+        f"selector: {decisions.replaced.sum()} of {len(decisions.labels)} single-class labels replaced by masks, "
+        f"t0 {chosen['t0']:.2f}"
+    )
+    for label in np.unique(decisions.labels):
+        of_class = decisions.replaced[decisions.labels == label]
+        name, saliency, threshold = images.classes[label - 1], chosen["saliency"][label], chosen["values"][label]
+        statistics[name] = {"images": len(of_class), "replaced": int(of_class.sum())}
+        statistics[name] |= {"saliency": float(saliency), "threshold": float(threshold)}
+        print(f"  {name}: {of_class.sum()} of {len(of_class)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
+    names = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
+    print(f"non-salient classes: {shorten(names, 30) or 'none'}")
+    write_json(folder / "selector.json", {"t0": chosen["t0"], "non_salient": names, "classes": statistics})
 
 
 if __name__ == "__main__":

@@ -5,10 +5,15 @@ import os
 import shlex
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import options
+from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
+from image_files import save_grey
+from label_files import load_label, save_label
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -36,6 +41,16 @@ def run_main(script: str, command: str) -> None:
     importlib.import_module(script).main(args)
 
 
+def labels_in(folder) -> dict[str, np.ndarray]:
+    return {path.stem: load_label(path) for path in sorted(folder.glob("*.png"))}
+
+
+def bytes_in(folder) -> dict[str, bytes]:
+    """What the files of a folder hold, but for options.json, which names folders."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "options.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
     """A folder with dataset/, data/ and voc12/ as in the README, of small drawn scenes. Not to be written to."""
@@ -46,6 +61,48 @@ def scenes(tmp_path_factory) -> Path:
         root / "data/VOCdevkit/VOC2012", root / "voc12", num_train=14, num_val=6, seed=3, height=64, width=80
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def label_parts(scenes, tmp_path_factory) -> Path:
+    """A folder with what labels are made from, all drawn from the truth. Not to be written to.
+
+    classifier/last.pth, affinity/last.pth   networks after one epoch
+    cams/                                    maps: each class blurred, and a share of the others
+    saliency/                                objects blurred: every second image so dark that its mask is small, one
+                                             image black
+    rough/                                   labels: the truth moved by up to 9 px
+    """
+    root = tmp_path_factory.mktemp("label_parts")
+    voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --log_path {root} --crop_size 48 --long_side 48 80"
+    short = f"{TINY_RESNEST} {voc} --max_epoch 1 --train_batch 4 --pretrained none"
+    run_main("train_classification", f"{short} --tag classifier --val_list none")
+    run_main("train_affinity", f"{short} --tag affinity --label_name SegmentationClassAug")
+    for place, path in enumerate(sorted((scenes / "data/VOCdevkit/VOC2012/SegmentationClassAug").iterdir())):
+        truth = load_label(path)
+        classes = np.setdiff1d(truth, (0, 255))
+        near = np.stack([cv2.GaussianBlur((truth == label).astype(np.float32), (0, 0), 6) for label in classes])
+        cams = near + 0.3 * near.sum(axis=0)  # [K, H, W]
+        save_cams(root / f"cams/{path.stem}.npz", cams / cams.max(axis=(1, 2), keepdims=True), classes)
+        objects = np.isin(truth, classes).astype(np.float32)
+        blurred = cv2.GaussianBlur(objects, (0, 0), 2) * (255, 160)[place % 2] * (place != 4)
+        save_grey(root / "saliency" / path.name, blurred.astype(np.uint8))
+        save_label(root / "rough" / path.name, np.roll(truth, (place % 4) * 3, axis=1))
+    return root
+
+
+@pytest.fixture
+def make(scenes, label_parts, tmp_path):
+    """Makes the labels tmp_path/NAME and gives them; of the ready maps, unless it is told another folder. In its
+    flags PARTS stands for the folder `label_parts`, HERE for tmp_path."""
+
+    def run(name: str, flags: str = "", cams="PARTS/cams") -> dict[str, np.ndarray]:
+        voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --label_name HERE/{name} --cam_dir {cams}"
+        command = f"{voc} {flags}".replace("PARTS", str(label_parts)).replace("HERE", str(tmp_path))
+        run_main("make_pseudo_labels", command)
+        return labels_in(tmp_path / name)
+
+    return run
 
 
 @pytest.fixture(scope="session")

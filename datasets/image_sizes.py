@@ -1,0 +1,30 @@
+"""Images grouped by their size, so that several pass a network at a time without padding."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from input_errors import InputError, first_line
+
+
+def image_size(path) -> tuple[int, int]:
+    """(H, W) of an image file from its header alone, EXIF rotation ignored."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:  # of which PIL's own error is one
+        raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
+
+
+def batches_by_size(paths: list[Path], batch_size: int) -> list[list[int]]:
+    """Indices of all images in batches of one size, in order of their first image.
+
+    A function of the whole list alone: whoever makes a batch, and whenever, makes the same one.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, path in enumerate(paths):
+        groups.setdefault(image_size(path), []).append(index)
+    batches = [
+        group[first : first + batch_size] for group in groups.values() for first in range(0, len(group), batch_size)
+    ]
+    return sorted(batches)

@@ -1,0 +1,136 @@
+"""Labels by any other method: label maps, or scores from which a constant background makes them.
+
+    <id>.png   palette, grey or RGB label map
+    <id>.npy   a pickled dict of scores, as PSA, IRN and Puzzle-CAM write it
+    <id>.npz   the same as named arrays, or maps of this project
+
+A dict holds either one map per class under its number, or `keys` and the maps under one of the names below. Numbers
+are classes from 0, or labels with 0 for the background: the image's own classes tell which. The maps of the first
+kind become labels from 1.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from image_files import read_bytes
+from input_errors import InputError, MissingInputError, shorten
+from label_files import IGNORE_LABEL, load_label
+from pseudo_labels.fusion_rules import strongest
+from restricted_pickle import load_object_array
+
+SUFFIXES = (".png", ".npy", ".npz")
+NAMES_OF_MAPS = ("high_res", "hr_cam", "rw", "cams", "cam")  # in order of resolution
+NAMES_OF_CLASSES = ("keys", "classes")
+
+
+def find_baseline(folder, ids: list[str]) -> list[Path]:
+    """The file of every id in a folder, by one listing of it; a missing one is a `MissingInputError`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    there = {path.name for path in folder.iterdir()}
+    found = [[name + suffix for suffix in SUFFIXES if name + suffix in there] for name in ids]
+    missing = [name for name, names in zip(ids, found) if not names]
+    if missing:
+        raise MissingInputError(
+            f"{folder} lacks the labels of {len(missing)} of {len(ids)} images ({shorten(missing)}): expected "
+            f"<id>{', <id>'.join(SUFFIXES)}"
+        )
+    twice = [names for names in found if len(names) > 1]
+    if twice:
+        raise InputError(f"{folder} holds {' and '.join(twice[0])}: remove all but one")
+    return [folder / names[0] for names in found]
+
+
+def load_baseline(path: Path, image_labels: np.ndarray, shape_hw, bg_threshold: float) -> np.ndarray:
+    """The label map, uint8 [H, W], of an image with the classes `image_labels` (bool [C]) and the size `shape_hw`.
+
+    Raises `InputError` for another size, or a label that does not exist.
+    """
+    if path.suffix == ".png":
+        label = load_label(path)
+        check_labels(label, len(image_labels), path)
+    else:
+        scores, labels = load_scores(path, np.flatnonzero(image_labels) + 1)
+        if not labels.any():  # no class, with or without a map of the background
+            return np.zeros(shape_hw, np.uint8)
+        if scores.shape[1:] != tuple(shape_hw):  # maps at the stride of their network
+            scores = np.stack([cv2.resize(score, shape_hw[::-1], interpolation=cv2.INTER_LINEAR) for score in scores])
+        background = scores[0] if labels[0] == 0 else np.full(shape_hw, bg_threshold, np.float32)
+        label = strongest(background, scores[labels > 0], labels[labels > 0])
+    if label.shape != tuple(shape_hw):
+        raise InputError(
+            f"{path} is {label.shape[1]}×{label.shape[0]} px, but its image {shape_hw[1]}×{shape_hw[0]} px"
+        )
+    return label
+
+
+def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [K, h, w] of an image with the labels `expected` (1..C), and whose they are, uint8 [K], rising."""
+    content = load_named_arrays(path)
+    numbers = [key for key in content if isinstance(key, (int, np.integer))]
+    if len(numbers) == len(content):  # none for an image without classes
+        keys, maps = numbers, [content[key] for key in numbers]
+    else:
+        names = [next((name for name in known if name in content), None) for known in (NAMES_OF_CLASSES, NAMES_OF_MAPS)]
+        if None in names:
+            raise InputError(
+                f"{path} holds {shorten(content)}: expected one map per class number, or keys with "
+                f"{', '.join(NAMES_OF_MAPS)}"
+            )
+        keys, maps = content[names[0]], content[names[1]]
+    try:
+        keys, scores = np.asarray(keys).reshape(-1), np.asarray(maps)
+    except ValueError:
+        raise InputError(f"{path} holds maps of several sizes") from None
+    if len(keys) and scores.shape[:1] == (len(keys) - 1,) and keys[0] == 0:
+        keys = keys[1:]  # Puzzle-CAM names the background, but stores no map of it
+    if (
+        {keys.dtype.kind, scores.dtype.kind} - set("iufb")
+        or scores.shape[:1] != keys.shape
+        or (len(keys) and (scores.ndim != 3 or scores.size == 0))
+    ):
+        raise InputError(f"{path} holds {len(keys)} classes, but maps of {scores.dtype} {list(scores.shape)}")
+    labels = labels_of_keys(keys, expected, path)
+    scores = scores[np.argsort(labels)].astype(np.float32)
+    if not np.isfinite(scores).all():
+        raise InputError(f"{path} holds numbers that are not finite: make it again")
+    return scores, np.sort(labels).astype(np.uint8)
+
+
+def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path) -> np.ndarray:
+    """Labels from class numbers that count from 0, or are labels, with or without the background."""
+    given, wanted = sorted(keys.tolist()), expected.tolist()
+    if given in (wanted, [0, *wanted]):
+        return keys
+    if given == [label - 1 for label in wanted]:
+        return keys + 1
+    raise InputError(
+        f"{path} holds scores of the classes {given}, but the image has the labels {wanted} "
+        "(or these less one): do its image labels belong to it?"
+    )
+
+
+def load_named_arrays(path: Path) -> dict:
+    """Keys and arrays of a `.npz`, or of a `.npy` that holds a pickled dict."""
+    if path.suffix == ".npz":
+        read_bytes(path)  # a file that is not there or not readable has its own message
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # a damaged archive fails in many ways
+            raise InputError(f"{path} cannot be read as named arrays ({error}): make it again") from None
+    content = load_object_array(path)
+    content = content.item() if content.shape == () else content
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of scores")
+    return content
+
+
+def check_labels(label: np.ndarray, num_classes: int, path) -> None:
+    present = np.unique(label)
+    unknown = present[(present > num_classes) & (present != IGNORE_LABEL)]
+    if unknown.size:
+        raise InputError(f"{path} holds the labels {unknown.tolist()}, but there are only 0 to {num_classes} and 255")

@@ -1,0 +1,66 @@
+"""What a fusion rule needs to know of an image, from files."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cam_files import load_cams
+from image_files import load_grey, load_image
+from input_errors import InputError
+
+
+def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
+    """Name → value of what a rule wants, as in fusion_rules.py, and always `cams` and `classes`.
+
+    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`.
+    """
+    cams, classes = load_checked_cams(cam_path, image_labels)
+    shape_hw = cams.shape[1:]
+    evidence = {"cams": cams, "classes": classes}
+    if "saliency" in wanted:
+        evidence["saliency"] = load_saliency(saliency_path, shape_hw).astype(np.float32) / 255
+    if "second_cams" in wanted:
+        evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
+        check_size(evidence["second_cams"].shape[1:], second_cam_path, shape_hw)
+    if {"crf", "label_crf"} & set(wanted) and len(classes):
+        image = load_image(image_path)
+        check_size(image.shape[:2], image_path, shape_hw)
+        evidence |= crf_functions(image)
+    return evidence
+
+
+def crf_functions(image: np.ndarray) -> dict:
+    """The dense CRF of an image for scores and for labels, each with the settings in use for it."""
+    # here, for they need torch, which takes seconds to import and which no other rule needs
+    import torch
+
+    from pseudo_labels.dense_crf import LABELS, PROBABILITIES, DenseCrf, crf_of_label, crf_of_probs
+
+    return {
+        "crf": lambda scores: crf_of_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores)).numpy(),
+        "label_crf": partial(crf_of_label, DenseCrf(image, LABELS)),
+    }
+
+
+def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The maps float32 [K, H, W] of an image and their labels uint8 [K]: of the very classes it has (bool [C])."""
+    cams, labels = load_cams(path)
+    expected = np.flatnonzero(image_labels) + 1
+    if labels.tolist() != expected.tolist() or len(cams) != len(labels):
+        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
+    return cams, labels
+
+
+def load_saliency(path, shape_hw) -> np.ndarray:
+    """The saliency map of an image of this size: uint8 [H, W]."""
+    saliency = load_grey(path)
+    check_size(saliency.shape, path, shape_hw)
+    return saliency
+
+
+def check_size(found_hw, path, shape_hw) -> None:
+    if tuple(found_hw) != tuple(shape_hw):
+        raise InputError(
+            f"{path} is {found_hw[1]}×{found_hw[0]} px, but its image {shape_hw[1]}×{shape_hw[0]} px: make it again"
+        )

@@ -1,0 +1,203 @@
+"""Labels of other methods, in every form they are written in, and what is wrong with some."""
+
+import os
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cam_files import save_cams
+from input_errors import InputError, MissingInputError
+from label_files import VOC_PALETTE, save_label
+from pseudo_labels.baseline_labels import find_baseline, load_baseline
+
+HW = (2, 3)
+IMAGE = np.array([False, True, False, True])  # labels 2 and 4, classes 1 and 3 from 0
+SECOND = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.2]], np.float32)
+FOURTH = np.array([[0.2, 0.3, 0.6], [0.1, 0.5, 0.1]], np.float32)
+BOTH = np.stack([SECOND, FOURTH])
+EXPECTED = [[2, 4, 4], [0, 2, 0]]  # with the background at 0.2; equal scores go to the background, or the smaller label
+BACKGROUND = np.array([[0.1, 0.4, 0.5], [0.1, 0.9, 0.3]], np.float32)
+AGAINST_BACKGROUND = [[2, 0, 4], [2, 0, 0]]
+
+
+def save_dict(path, content) -> None:
+    np.save(path, content, allow_pickle=True)
+
+
+def load(path, image_labels=IMAGE, shape_hw=HW):
+    label = load_baseline(path, image_labels, shape_hw, bg_threshold=0.2)
+    assert label.dtype == np.uint8
+    return label.tolist()
+
+
+@pytest.mark.parametrize("form", ["palette", "grey", "colours"])
+def test_label_maps(tmp_path, form):
+    label = np.array([[0, 2, 4], [255, 2, 0]], np.uint8)
+    path = tmp_path / "a.png"
+    if form == "palette":
+        save_label(path, label)
+    else:
+        cv2.imwrite(str(path), label if form == "grey" else VOC_PALETTE[label][:, :, ::-1])
+    assert load(path) == label.tolist()
+    with pytest.raises(InputError, match=r"a\.png is 3×2 px, but its image 2×3 px"):
+        load(path, shape_hw=(3, 2))
+    with pytest.raises(InputError, match=r"a\.png holds the labels \[4\], but there are only 0 to 3 and 255"):
+        load(path, image_labels=IMAGE[:3])
+
+
+SCORES = {
+    "PSA": {1: SECOND, 3: FOURTH},
+    "PSA, in another order": {3: FOURTH, 1: SECOND},
+    "labels": {2: SECOND, 4: FOURTH},
+    "IRN": {"keys": torch.tensor([1, 3]), "cam": torch.zeros(2, 1, 1), "high_res": BOTH},
+    "Puzzle-CAM": {"keys": np.array([0, 2, 4]), "cam": torch.zeros(2, 1, 1), "hr_cam": BOTH.astype(np.float16)},
+    "Puzzle-CAM after its walk": {"keys": np.array([0, 2, 4]), "rw": BOTH},
+    "tensors": {"keys": torch.tensor([3, 1]), "cam": torch.from_numpy(BOTH).flip(0)},
+    "lists": {"keys": [1, 3], "cam": [SECOND, FOURTH]},
+}
+
+
+@pytest.mark.parametrize("form", SCORES)
+def test_scores(tmp_path, form):
+    save_dict(tmp_path / "a.npy", SCORES[form])
+    assert load(tmp_path / "a.npy") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {0: BACKGROUND, 2: SECOND, 4: FOURTH},  # PSA after its CRF
+        {"keys": np.array([0, 2, 4]), "rw": np.stack([BACKGROUND, SECOND, FOURTH])},
+        {"keys": np.array([4, 0, 2]), "rw": np.stack([FOURTH, BACKGROUND, SECOND])},
+    ],
+)
+def test_scores_of_the_background_take_the_place_of_the_constant(tmp_path, scores):
+    save_dict(tmp_path / "a.npy", scores)
+    assert load(tmp_path / "a.npy") == AGAINST_BACKGROUND
+
+
+def test_named_arrays(tmp_path):
+    save_cams(tmp_path / "ours.npz", BOTH, np.array([2, 4]))
+    np.savez(tmp_path / "theirs.npz", keys=np.array([1, 3]), high_res=BOTH, cam=np.zeros((2, 1, 1)))
+    assert load(tmp_path / "theirs.npz") == EXPECTED
+    assert load(tmp_path / "ours.npz") == [[2, 4, 4], [0, 2, 0]]
+
+
+def test_first_classes_are_not_taken_for_the_background(tmp_path):
+    """{0: map} of an image of the first class counts from 0; {0: …, 1: …} may be either, and the image tells."""
+    save_dict(tmp_path / "a.npy", {0: SECOND})
+    assert load(tmp_path / "a.npy", np.array([True, False])) == [[1, 0, 1], [0, 1, 0]]
+    save_dict(tmp_path / "a.npy", {0: SECOND, 1: FOURTH})
+    assert load(tmp_path / "a.npy", np.array([True, True])) == [[1, 2, 2], [0, 1, 0]]
+    assert load(tmp_path / "a.npy", np.array([True, False])) == [[0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "scores", [{}, {0: BACKGROUND}, {"keys": np.array([0]), "hr_cam": np.zeros((0, *HW))}, {"keys": [], "cam": []}]
+)
+def test_images_without_classes(tmp_path, scores):
+    save_dict(tmp_path / "a.npy", scores)
+    assert load(tmp_path / "a.npy", np.zeros(4, bool)) == [[0, 0, 0], [0, 0, 0]]
+    with pytest.raises(InputError, match=r"holds scores of the classes \[0?\], but the image has the labels \[2, 4\]"):
+        load(tmp_path / "a.npy")
+
+
+def test_maps_at_a_stride_are_enlarged(tmp_path):
+    """Halves of 2×2 maps; between two equal halves the scores are linear."""
+    left = np.array([[1, 0], [1, 0]], np.float32)
+    save_dict(tmp_path / "a.npy", {"keys": torch.tensor([1, 3]), "cam": torch.from_numpy(np.stack([left, 1 - left]))})
+    assert load(tmp_path / "a.npy", shape_hw=(4, 8)) == [[2] * 4 + [4] * 4] * 4
+    save_dict(tmp_path / "a.npy", {0: left[:, ::-1] * 0.5, 2: left})
+    # 1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0 against half of the mirrored
+    found = load(tmp_path / "a.npy", image_labels=np.array([False, True]), shape_hw=(4, 8))
+    assert found == [[2, 2, 2, 2, 2, 0, 0, 0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({1: SECOND}, r"classes \[1\], but the image has the labels \[2, 4\] \(or these less one\)"),
+        ({1: SECOND, 4: FOURTH}, r"classes \[1, 4\]"),
+        ({0: BACKGROUND, 1: SECOND, 3: FOURTH}, r"classes \[0, 1, 3\]"),
+        ({2: SECOND, 4: FOURTH, 5: FOURTH}, r"classes \[2, 4, 5\]"),
+        ({"keys": [2, 4, 4], "cam": [SECOND, FOURTH, FOURTH]}, r"classes \[2, 4, 4\]"),
+        ({"keys": [2.5, 4], "cam": BOTH}, r"classes \[2\.5, 4\.0\]"),
+        ({"keys": ["a", "b"], "cam": BOTH}, "holds 2 classes, but maps of float32"),
+        ({"keys": [2, 4], "cam": SECOND}, r"2 classes, but maps of float32 \[2, 3\]"),
+        ({"keys": [2, 4], "cam": BOTH[None]}, r"2 classes, but maps of float32 \[1, 2, 2, 3\]"),
+        ({"keys": [2, 4], "cam": np.zeros((2, 0, 3))}, r"float64 \[2, 0, 3\]"),
+        ({"keys": [2, 4, 5, 6], "cam": BOTH}, r"4 classes, but maps of float32 \[2, 2, 3\]"),
+        ({"keys": [2, 4], "cam": None}, "maps of object"),
+        ({"keys": None, "cam": BOTH}, "1 classes"),
+        ({"keys": [2, 4], "cam": np.array(["a", "b"])}, "maps of <U1"),
+        ({2: SECOND, 4: FOURTH[:1]}, "maps of several sizes"),
+        ({2: SECOND, "4": FOURTH}, "holds 2, 4: expected one map per class number, or keys with high_res, hr_cam"),
+        ({"keys": [2, 4], "scores": BOTH}, "holds keys, scores: expected"),
+        ({2: SECOND, 4: np.where(FOURTH == 0.5, np.nan, FOURTH)}, "not finite"),
+        ({2: SECOND, 4: np.where(FOURTH == 0.5, np.inf, FOURTH)}, "not finite"),
+        ([SECOND, FOURTH], "holds a ndarray, not a dict"),
+        (BOTH, r"array of float32 \[2, 2, 3\], not a pickled dict"),
+    ],
+)
+def test_scores_that_cannot_be_used(tmp_path, scores, message):
+    save_dict(tmp_path / "a.npy", scores if isinstance(scores, (dict, np.ndarray)) else np.array(scores, object))
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path / "a.npy")
+    assert "a.npy" in str(caught.value)
+
+
+def test_damaged_files(tmp_path):
+    save_dict(tmp_path / "a.npy", {2: SECOND, 4: FOURTH})
+    save_cams(tmp_path / "a.npz", BOTH, np.array([2, 4]))
+    save_label(tmp_path / "a.png", np.zeros(HW, np.uint8))
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        for damaged in (b"", content[:60], content[:-5], content[:70] + b"\xff\x00\xff" + content[73:]):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match=path.name):
+                load(path)
+    np.save(tmp_path / "b.npy", BOTH)
+    with pytest.raises(InputError, match=r"b\.npz cannot be read as named arrays"):
+        load((tmp_path / "b.npy").rename(tmp_path / "b.npz"))
+    with pytest.raises(MissingInputError, match="does not exist"):
+        load(tmp_path / "none.npz")
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_nothing_is_executed(tmp_path):
+    mark = tmp_path / "mark"
+    attack = Call(os.mkdir, str(mark))
+    np.savez(tmp_path / "a.npz", keys=np.array([1, 3]), cam=np.array([attack, attack], object))
+    (tmp_path / "b.npz").write_bytes(pickle.dumps(attack))
+    save_dict(tmp_path / "a.npy", {1: attack, 3: FOURTH})
+    for name in ("a.npz", "b.npz", "a.npy"):
+        with pytest.raises(InputError, match="cannot be read"):
+            load(tmp_path / name)
+        assert not mark.exists()
+    np.load(tmp_path / "b.npz", allow_pickle=True)
+    assert mark.exists(), "no attack"
+
+
+def test_finding_the_files(tmp_path):
+    for name in ("a.png", "b.npy", "c.npz", "a.txt"):
+        (tmp_path / name).touch()
+    assert find_baseline(tmp_path, ["c", "a", "b"]) == [tmp_path / name for name in ("c.npz", "a.png", "b.npy")]
+    with pytest.raises(MissingInputError, match=r"lacks the labels of 2 of 3 images \(d, e\).*<id>\.png, <id>\.npy"):
+        find_baseline(tmp_path, ["d", "a", "e"])
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(InputError, match=r"holds a\.png and a\.npy: remove all but one"):
+        find_baseline(tmp_path, ["a", "b"])
+    with pytest.raises(MissingInputError, match="does not exist"):
+        find_baseline(tmp_path / "none", ["a"])

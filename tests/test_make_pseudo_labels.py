@@ -1,0 +1,230 @@
+"""make_pseudo_labels.py by running it: every label follows from the files it is made of."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import bytes_in, labels_in, run_main
+
+from cam_files import load_cams
+from datasets.drawn_objects import CLASS_NAMES
+from image_files import load_grey, load_image, save_grey
+from image_labels import load_image_labels
+from label_files import load_label, save_label
+from options import FUSION_RULES
+from pseudo_labels.fusion_inputs import crf_functions, load_evidence
+from pseudo_labels.fusion_rules import constant_background, evidence_of, fuse
+from pseudo_labels.selector import select_regions, split_mask
+from voc_layout import load_ids, save_ids
+
+
+@pytest.fixture(scope="module")
+def classes_of(scenes) -> dict[str, np.ndarray]:
+    """Id → the labels of the classes it has."""
+    ids = load_ids(scenes / "voc12/train_aug_id.txt")
+    rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, CLASS_NAMES)
+    return {name: (np.flatnonzero(row) + 1).astype(np.uint8) for name, row in zip(ids, rows)}
+
+
+@pytest.fixture(scope="module")
+def expanded(scenes, label_parts, tmp_path_factory):
+    """Maps after their random walk."""
+    folder = tmp_path_factory.mktemp("expanded")
+    voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams"
+    walk = f"--affinity_path {label_parts}/affinity/last.pth --expanded_dir {folder}/maps"
+    run_main("make_pseudo_labels", f"{voc} {walk} --label_name {folder}/labels")
+    return folder / "maps"
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def decisions_in(folder) -> dict[str, dict]:
+    with open(folder / "selector.csv", encoding="utf-8") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def iou(label: np.ndarray, mask: np.ndarray) -> float:
+    foreground, counted = np.isin(label, (0, 255), invert=True), label != 255
+    return (foreground & mask).sum() / max((foreground | (mask & counted)).sum(), 1)
+
+
+def test_labels_follow_from_the_maps(label_parts, classes_of, make, tmp_path):
+    labels = make("cam", "--load_path PARTS/classifier/last.pth", cams="HERE/cams")
+    make("again", "--load_path PARTS/classifier/last.pth", cams="HERE/new_cams")
+    assert bytes_in(tmp_path / "again") == bytes_in(tmp_path / "cam")
+    assert bytes_in(tmp_path / "new_cams") == bytes_in(tmp_path / "cams")
+    assert labels.keys() == classes_of.keys()
+    for name, label in labels.items():
+        cams, classes = load_cams(tmp_path / f"cams/{name}.npz")
+        assert cams.shape[1:] == (64, 80)
+        assert 0 <= cams.min() <= cams.max() <= 1
+        assert classes.tolist() == classes_of[name].tolist()
+        assert np.array_equal(label, constant_background(cams, classes, bg_threshold=0.2))
+
+
+@pytest.mark.parametrize("rule", FUSION_RULES)
+def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_path):
+    """As the function of the rule has it from what lies in the files; then the CRF."""
+    save_ids(tmp_path / "some.txt", list(classes_of)[:4])
+    flags = f"--list HERE/some.txt --fusion {rule} --saliency_dir PARTS/saliency"
+    labels = make("fused", f"{flags} --second_cam_dir {expanded}")
+    refined = make("refined", f"{flags} --second_cam_dir {expanded} --crf --crf_iterations 3")
+    assert list(labels) == list(refined) == list(classes_of)[:4]
+    for name, label in labels.items():
+        image = scenes / f"data/VOCdevkit/VOC2012/JPEGImages/{name}.jpg"
+        maps, others = label_parts / f"cams/{name}.npz", expanded / f"{name}.npz"
+        has = np.isin(np.arange(1, 11), classes_of[name])
+        evidence = load_evidence(evidence_of(rule), maps, others, image, label_parts / f"saliency/{name}.png", has)
+        assert np.array_equal(label, fuse(rule, evidence, {}))
+        assert set(np.unique(label)) <= {0, 255, *classes_of[name]}
+        assert np.array_equal(refined[name], crf_functions(load_image(image))["label_crf"](label, iterations=3))
+
+
+def test_parameters_of_a_rule(label_parts, classes_of, make):
+    labels = make("auxsegnet", "--fusion auxsegnet --fusion_args cam_threshold=0.6 --saliency_dir PARTS/saliency")
+    for name, label in labels.items():
+        cams, _ = load_cams(label_parts / f"cams/{name}.npz")
+        salient = load_grey(label_parts / f"saliency/{name}.png") > 0.06 * 255
+        assert np.array_equal(np.isin(label, (0, 255), invert=True), (cams.max(axis=0) > 0.6) & salient)
+
+
+def test_nsrom_takes_other_maps(label_parts, expanded, make):
+    rule = "--fusion nsrom --fusion_args smallest_share=0 cam_threshold=0.1 --saliency_dir PARTS/saliency"
+    assert not same(make("own", rule), make("other", f"{rule} --second_cam_dir {expanded}"))
+
+
+def test_expansion(label_parts, expanded, classes_of, make, tmp_path):
+    flags = "--affinity_path PARTS/affinity/last.pth --expanded_dir HERE/maps"
+    labels = make("expanded", flags)
+    assert bytes_in(tmp_path / "maps") == bytes_in(expanded)
+    moved = 0
+    for name, label in labels.items():
+        cams, classes = load_cams(expanded / f"{name}.npz")
+        assert classes.tolist() == classes_of[name].tolist()
+        assert cams.shape[1:] == (64, 80)
+        assert 0 <= cams.min() <= cams.max() <= 1
+        assert np.array_equal(label, constant_background(cams, classes, bg_threshold=0.2))
+        moved += not np.array_equal(cams, load_cams(label_parts / f"cams/{name}.npz")[0])
+    assert moved == len(labels)
+
+
+def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
+    """Label maps stay as they are; scores, as stored here or as by AffinityNet, become what maps of that kind do."""
+    assert same(
+        make("png", "--baseline_dir PARTS/rough"),
+        {name: label for name, label in labels_in(label_parts / "rough").items() if name in classes_of},
+    )
+    (tmp_path / "scores").mkdir()
+    for name in classes_of:
+        cams, classes = load_cams(label_parts / f"cams/{name}.npz")
+        np.save(tmp_path / f"scores/{name}.npy", {int(label) - 1: cam for label, cam in zip(classes, cams)})
+    expected = make("cam", "--bg_threshold 0.4")
+    assert same(make("npz", "--baseline_dir PARTS/cams --bg_threshold 0.4"), expected)
+    assert same(make("npy", "--baseline_dir HERE/scores --bg_threshold 0.4"), expected)
+    select = "--selector sos --saliency_dir PARTS/saliency --t0 0 --t1 0 --bg_threshold 0.4"
+    assert same(make("npy_sos", f"--baseline_dir HERE/scores {select}"), make("cam_sos", select))
+    assert not (tmp_path / "npy_sos/before").exists()
+    assert same(labels_in(tmp_path / "cam_sos/before"), expected)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--t0 0.2 --t1 0.3 --salient_norm 0.9",
+        "--t0 0.6 --saliency_threshold 0.3",
+        "--t0 0.3 --t1 0.4 --non_salient_classes star kite",
+        "--t0 0.3 --t1 0.4 --non_salient_classes none",
+        "--selector_form formula",
+        "--selector_form formula --tau 1.2 --class_saliency star=0.5 kite=0.9",
+        "--t0 auto --t1 0",
+    ],
+)
+def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_path):
+    """Files, selector.csv and selector.json tell the same, which is the rule of the paper."""
+    labels = make("sos", f"--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency {flags}")
+    rows, told = decisions_in(tmp_path / "sos"), json.loads((tmp_path / "sos/selector.json").read_text())
+    recorded = json.loads((tmp_path / "sos/options.json").read_text())
+    assert list(rows) == [name for name, classes in classes_of.items() if len(classes) == 1]
+    for name, label in labels.items():
+        before, saliency = (
+            load_label(label_parts / f"rough/{name}.png"),
+            load_grey(label_parts / f"saliency/{name}.png"),
+        )
+        if name not in rows:
+            assert np.array_equal(label, before)
+            continue
+        mask, row = saliency > recorded["saliency_threshold"] * 255, rows[name]
+        assert row["class"] == CLASS_NAMES[classes_of[name][0] - 1]
+        of_class = told["classes"][row["class"]]
+        assert float(row["overlap"]) == pytest.approx(iou(before, mask) if mask.any() else -1, abs=1e-6)
+        assert float(row["threshold"]) == pytest.approx(of_class["threshold"], abs=1e-6)
+        assert (row["replaced"] == "1") is (float(row["overlap"]) > float(row["threshold"]))
+        assert np.array_equal(label, np.where(mask, classes_of[name], 0) if row["replaced"] == "1" else before)
+        if recorded["selector_form"] == "formula":
+            tau = recorded["tau"] or told["t0"] + 1
+            assert of_class["threshold"] == pytest.approx(tau - of_class["saliency"])
+        else:
+            raised = recorded["t1"] if row["class"] in told["non_salient"] else 0
+            assert of_class["threshold"] == pytest.approx(told["t0"] + raised)
+    for name, of_class in told["classes"].items():
+        mine = [row for row in rows.values() if row["class"] == name]
+        assert of_class["images"] == len(mine)
+        assert of_class["replaced"] == sum(row["replaced"] == "1" for row in mine)
+    assert recorded["t0"] == ("auto" if "auto" in flags else told["t0"])
+    assert {row["replaced"] for row in rows.values()} == {"0", "1"}
+
+
+def test_class_saliency_is_that_of_the_maps(label_parts, classes_of, make, tmp_path):
+    make("sos", "--selector sos --saliency_dir PARTS/saliency")
+    norms: dict[str, list[float]] = {}
+    for name in decisions_in(tmp_path / "sos"):
+        saliency = load_grey(label_parts / f"saliency/{name}.png") / 255
+        norms.setdefault(CLASS_NAMES[classes_of[name][0] - 1], []).append(np.linalg.norm(saliency) / (64 * 80) ** 0.5)
+    means = {name: np.mean(values) for name, values in norms.items()}
+    told = json.loads((tmp_path / "sos/selector.json").read_text())
+    measured = {name: row["saliency"] for name, row in told["classes"].items()}
+    assert measured == pytest.approx({name: mean / max(means.values()) for name, mean in means.items()})
+    assert told["non_salient"] == [name for name in CLASS_NAMES if measured.get(name, 1) < 0.5]
+
+
+@pytest.mark.parametrize("origin", ["cams", "rough"])
+def test_split(origin, label_parts, classes_of, make, tmp_path):
+    """Labels of several classes, made of the maps or brought, are selected class by class."""
+    brought = "--baseline_dir PARTS/rough" if origin == "rough" else ""
+    select = f"{brought} --selector sos --saliency_dir PARTS/saliency --t0 0.1 --t1 0.2"
+    kept, split = make("kept", select), make("split", f"{select} --multi_class split")
+    told = json.loads((tmp_path / "split/selector.json").read_text())["classes"]
+    before, changed = labels_in(label_parts / "rough" if origin == "rough" else tmp_path / "split/before"), 0
+    thresholds = np.array([0.1] + [told.get(name, {"threshold": 0.1})["threshold"] for name in CLASS_NAMES])
+    for name, classes in classes_of.items():
+        if len(classes) == 1:
+            assert np.array_equal(kept[name], split[name])
+            continue
+        assert np.array_equal(kept[name], before[name])
+        cams, _ = load_cams(label_parts / f"cams/{name}.npz")
+        regions = split_mask(load_grey(label_parts / f"saliency/{name}.png") > 127, cams, classes)
+        assert np.array_equal(split[name], select_regions(before[name], regions, classes, thresholds)[0])
+        changed += not np.array_equal(split[name], before[name])
+    assert changed
+
+
+def test_no_image_of_a_single_class(label_parts, classes_of, make, tmp_path):
+    save_ids(tmp_path / "several.txt", [name for name, classes in classes_of.items() if len(classes) > 1])
+    select = "--list HERE/several.txt --selector sos --saliency_dir PARTS/saliency"
+    assert same(make("sos", select), labels_in(tmp_path / "sos/before"))
+    assert decisions_in(tmp_path / "sos") == {}
+    assert len(make("split", f"{select} --multi_class split --t0 auto")) == 5
+
+
+def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, make, tmp_path):
+    for name in classes_of:
+        save_grey(tmp_path / f"black/{name}.png", np.zeros((64, 80), np.uint8))
+        save_label(tmp_path / f"empty/{name}.png", np.zeros((64, 80), np.uint8))
+    for form in ("algorithm", "formula"):
+        select = f"--baseline_dir HERE/empty --selector sos --saliency_dir HERE/black --selector_form {form}"
+        make(form, f"{select} --t0 0 --tau 0")
+        assert {row["replaced"] for row in decisions_in(tmp_path / form).values()} == {"0"}
