@@ -3,10 +3,13 @@
     python evaluate.py saliency --pred experiments/saliency/ours other_method --gt_root dataset/benchmark
     python evaluate.py labels --pred experiments/pseudo_labels/cam experiments/pseudo_labels/sos \\
         --data_dir data/voc12 --list voc12/train_id.txt
+    python evaluate.py labels --baseline_dir other_method/labels --saliency_dir experiments/saliency/ours/VOC2012 \\
+        --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy --sweep --tables tables
     python evaluate.py segmentation --pred experiments/segmentation/val --data_dir data/voc12 --list voc12/val_id.txt
 
 Maps of a method lie in METHOD_DIR/<data set>/<stem>.png, truth in GT_ROOT/<data set>/Masks/<stem>.png; labels and
-segmentations in DIR/<id>.png. A missing prediction is an error.
+segmentations in DIR/<id>.png. A missing prediction is an error. With saliency maps, labels are scored before and after
+the selector, which selects in memory: no labels are written.
 """
 
 import sys
@@ -16,29 +19,51 @@ import options
 if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from atomic_files import write_json
 from image_files import image_stems, load_grey, load_mask
+from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import load_label
+from metrics.label_quality import LabelQuality
+from metrics.label_tables import label_tables
 from metrics.saliency import SaliencyMetrics
-from metrics.segmentation import ConfusionMatrix
-from metrics.tables import markdown_table, percent
-from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, load_image_labels, truth_folder
+from metrics.tables import Table, save_tables
+from pseudo_labels.baseline_labels import find_baseline, load_baseline
+from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
+from pseudo_labels.selector import Thresholds, build_thresholds, measure, saliency_mask, select_regions, split_mask
+from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
+
+PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+CONVENTIONS = {
+    "saliency": "F: β² = 0.3, maximum and mean of the mean curve; maps stretched to 0..1 per image; truth over 128",
+    "labels": "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
+}
+CONVENTIONS["segmentation"] = CONVENTIONS["labels"]
 
 
 def main(args) -> None:
-    results = evaluate_saliency(args) if args.kind == "saliency" else evaluate_labels(args)
+    results, tables = evaluate_saliency(args) if args.kind == "saliency" else evaluate_labels(args)
+    for table in tables:
+        if table.on_screen:
+            print(f"{table.markdown()}\n")
+    print(CONVENTIONS[args.kind])
+    if args.tables:
+        save_tables(args.tables, tables)
     if args.json:
         write_json(args.json, results)
 
 
-def evaluate_saliency(args) -> dict:
-    """Scores every data set that a method has maps of; prints one table. → {method: {data set: scores}}"""
+def evaluate_saliency(args) -> tuple[dict, list[Table]]:
+    """Scores every data set that a method has maps of. → {method: {data set: scores}}, tables"""
     work = {method: find_maps(Path(method), Path(args.gt_root)) for method in args.pred}
     results, rows = {}, []
     for method, data_sets in work.items():
@@ -50,9 +75,8 @@ def evaluate_saliency(args) -> dict:
                 print(f"{method} on {data_set}: {resized} of {len(pairs)} maps resized to the size of their truth")
             numbers = [f"{scores[name]:.4f}" for name in ("MAE", "maxF", "meanF", "adpF", "S")]
             rows.append([method, data_set, len(pairs), *numbers])
-    print(markdown_table(["method", "data set", "images", "MAE ↓", "max F ↑", "mean F ↑", "adp F ↑", "S ↑"], rows))
-    print("F: β² = 0.3, maximum and mean of the mean curve; maps stretched to 0..1 per image; truth over 128 of 255")
-    return results
+    header = ["method", "data set", "images", "MAE ↓", "max F ↑", "mean F ↑", "adp F ↑", "S ↑"]
+    return results, [Table("saliency", header, rows)]
 
 
 def find_maps(method: Path, gt_root: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -91,46 +115,246 @@ def score_saliency(pairs: list[tuple[Path, Path]], title: str) -> tuple[dict[str
     return metrics.scores(), resized
 
 
-def evaluate_labels(args) -> dict:
-    """Scores folders of label maps; prints the summary and the IoU of each class. → {folder: scores}"""
+@dataclass(frozen=True)
+class LabelData:
+    """The images to score: N ids, their truth, and where given their image labels (bool [N, C]) and saliency maps."""
+
+    ids: list[str]
+    names: tuple[str, ...]  # of the labels, background first
+    truth: list[Path]
+    image_labels: np.ndarray | None
+    maps: list[Path] | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The selector as its user set it; `split_cams`: maps of all images, where masks of several classes are split."""
+
+    thresholds: Thresholds
+    mask_threshold: float
+    alphas: list[float]
+    split_cams: list[Path] | None
+
+
+def evaluate_labels(args) -> tuple[dict, list[Table]]:
+    """Scores label maps: as they are and, where saliency maps are given, after the selector.
+
+    → {folder or rule: scores}, tables
+    """
     voc_root = find_voc_root(args.data_dir)
+    data = load_label_data(args, voc_root)
+    selection, rules, bg_threshold = None, {}, 0.0
+    if args.kind == "labels":
+        selection, bg_threshold = choose_selection(args, data), args.bg_threshold
+        rules = rule_readers(args, data, voc_root)
+    if not args.pred and not rules:
+        raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
+    readers = {folder: folder_reader(folder, data, bg_threshold) for folder in args.pred} | rules
+    results = {name: score_labels(read, data, selection, name) for name, read in readers.items()}
+    which = " with exactly one class" if args.single_class else ""
+    print(f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
+    return results, label_tables(args.kind, data.names, results)
+
+
+def load_label_data(args, voc_root: Path) -> LabelData:
     names = ("background", *load_class_names(voc_root))
-    ids = load_ids(args.list)
+    ids, image_labels = load_ids(args.list), None
+    source = args.single_class or args.image_labels
+    if source:
+        image_labels = load_image_labels(source, ids, names[1:])
     if args.single_class:
-        image_labels = load_image_labels(args.single_class, ids, len(names) - 1)
-        ids = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
-        if not ids:
+        chosen = np.flatnonzero(image_labels.sum(axis=1) == 1)
+        if not chosen.size:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
-    folder = voc_root / args.gt if args.gt else truth_folder(voc_root, ids)
-    truth = files_of_ids(folder, ids, ".png")
-    work = {folder: list(zip(files_of_ids(folder, ids, ".png"), truth)) for folder in args.pred}
-    results = {folder: score_labels(pairs, names, folder) for folder, pairs in work.items()}
+        ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
+    truth = files_of_ids(voc_root / args.gt if args.gt else truth_folder(voc_root, ids), ids, ".png")
+    saliency_dir = getattr(args, "saliency_dir", None)
+    return LabelData(ids, names, truth, image_labels, files_of_ids(saliency_dir, ids, ".png") if saliency_dir else None)
 
-    summary = [
-        [folder, *(percent(scores[name]) for name in ("Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage"))]
-        for folder, scores in results.items()
+
+def choose_selection(args, data: LabelData) -> Selection | None:
+    """The selector by its flags; None where it is off or has no maps. Asks for what is missing."""
+    if args.selector == "none" or not args.saliency_dir:
+        if args.sweep is not None:
+            raise InputError("--sweep needs --saliency_dir, and --selector sos")
+        return None
+    if data.image_labels is None:
+        raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
+    splits = args.multi_class == "split"
+    if splits and not args.cam_dir:
+        raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
+    if not splits and not (data.image_labels.sum(axis=1) == 1).any():
+        raise InputError(f"no image of {args.list} has exactly one class: there is nothing to select")
+    given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
+    thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
+    alphas = [] if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
+    split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
+    return Selection(thresholds, args.saliency_threshold, alphas, split_cams)
+
+
+def folder_reader(folder: str, data: LabelData, bg_threshold: float):
+    """A function index → label of the files of a folder, all of which are there."""
+    paths = find_baseline(folder, data.ids)
+    if data.image_labels is None and any(path.suffix != ".png" for path in paths):
+        raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
+    none = np.zeros(len(data.names) - 1, bool)
+
+    def read(index: int, shape_hw) -> np.ndarray:
+        image_labels = none if data.image_labels is None else data.image_labels[index]
+        return load_baseline(paths[index], image_labels, shape_hw, bg_threshold)
+
+    return read
+
+
+def rule_readers(args, data: LabelData, voc_root: Path) -> dict:
+    """Rule → a function index → label by that rule, from the maps of --cam_dir."""
+    if args.rules is None:
+        return {}
+    if not args.cam_dir or data.image_labels is None:
+        raise InputError("--rules needs --cam_dir and --image_labels")
+    rules = args.rules or list(RULES)
+    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and data.maps is None]
+    if unfounded:
+        raise InputError(f"--rules {shorten(unfounded)} need --saliency_dir")
+    cams = files_of_ids(args.cam_dir, data.ids, ".npz")
+    second_cams = files_of_ids(args.second_cam_dir or args.cam_dir, data.ids, ".npz")
+    images = files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
+
+    def read(rule: str, index: int, shape_hw) -> np.ndarray:
+        saliency = data.maps[index] if data.maps else None
+        paths = cams[index], second_cams[index], images[index], saliency
+        evidence = load_evidence(evidence_of(rule), *paths, data.image_labels[index])
+        check_size(evidence["cams"].shape[1:], cams[index], shape_hw)
+        return fuse(rule, evidence, {"bg_threshold": args.bg_threshold} if rule == "none" else {})
+
+    return {rule: partial(read, rule) for rule in rules}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A single-class image as the selector sees it, and its quality, packed, with either label."""
+
+    label: int
+    measured: tuple[float, float, float]  # of `measure`
+    kept: tuple
+    replaced: tuple
+
+
+def score_labels(read, data: LabelData, selection: Selection | None, title: str) -> dict:
+    """Scores of all images and, where image labels are known, of those with one and with several classes apart; the
+    same "selected"; statistics of the selector by class; the "sweep" over its thresholds."""
+    single, other, choices = LabelQuality(len(data.names)), LabelQuality(len(data.names)), []
+    is_single = np.zeros(len(data.ids), bool) if data.image_labels is None else data.image_labels.sum(axis=1) == 1
+    for index in tqdm(range(len(data.ids)), desc=title, mininterval=1, leave=False):
+        truth = load_label(data.truth[index])
+        label = read(index, truth.shape)
+        quality = quality_of(label, truth, data, index)
+        (single if is_single[index] else other).add_packed(quality)
+        if selection and is_single[index]:
+            choices.append(measure_choice(label, truth, quality, data, index, selection))
+    scores = scores_of_sets(single, other, data)
+    return scores | score_selection(choices, other, read, data, selection, title) if selection else scores
+
+
+def score_selection(choices, other: LabelQuality, read, data: LabelData, selection: Selection, title: str) -> dict:
+    """What `score_labels` tells of the selector; `other` are the scores of images that have not one class."""
+    num_labels = len(data.names)
+    measured = np.array([choice.measured for choice in choices]).reshape(-1, 3)
+    overlaps = measured[:, 0]
+    classes = np.array([choice.label for choice in choices], int)
+    chosen = selection.thresholds.of_classes(measured, classes, num_labels - 1)
+    replaced = overlaps > chosen["values"][classes]
+    if selection.split_cams:
+        other = score_split(read, data, selection, chosen["values"], title)
+    sweep = [
+        {"threshold": alpha, "replaced": int((overlaps > alpha).sum())}
+        | plain_scores(sum_of_choices(choices, overlaps > alpha, num_labels), data.names)
+        for alpha in (selection.alphas if choices else [])
     ]
-    print(f"{len(ids)} images" + (" with exactly one class" if args.single_class else "") + f", truth {folder}, %")
-    print(markdown_table([args.kind, "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU*", "coverage"], summary))
-    print("a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction")
-    per_class = [[name, *(percent(scores["IoU"][name]) for scores in results.values())] for name in names]
-    print()
-    print(markdown_table(["IoU", *results], per_class))
-    return {folder: scores | {"images": len(ids)} for folder, scores in results.items()}
+    return {
+        "selected": scores_of_sets(sum_of_choices(choices, replaced, num_labels), other, data),
+        "selector": {"t0": chosen["t0"], "classes": class_statistics(choices, replaced, chosen, data.names)},
+        "sweep": sweep,
+    }
 
 
-def score_labels(pairs: list[tuple[Path, Path]], names: tuple[str, ...], title: str) -> dict:
-    """Scores as plain numbers; the IoU by class name, None for a class that occurs nowhere."""
-    matrix = ConfusionMatrix(len(names))
-    for prediction_path, truth_path in tqdm(pairs, desc=title, mininterval=1, leave=False):
-        prediction, truth = load_label(prediction_path), load_label(truth_path)
-        try:
-            matrix.add(prediction, truth)
-        except ValueError as error:
-            raise InputError(f"{prediction_path} against {truth_path}: {error}") from None
-    scores = matrix.scores()
-    iou = {name: None if value != value else float(value) for name, value in zip(names, scores["IoU"])}
-    return scores | {"IoU": iou, "mIoU_dropped": matrix.scores("dropped")["mIoU"]}
+def measure_choice(label, truth, quality: tuple, data: LabelData, index: int, selection: Selection) -> Choice:
+    label_of_class = int(data.image_labels[index].argmax()) + 1
+    saliency = load_saliency(data.maps[index], label.shape)
+    painted = np.where(saliency_mask(saliency, selection.mask_threshold), label_of_class, 0).astype(np.uint8)
+    of_mask = quality_of(painted, truth, data, index)
+    return Choice(label_of_class, measure(label, saliency, selection.mask_threshold), quality, of_mask)
+
+
+def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> tuple:
+    """The packed quality of one label."""
+    try:
+        return LabelQuality(len(data.names)).add(label, truth).packed()
+    except ValueError as error:
+        raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
+
+
+def sum_of_choices(choices: list[Choice], replaced: np.ndarray, num_labels: int) -> LabelQuality:
+    total = LabelQuality(num_labels)
+    for choice, is_replaced in zip(choices, replaced):
+        total.add_packed(choice.replaced if is_replaced else choice.kept)
+    return total
+
+
+def score_split(read, data: LabelData, selection: Selection, thresholds: np.ndarray, title: str) -> LabelQuality:
+    """Images with other than one class after their masks were split by the strongest map."""
+    total = LabelQuality(len(data.names))
+    indices = np.flatnonzero(data.image_labels.sum(axis=1) != 1)
+    for index in tqdm(indices, desc=f"{title}, split", mininterval=1, leave=False):
+        truth = load_label(data.truth[index])
+        label = read(index, truth.shape)
+        cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
+        check_size(cams.shape[1:], selection.split_cams[index], label.shape)
+        if len(classes):
+            mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
+            label, _ = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+        total.add_packed(quality_of(label, truth, data, index))
+    return total
+
+
+def scores_of_sets(single: LabelQuality, other: LabelQuality, data: LabelData) -> dict:
+    both = LabelQuality(len(data.names))
+    for part in (single, other):
+        both.add_packed(part.packed())
+    result = plain_scores(both, data.names)
+    if data.image_labels is not None:
+        for name, part in (("single_class", single), ("multi_class", other)):
+            result[name] = plain_scores(part, data.names) if part.num_images else None
+    return result
+
+
+def class_statistics(choices: list[Choice], replaced: np.ndarray, chosen: dict, names) -> dict:
+    """Class name → its single-class images, how many labels were replaced, and its IoU on them before and after."""
+    labels, statistics = np.array([choice.label for choice in choices], int), {}
+    for label in np.unique(labels):
+        of_class = [choice for choice in choices if choice.label == label]
+        none, mine = np.zeros(len(of_class), bool), replaced[labels == label]
+        before, after = (plain_scores(sum_of_choices(of_class, which, len(names)), names) for which in (none, mine))
+        statistics[names[label]] = {
+            "images": len(of_class),
+            "replaced": int(mine.sum()),
+            "saliency": float(chosen["saliency"][label]),
+            "threshold": float(chosen["values"][label]),
+            "IoU_before": before["IoU"][names[label]],
+            "IoU_after": after["IoU"][names[label]],
+        }
+    return statistics
+
+
+def plain_scores(quality: LabelQuality, names) -> dict:
+    """Its scores, arrays over the labels as name → number; None for what is not defined."""
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            return {name: plain(number) for name, number in zip(names, value.tolist())}
+        return None if value != value else value
+
+    return {key: plain(value) for key, value in quality.scores().items()}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class ConfusionMatrix:
         self.counts[:, labels] += joint[:labels, IGNORE_LABEL]
 
     def scores(self, predicted_255: str = "miss") -> dict:
-        """Acc, Acc_class, mIoU, fwIoU in 0..1, IoU per class [L], and coverage.
+        """Acc, Acc_class, mIoU, fwIoU in 0..1; IoU, precision and recall per class [L]; and coverage.
 
         A prediction of 255 is a "miss" (counts against its truth), or is "dropped" as if its truth were 255.
         Classes that occur neither in truth nor in prediction are NaN and count in no mean. Coverage is the share
@@ -42,6 +42,7 @@ class ConfusionMatrix:
         right = np.diag(hits).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             recall = right / truth
+            precision = right / hits.sum(axis=0)
             iou = right / (truth + hits.sum(axis=0) - right)
             frequency = truth / truth.sum()
         return {
@@ -50,6 +51,8 @@ class ConfusionMatrix:
             "mIoU": mean_of_defined(iou),
             "fwIoU": float((frequency * iou)[truth > 0].sum()),
             "IoU": iou,
+            "precision": precision,
+            "recall": recall,
             "coverage": float(hits.sum() / max(self.counts.sum(), 1)),
         }
 

@@ -1,4 +1,58 @@
-"""Tables of scores as Markdown."""
+"""Tables of scores: on the screen, as Markdown, as CSV, and as curves."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.figure
+
+from atomic_files import atomic_path, write_text
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`name` is that of its files; columns of `curve` are drawn over the first one; a table that is not `on_screen`
+    is for files only."""
+
+    name: str
+    header: list[str]
+    rows: list[list]
+    on_screen: bool = True
+    curve: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        return markdown_table(self.header, self.rows)
+
+
+def save_tables(folder, tables: list[Table]) -> None:
+    """Writes tables.md with all of them, `<name>.csv` of each, and `<name>.png` of those that are curves."""
+    folder = Path(folder)
+    write_text(folder / "tables.md", "\n".join(f"## {table.name}\n\n{table.markdown()}\n" for table in tables))
+    for table in tables:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
+        write_text(folder / f"{table.name}.csv", text.getvalue())
+        if table.curve:
+            save_curve(folder / f"{table.name}.png", table)
+
+
+def save_curve(path, table: Table) -> None:
+    """Draws the columns of `table.curve` over the first column."""
+    figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    x = [float(row[0]) for row in table.rows]
+    for name in table.curve:
+        column = table.header.index(name)
+        y = [float("nan") if row[column] == UNDEFINED else float(row[column]) for row in table.rows]
+        axes.plot(x, y, marker="o", label=name)
+    axes.set(xlabel=table.header[0], ylabel="%")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def markdown_table(header: list[str], rows: list[list]) -> str:
@@ -17,7 +71,7 @@ def markdown_table(header: list[str], rows: list[list]) -> str:
 
 def percent(share: float | None) -> str:
     """0.1234 → "12.34"; a dash for None and NaN."""
-    return "–" if share is None or share != share else f"{100 * share:.2f}"
+    return UNDEFINED if share is None or share != share else f"{100 * share:.2f}"
 
 
 def _pad(cell: str, width: int, column: int) -> str:

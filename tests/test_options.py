@@ -9,6 +9,7 @@ import pytest
 from conftest import PROJECT, SCRIPTS
 
 import options
+from pseudo_labels.fusion_rules import RULES
 
 PAPER_COMMANDS = [
     "SOD_train.py --backbone swin-base-224 --max_epoch 150 --lr 1e-4 --train_batch 16 --decay_epoch 15 --gamma 0.5 "
@@ -92,6 +93,10 @@ def test_mistakes_end_with_code_2(command, capsys):
         parse(command)
     assert end.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_fusion_rules_are_those_that_exist():
+    assert list(options.FUSION_RULES) == list(RULES)
 
 
 def test_settings_of_the_backbone():

@@ -1,0 +1,327 @@
+"""evaluate.py on label maps: what it tells of selector, sweep and rules is true of make_pseudo_labels.py's files."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROJECT, labels_in, run_main
+
+from cam_files import load_cams
+from datasets.drawn_objects import CLASS_NAMES
+from image_files import load_image, save_grey
+from image_labels import load_image_labels, save_image_labels
+from input_errors import InputError, MissingInputError
+from label_files import load_label, save_label
+from metrics.label_quality import LabelQuality
+from metrics.label_tables import short_names
+from metrics.segmentation import ConfusionMatrix
+from options import FUSION_RULES
+from voc_layout import load_ids, save_ids
+
+PAPER = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+NAMES = ("background", *CLASS_NAMES)
+
+
+@pytest.fixture(scope="module")
+def truth(scenes) -> dict[str, np.ndarray]:
+    ids = load_ids(scenes / "voc12/train_aug_id.txt")
+    return {name: load_label(scenes / f"data/VOCdevkit/VOC2012/SegmentationClassAug/{name}.png") for name in ids}
+
+
+@pytest.fixture(scope="module")
+def single(scenes, truth) -> list[str]:
+    """Ids of the images with exactly one class."""
+    rows = load_image_labels(scenes / "voc12/cls_labels.npy", list(truth), CLASS_NAMES)
+    return [name for name, row in zip(truth, rows) if row.sum() == 1]
+
+
+@pytest.fixture
+def score(scenes, label_parts, tmp_path):
+    """Scores labels of train_aug_id.txt, with image labels. PARTS and HERE as in `make`."""
+
+    def run(flags: str, image_labels: str = f"--image_labels {scenes}/voc12/cls_labels.npy") -> dict:
+        lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt {image_labels}"
+        command = f"labels {lists} --json HERE/scores.json {flags}"
+        run_main("evaluate", command.replace("PARTS", str(label_parts)).replace("HERE", str(tmp_path)))
+        return json.loads((tmp_path / "scores.json").read_text())
+
+    return run
+
+
+def quality(labels: dict, truth: dict, ids) -> dict:
+    total = LabelQuality(11)
+    for name in ids:
+        total.add(labels[name], truth[name])
+    return total.scores()
+
+
+def flat(scores: dict) -> dict:
+    """Scores of a JSON file, or those of `LabelQuality`, as name → number."""
+    numbers = {}
+    for key in ("images", "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage", "boundary_IoU"):
+        numbers[key] = scores[key]
+    for key in ("IoU", "precision", "recall"):
+        by_name = scores[key] if isinstance(scores[key], dict) else dict(zip(NAMES, scores[key]))
+        numbers |= {f"{key} {name}": by_name[name] for name in NAMES}
+    return {key: np.nan if value is None else value for key, value in numbers.items()}
+
+
+def assert_same(scores: dict, expected: dict) -> None:
+    assert flat(scores) == pytest.approx(flat(expected), nan_ok=True)
+
+
+def test_quality(truth, single, label_parts, score, capsys):
+    scores = score("--pred PARTS/rough")[f"{label_parts}/rough"]
+    labels, several = labels_in(label_parts / "rough"), [name for name in truth if name not in single]
+    for found, ids in ((scores, truth), (scores["single_class"], single), (scores["multi_class"], several)):
+        assert_same(found, quality(labels, truth, ids))
+    matrix = ConfusionMatrix(11)
+    for name in truth:
+        matrix.add(labels[name], truth[name])
+    assert scores["mIoU"] == pytest.approx(matrix.scores()["mIoU"])
+    assert scores["mIoU_dropped"] == pytest.approx(matrix.scores("dropped")["mIoU"])
+    assert scores["mIoU_dropped"] > scores["mIoU"]
+    assert scores["coverage"] < 1
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if f"{label_parts}/rough" in line]
+    rows = {line[2].strip(): [cell.strip() for cell in line[3:-1]] for line in lines[:3]}
+    assert rows["all"][:2] == ["14", f"{100 * scores['Acc']:.2f}"]
+    assert rows["single-class"][0] == str(len(single))
+    assert rows["multi-class"][-1] == f"{100 * scores['multi_class']['boundary_IoU']:.2f}"
+
+
+def test_without_image_labels(truth, label_parts, score, capsys):
+    scores = score("--pred PARTS/rough", image_labels="")[f"{label_parts}/rough"]
+    assert "single_class" not in scores
+    assert_same(scores, quality(labels_in(label_parts / "rough"), truth, truth))
+    assert "14 images, truth" in capsys.readouterr().out
+
+
+def test_single_class_images_only(scenes, truth, single, label_parts, score, capsys):
+    scores = score("--pred PARTS/rough", image_labels=f"--single_class {scenes}/voc12/cls_labels.npy")
+    assert_same(scores[f"{label_parts}/rough"], quality(labels_in(label_parts / "rough"), truth, single))
+    assert f"{len(single)} images with exactly one class" in capsys.readouterr().out
+
+
+def test_segmentations(scenes, truth, tmp_path):
+    folder = scenes / "data/VOCdevkit/VOC2012/SegmentationClassAug"
+    lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
+    run_main("evaluate", f"segmentation --pred {folder} {lists} --json {tmp_path}/scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())[str(folder)]
+    assert scores["mIoU"] == scores["Acc"] == scores["boundary_IoU"] == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--t0 0.2 --t1 0.3 --salient_norm 0.9 --saliency_threshold 0.3",
+        "--t0 0.3 --t1 0.4 --non_salient_classes star kite",
+        "--selector_form formula --tau 1.2 --class_saliency star=0.5 kite=0.9",
+        "--selector_form formula --t0 auto",
+        "--t0 auto --multi_class split",
+        "--t0 0 --multi_class split",
+    ],
+)
+def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_parts, make, score, tmp_path):
+    select = f"--saliency_dir PARTS/saliency {flags}"
+    after = make("sos", f"--baseline_dir PARTS/rough --selector sos {select}")
+    split = "--cam_dir PARTS/cams" if "split" in flags else ""
+    scores = score(f"--pred PARTS/rough {select} {split}")[f"{label_parts}/rough"]
+    assert_same(scores, quality(labels_in(label_parts / "rough"), truth, truth))
+    assert_same(scores["selected"], quality(after, truth, truth))
+    assert scores["selected"]["mIoU"] != scores["mIoU"]
+    told = json.loads((tmp_path / "sos/selector.json").read_text())
+    assert scores["selector"]["t0"] == told["t0"]
+    ious = {"IoU_before", "IoU_after"}
+    for name, row in scores["selector"]["classes"].items():
+        assert {key: value for key, value in row.items() if key not in ious} == told["classes"][name]
+    assert scores["selector"]["classes"].keys() == told["classes"].keys()
+
+
+def test_iou_of_each_class_before_and_after(scenes, truth, single, label_parts, make, score):
+    rows = score("--pred PARTS/rough --saliency_dir PARTS/saliency")[f"{label_parts}/rough"]["selector"]["classes"]
+    before = labels_in(label_parts / "rough")
+    after = make("sos", "--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency")
+    classes = dict(zip(truth, load_image_labels(scenes / "voc12/cls_labels.npy", list(truth), CLASS_NAMES).argmax(1)))
+    for name, row in rows.items():
+        label = CLASS_NAMES.index(name) + 1
+        ids = [one for one in single if classes[one] == label - 1]
+        assert row["images"] == len(ids)
+        assert row["IoU_before"] == pytest.approx(quality(before, truth, ids)["IoU"][label])
+        assert row["IoU_after"] == pytest.approx(quality(after, truth, ids)["IoU"][label])
+
+
+def test_sweep(truth, single, label_parts, make, score, tmp_path):
+    sweep = score("--pred PARTS/rough --saliency_dir PARTS/saliency --sweep")[f"{label_parts}/rough"]["sweep"]
+    assert [row["threshold"] for row in sweep] == PAPER
+    assert sweep[0]["replaced"] > sweep[5]["replaced"] > sweep[-1]["replaced"] == 0
+    for row in sweep:
+        select = f"--selector sos --saliency_dir PARTS/saliency --t0 {row['threshold']} --t1 0"
+        labels = make(f"sos_{row['threshold']}", f"--baseline_dir PARTS/rough {select}")
+        assert_same(row, quality(labels, truth, single))
+        rows = json.loads((tmp_path / f"sos_{row['threshold']}/selector.json").read_text())["classes"].values()
+        assert row["replaced"] == sum(of_class["replaced"] for of_class in rows)
+    assert_same(sweep[-1], quality(labels_in(label_parts / "rough"), truth, single))  # the labels as they are
+    some = score("--pred PARTS/rough --saliency_dir PARTS/saliency --sweep 0.4 0.1")[f"{label_parts}/rough"]["sweep"]
+    assert some == [sweep[2], sweep[5]]
+
+
+def test_several_baselines(truth, label_parts, score, tmp_path):
+    """Side by side, each scored as alone; score dictionaries too; one table each, though their last folders agree."""
+    shutil.copytree(label_parts / "rough", tmp_path / "one/labels")
+    (tmp_path / "two/labels").mkdir(parents=True)
+    for name in truth:
+        cams, classes = load_cams(label_parts / f"cams/{name}.npz")
+        np.save(tmp_path / f"two/labels/{name}.npy", {int(label) - 1: cam for label, cam in zip(classes, cams)})
+    select = "--saliency_dir PARTS/saliency --sweep --tables HERE/tables"
+    both = score(f"--baseline_dir HERE/one/labels HERE/two/labels {select}")
+    for name, alone in (("one", "HERE/one/labels"), ("two", "PARTS/cams")):
+        (expected,) = score(f"--baseline_dir {alone} --saliency_dir PARTS/saliency --sweep").values()
+        assert both[f"{tmp_path}/{name}/labels"] == expected
+        assert (tmp_path / f"tables/sweep_{name}_labels.png").is_file()
+
+
+def test_rules_are_the_files_of_make_pseudo_labels(truth, label_parts, make, score):
+    scores = score("--rules --cam_dir PARTS/cams --saliency_dir PARTS/saliency --selector none --bg_threshold 0.3")
+    assert list(scores) == sorted(FUSION_RULES)
+    for rule in FUSION_RULES:
+        labels = make(rule, f"--fusion {rule} --saliency_dir PARTS/saliency --bg_threshold 0.3")
+        assert_same(scores[rule], quality(labels, truth, truth))
+        assert "selected" not in scores[rule]
+    some = score("--rules none affinity --cam_dir PARTS/cams --bg_threshold 0.3 --pred PARTS/rough")
+    assert some == {rule: scores[rule] for rule in ("none", "affinity")} | score("--pred PARTS/rough")
+
+
+def test_tables(truth, label_parts, score, tmp_path, capsys):
+    flags = "--pred PARTS/rough --saliency_dir PARTS/saliency --rules icd --cam_dir PARTS/cams"
+    scores = score(f"{flags} --sweep --tables HERE/tables")
+    names = ["quality", "IoU_by_class", "precision_by_class", "recall_by_class"]
+    names += [f"{kind}_{which}" for which in ("rough", "icd") for kind in ("selector", "sweep")]
+    files = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert files == {"tables.md", "sweep_rough.png", "sweep_icd.png", *(f"{name}.csv" for name in names)}
+    text = (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == names
+    output = capsys.readouterr().out
+    for section in f"\n{text}".split("\n## ")[1:]:
+        name, table = section.split("\n\n", maxsplit=1)
+        assert (table.strip() in output) is (name not in ("precision_by_class", "recall_by_class"))
+    with open(tmp_path / "tables/sweep_rough.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sweep = scores[f"{label_parts}/rough"]["sweep"]
+    assert [row["mIoU"] for row in rows] == [f"{100 * row['mIoU']:.2f}" for row in sweep]
+    assert [float(row["t0"]) for row in rows] == PAPER
+    with open(tmp_path / "tables/quality.csv", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    after = scores[f"{label_parts}/rough"]["selected"]
+    expected = [f"{label_parts}/rough + selector", "all", "14", f"{100 * after['Acc']:.2f}"]
+    assert expected in [row[:4] for row in rows]
+    with open(tmp_path / "tables/recall_by_class.csv", encoding="utf-8") as file:
+        rows = {row[0]: row[1:] for row in csv.reader(file)}
+    assert rows["cactus"][0] == f"{100 * scores[f'{label_parts}/rough']['recall']['cactus']:.2f}"
+    assert load_image(tmp_path / "tables/sweep_rough.png").shape[1] > 500
+
+
+def test_nothing_is_written_unasked(scenes, label_parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path for folder in (scenes, label_parts) for path in folder.rglob("*"))
+    lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
+    rules = f"--image_labels {scenes}/voc12/cls_labels.npy --rules none --cam_dir {label_parts}/cams"
+    select = f"--saliency_dir {label_parts}/saliency --sweep --multi_class split"
+    run_main("evaluate", f"labels --pred {label_parts}/rough {lists} {rules} {select}")
+    assert sorted(path for folder in (scenes, label_parts) for path in folder.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_split_where_no_image_has_one_class(scenes, truth, single, label_parts, make, score, tmp_path):
+    save_ids(tmp_path / "several.txt", [name for name in truth if name not in single])
+    select = "--list HERE/several.txt --saliency_dir PARTS/saliency"
+    with pytest.raises(InputError, match=r"several\.txt has exactly one class: there is nothing to select"):
+        score(f"--pred PARTS/rough {select}")
+    labels = make("split", f"--baseline_dir PARTS/rough --selector sos {select} --multi_class split")
+    scores = score(f"--pred PARTS/rough --cam_dir PARTS/cams {select} --multi_class split --sweep --tables HERE/tables")
+    assert_same(scores[f"{label_parts}/rough"]["selected"], quality(labels, truth, labels))
+    assert scores[f"{label_parts}/rough"]["single_class"] is None
+    assert not list((tmp_path / "tables").glob("s*"))  # neither a sweep nor a selector's table
+
+
+def test_truth_that_is_all_ignored(scenes, label_parts, score, tmp_path):
+    """What is not defined is null in the file and a dash in the tables."""
+    shutil.copytree(scenes / "data/VOCdevkit/VOC2012", tmp_path / "voc")
+    for path in (tmp_path / "voc/SegmentationClassAug").iterdir():
+        save_label(path, np.full((64, 80), 255, np.uint8))
+    scores = score(
+        "--pred PARTS/rough --data_dir HERE/voc --gt SegmentationClassAug --saliency_dir PARTS/saliency --sweep"
+        " --tables HERE/tables"
+    )[f"{label_parts}/rough"]
+    assert scores["mIoU"] is scores["boundary_IoU"] is scores["IoU"]["star"] is None
+    assert "NaN" not in (tmp_path / "scores.json").read_text()
+    assert "–" in (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
+
+
+def test_refusals(scenes, truth, label_parts, score, tmp_path):
+    with pytest.raises(InputError, match="nothing to score: name folders by --pred, or --rules"):
+        score("")
+    with pytest.raises(InputError, match="the selector needs --image_labels"):
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency", image_labels="")
+    for flags in ("--sweep", "--sweep --saliency_dir PARTS/saliency --selector none"):
+        with pytest.raises(InputError, match="--sweep needs --saliency_dir, and --selector sos"):
+            score(f"--pred PARTS/rough {flags}")
+    with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
+    with pytest.raises(InputError, match="unicorn unknown"):
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --class_saliency unicorn=0.4")
+    with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
+        score("--rules none --cam_dir PARTS/cams", image_labels="")
+    with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):
+        score("--rules none icd oaa --cam_dir PARTS/cams")
+    with pytest.raises(InputError, match="holds score dictionaries: --image_labels must tell"):
+        score("--pred PARTS/cams", image_labels="")
+    with pytest.raises(MissingInputError):
+        score("--pred PARTS/rough --list HERE/none.txt")
+    name = list(truth)[2]
+    for folder, flags in (
+        ("rough", "--pred HERE/rough"),
+        ("saliency", "--pred PARTS/rough --saliency_dir HERE/saliency"),
+        ("cams", "--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split --cam_dir HERE/cams"),
+        ("cams", "--rules none --cam_dir HERE/cams"),
+    ):
+        shutil.copytree(label_parts / folder, tmp_path / folder, dirs_exist_ok=True)
+        next((tmp_path / folder).glob(f"{name}.*")).unlink()
+        with pytest.raises(MissingInputError, match=rf"{folder}.* 1 of 14 .*\({name}"):
+            score(flags)
+    (tmp_path / "rows").mkdir()
+    save_image_labels(tmp_path / "rows/labels.npy", {one: np.ones(10) for one in truth if one != name})
+    with pytest.raises(MissingInputError, match=rf"lacks 1 of 14 ids \({name}\)"):
+        score("--pred PARTS/rough", image_labels="--image_labels HERE/rows/labels.npy")
+
+
+def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tmp_path):
+    name = list(truth)[2]
+    for folder in ("rough", "saliency"):
+        shutil.copytree(label_parts / folder, tmp_path / folder)
+    save_label(tmp_path / f"rough/{name}.png", np.zeros((5, 7), np.uint8))
+    with pytest.raises(InputError, match=rf"rough/{name}\.png is 7×5 px, but its image 80×64 px"):
+        score("--pred HERE/rough")
+    save_label(tmp_path / f"rough/{name}.png", np.full((64, 80), 12, np.uint8))
+    with pytest.raises(InputError, match=rf"rough/{name}\.png holds the labels \[12\]"):
+        score("--pred HERE/rough")
+    save_grey(tmp_path / f"saliency/{name}.png", np.zeros((64, 79), np.uint8))
+    for flags in ("--multi_class split --pred PARTS/rough", "--rules icd --selector none"):
+        with pytest.raises(InputError, match=rf"saliency/{name}\.png is 79×64 px"):
+            score(f"--cam_dir PARTS/cams --saliency_dir HERE/saliency {flags}")
+
+
+def test_short_names():
+    assert short_names(["a/b/labels/", "icd"]) == ["labels", "icd"]
+    assert short_names(["one/labels", "two/labels", "/labels"]) == ["one_labels", "two_labels", "labels"]
+    assert short_names(["../x/labels", "x/labels"]) == ["1_labels", "2_labels"]
+    assert short_names(["."]) == ["1"]
+
+
+def test_evaluation_does_not_load_torch():
+    done = subprocess.run([sys.executable, "-c", "import sys, evaluate; sys.exit('torch' in sys.modules)"], cwd=PROJECT)
+    assert done.returncode == 0

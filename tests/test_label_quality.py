@@ -1,0 +1,179 @@
+"""Boundary IoU against loops over pixels and by hand; the sums of label quality; tables as files."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import distance_transform_cdt
+from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
+
+from image_files import load_image
+from metrics.boundary_iou import BoundaryIoU, boundary_band
+from metrics.label_quality import LabelQuality
+from metrics.label_tables import label_tables
+from metrics.tables import Table, save_tables
+
+
+def random_labels(rng, height: int, width: int, num_labels: int, ignored: float = 0.1) -> np.ndarray:
+    """Blocks of labels, with pixels of 255 between."""
+    blocks = rng.integers(0, num_labels, (height // 4 + 1, width // 4 + 1)).astype(np.uint8)
+    label = blocks.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
+    return np.where(rng.random(label.shape) < ignored, 255, label).astype(np.uint8)
+
+
+def near_outline(labels: np.ndarray, label: int, y: int, x: int, distance_px: int) -> bool:
+    """Whether a pixel has the label, and a pixel of another one, or none, at most so far in each direction."""
+    if labels[y, x] != label:
+        return False
+    for other_y in range(y - distance_px, y + distance_px + 1):
+        for other_x in range(x - distance_px, x + distance_px + 1):
+            inside = 0 <= other_y < labels.shape[0] and 0 <= other_x < labels.shape[1]
+            if not inside or labels[other_y, other_x] != label:
+                return True
+    return False
+
+
+def plain_boundary_iou(pairs, num_labels: int) -> float:
+    counts = np.zeros((num_labels, 2))
+    for prediction, truth in pairs:
+        distance_px = max(1, round(0.02 * (truth.shape[0] ** 2 + truth.shape[1] ** 2) ** 0.5))
+        for y, x in np.argwhere(truth != 255):
+            for label in range(num_labels):
+                either = [near_outline(labels, label, y, x, distance_px) for labels in (prediction, truth)]
+                counts[label] += all(either), any(either)
+    return np.mean([both / either for both, either in counts if either])
+
+
+@pytest.mark.parametrize("size", [(12, 9), (1, 20), (70, 30)])
+def test_boundary_iou_equals_loops_over_pixels(size):
+    rng, metric = np.random.default_rng(size[0]), BoundaryIoU(4)
+    pairs = [(random_labels(rng, *size, 4), random_labels(rng, *size, 3)) for _ in range(3)]
+    for prediction, truth in pairs:
+        metric.add(prediction, truth)
+    assert metric.score() == pytest.approx(plain_boundary_iou(pairs, 4))
+
+
+@pytest.mark.parametrize("distance_px", [1, 2, 5])
+def test_bands_are_those_of_the_chessboard_distance(distance_px):
+    mask = random_labels(np.random.default_rng(distance_px), 40, 50, 2, ignored=0.01) == 1
+    expected = mask & (distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1] <= distance_px)
+    assert np.array_equal(boundary_band(mask, distance_px), expected)
+
+
+def test_boundary_iou_by_hand():
+    """A square of 4×4 px in 12×12, of which the prediction misses a column: bands are one pixel wide."""
+    truth, prediction = np.zeros((2, 12, 12), np.uint8)
+    truth[4:8, 4:8] = 1
+    prediction[4:8, 4:7] = 1
+    metric = BoundaryIoU(2)
+    metric.add(prediction, truth)
+    # object: 12 and 10 pixels, of which 8 in common; background: the image's border, 44 pixels, and the ring around
+    # the square, 20 and 18 pixels, of which 14 in common
+    assert metric.intersections.tolist() == [44 + 14, 8]
+    assert metric.unions.tolist() == [44 + 20 + 18 - 14, 12 + 10 - 8]
+    assert metric.score() == pytest.approx((58 / 68 + 8 / 14) / 2)
+
+
+def test_boundary_iou_and_255():
+    truth = np.zeros((12, 12), np.uint8)
+    truth[4:8, 4:8] = 1
+    everywhere, nothing = BoundaryIoU(2), BoundaryIoU(2)
+    everywhere.add(truth, np.full((12, 12), 255, np.uint8))  # nothing is said of ignored pixels
+    assert everywhere.unions.tolist() == [0, 0]
+    assert np.isnan(everywhere.score())
+    nothing.add(np.full((12, 12), 255, np.uint8), truth)  # a prediction of 255 is a miss
+    assert nothing.score() == 0
+    perfect = BoundaryIoU(2)
+    perfect.add(truth, truth)
+    assert perfect.score() == 1
+
+
+def test_distance_is_a_share_of_the_diagonal():
+    truth, prediction = np.zeros((2, 300, 400), np.uint8)
+    truth[:, :200], prediction[:, :205] = 1, 1
+    metric = BoundaryIoU(2)
+    metric.add(prediction, truth)
+    band = 2 * 10 * 200 + 10 * 280 * 2  # of 10 px: above and below, and at both sides of 300 − 20 rows
+    assert metric.unions[1] == band + 2 * 10 * 5 + 5 * 280
+    assert metric.intersections[1] == band - 5 * 280
+
+
+def test_precision_and_recall_by_hand():
+    quality = LabelQuality(3).add(np.array([[0, 1, 1, 1, 255]], np.uint8), np.array([[0, 0, 1, 255, 1]], np.uint8))
+    scores = quality.scores()
+    assert scores["precision"][:2].tolist() == [1, 0.5]
+    assert scores["recall"][:2].tolist() == [0.5, 0.5]
+    assert np.isnan([scores[key][2] for key in ("precision", "recall", "IoU")]).all()
+    assert scores["mIoU"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert scores["mIoU_dropped"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert scores["coverage"] == 3 / 4
+    assert scores["images"] == 1
+
+
+def test_equal_to_torchmetrics():
+    rng, quality = np.random.default_rng(0), LabelQuality(5)
+    pairs = [(random_labels(rng, 30, 40, 5, ignored=0), random_labels(rng, 30, 40, 5)) for _ in range(4)]
+    for pair in pairs:
+        quality.add(*pair)
+    both = [torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*pairs)]
+    scores = quality.scores()
+    for key, metric in (
+        ("precision", MulticlassPrecision),
+        ("recall", MulticlassRecall),
+        ("IoU", MulticlassJaccardIndex),
+    ):
+        expected = metric(num_classes=5, average="none", ignore_index=255)(*both)
+        assert scores[key] == pytest.approx(expected.numpy(), abs=1e-6)
+    assert scores["mIoU_dropped"] == scores["mIoU"]
+    assert scores["images"] == 4
+
+
+def test_packed_sums_add_up():
+    rng = np.random.default_rng(0)
+    pairs = [(random_labels(rng, 20, 20, 6), random_labels(rng, 20, 20, 5)) for _ in range(4)]
+    whole, total = LabelQuality(6), LabelQuality(6)
+    for pair in pairs:
+        whole.add(*pair)
+        packed = LabelQuality(6).add(*pair).packed()
+        assert len(packed[1]) == len(packed[2]) <= 5 * 7 + 2 * 6
+        assert packed[2].all()
+        total.add_packed(packed)
+    total.add_packed(LabelQuality(6).packed())  # nothing
+    assert np.array_equal(total.matrix.counts, whole.matrix.counts)
+    assert total.matrix.counts.dtype == np.int64
+    for key, value in whole.scores().items():
+        assert np.array_equal(total.scores()[key], value, equal_nan=True), key
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"prediction is \[2, 2\], truth \[2, 3\]"):
+        LabelQuality(3).add(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(ValueError, match="holds label 3"):
+        LabelQuality(3).add(np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8))
+
+
+def test_saved_tables(tmp_path):
+    curve = Table("sweep", ["t0", "mIoU", "Acc"], [[0, "50.00", "–"], [0.5, "60.00", "70.00"]], curve=("mIoU", "Acc"))
+    plain = Table("plain", ["name, unit", "n"], [["a,b", 1], ["c", 22]], on_screen=False)
+    save_tables(tmp_path / "new/tables", [curve, plain])
+    folder = tmp_path / "new/tables"
+    assert {path.name for path in folder.iterdir()} == {"tables.md", "sweep.csv", "sweep.png", "plain.csv"}
+    assert (folder / "tables.md").read_text(encoding="utf-8") == (
+        f"## sweep\n\n{curve.markdown()}\n\n## plain\n\n{plain.markdown()}\n"
+    )
+    with open(folder / "plain.csv", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["name, unit", "n"], ["a,b", "1"], ["c", "22"]]
+    picture = load_image(folder / "sweep.png")
+    assert picture.min() < 50
+    assert picture.max() == 255
+
+
+def test_tables_of_one_folder():
+    scores = LabelQuality(2).add(np.eye(4, dtype=np.uint8), np.eye(4, dtype=np.uint8)).scores()
+    scores = {key: dict(zip("ab", value)) if isinstance(value, np.ndarray) else value for key, value in scores.items()}
+    quality, *by_class = label_tables("segmentation", ("a", "b"), {"x/y": scores})
+    assert quality.header[:4] == ["segmentation", "which", "images", "Acc"]
+    assert quality.rows == [["x/y", "all", 1, *["100.00"] * 7]]
+    assert [table.name for table in by_class] == ["IoU_by_class", "precision_by_class", "recall_by_class"]
+    assert by_class[0].rows == [["a", "100.00"], ["b", "100.00"]]
