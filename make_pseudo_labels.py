@@ -37,7 +37,7 @@ from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.fusion_inputs import check_size, crf_functions, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import check_size, label_crf, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import Thresholds, build_thresholds, measure, saliency_mask, select_regions, split_mask
@@ -116,8 +116,10 @@ def check_options(args, images: Images) -> None:
     """Refuses what cannot work together, before any work."""
     if args.selector == "sos" and not images.maps:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
-    if "saliency" in evidence_of(args.fusion) and not images.maps and not args.baseline_dir:
+    if "saliency" in evidence_of(args.fusion) and not images.maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
+    if args.baseline_dir and (args.fusion != "none" or args.crf):
+        raise InputError("--baseline_dir brings finished labels: leave out --fusion and --crf")
     check_parameters(args.fusion, dict(args.fusion_args))
     selector_thresholds(args, images.classes)
     if args.second_cam_dir:
@@ -294,25 +296,25 @@ def make_labels(images: Images, folder: Path, args, world: World) -> None:
     absent = absent_files(folder, images.ids, ".png")
     claim(world, folder, label_options(args, images), ".png")
     for index in progress(absent, world, "labels"):
-        make = read_baseline if args.baseline_dir else label_of_maps
-        save_label(folder / f"{images.ids[index]}.png", make(images, index, args))
+        label = read_baseline(images, index, args) if args.baseline_dir else label_of_maps(images, index, args, world)
+        save_label(folder / f"{images.ids[index]}.png", label)
     wait_for_all()
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
 
-def label_of_maps(images: Images, index: int, args) -> np.ndarray:
+def label_of_maps(images: Images, index: int, args, world: World) -> np.ndarray:
     """The label map uint8 [H, W] of an image by the fusion rule, and after the CRF where it is wanted."""
     name, image_path = f"{images.ids[index]}.npz", images.paths[index]
     cam_path, second_cam_path = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name
     saliency_path = images.maps[index] if images.maps else None
     paths = cam_path, second_cam_path, image_path, saliency_path
-    evidence = load_evidence(evidence_of(args.fusion), *paths, images.image_labels[index])
+    evidence = load_evidence(evidence_of(args.fusion), *paths, images.image_labels[index], world.device)
     check_size(evidence["cams"].shape[1:], cam_path, image_size(image_path))
     constant = {"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}
     label = fuse(args.fusion, evidence, constant | dict(args.fusion_args))
     if args.crf:
-        label = crf_functions(load_image(image_path))["label_crf"](label, iterations=args.crf_iterations)
+        label = label_crf(load_image(image_path), world.device)(label, iterations=args.crf_iterations)
     return label
 
 

@@ -62,6 +62,9 @@ def main(args) -> None:
     images = find_images(args.input, load_ids(args.list) if args.list else None)
     checkpoint = load_checkpoint(args.load_path)
     stage, settings = checkpoint["stage"], checkpoint["settings"]
+    if stage not in BUILDERS:
+        known = ", ".join(BUILDERS)
+        raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
     network = BUILDERS[stage](settings)
     load_weights(network, checkpoint["network"], args.load_path)
     network = network.to(world.device).eval()

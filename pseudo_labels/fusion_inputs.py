@@ -10,10 +10,13 @@ from image_files import load_grey, load_image
 from input_errors import InputError
 
 
-def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
+def load_evidence(
+    wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels, device="cpu"
+) -> dict:
     """Name → value of what a rule wants, as in fusion_rules.py, and always `cams` and `classes`.
 
-    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`.
+    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`. The dense CRF, for
+    the rules that want it, works on `device`.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
     shape_hw = cams.shape[1:]
@@ -23,24 +26,32 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
         check_size(evidence["second_cams"].shape[1:], second_cam_path, shape_hw)
-    if {"crf", "label_crf"} & set(wanted) and len(classes):
+    for name in CRFS.keys() & set(wanted):
         image = load_image(image_path)
         check_size(image.shape[:2], image_path, shape_hw)
-        evidence |= crf_functions(image)
+        evidence[name] = CRFS[name](image, device)
     return evidence
 
 
-def crf_functions(image: np.ndarray) -> dict:
-    """The dense CRF of an image for scores and for labels, each with the settings in use for it."""
-    # here, for they need torch, which takes seconds to import and which no other rule needs
+def score_crf(image: np.ndarray, device="cpu"):
+    """The dense CRF of an image as a function of scores: float32 [L, H, W] → posteriors float32 [L, H, W]."""
+    # here, for they need torch, which takes seconds to import and which most rules do not need
     import torch
 
-    from pseudo_labels.dense_crf import LABELS, PROBABILITIES, DenseCrf, crf_of_label, crf_of_probs
+    from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_probs
 
-    return {
-        "crf": lambda scores: crf_of_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores)).numpy(),
-        "label_crf": partial(crf_of_label, DenseCrf(image, LABELS)),
-    }
+    crf = DenseCrf(image, PROBABILITIES, device)
+    return lambda scores: crf_of_probs(crf, torch.from_numpy(scores)).cpu().numpy()
+
+
+def label_crf(image: np.ndarray, device="cpu"):
+    """The dense CRF of an image as a function of label maps: uint8 [H, W] → uint8 [H, W]."""
+    from pseudo_labels.dense_crf import LABELS, DenseCrf, crf_of_label
+
+    return partial(crf_of_label, DenseCrf(image, LABELS, device))
+
+
+CRFS = {"crf": score_crf, "label_crf": label_crf}
 
 
 def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

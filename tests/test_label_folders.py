@@ -99,7 +99,7 @@ def test_maps_that_are_there_need_no_classifier(whole, make, tmp_path):
         ("--saliency_dir HERE/saliency", "before holds files made with saliency = "),
         ("--image_labels HERE/cls_labels.npy", "made with image_labels = "),
         ("--selector none", "labels holds files made with selector = sos, not none"),
-        ("--baseline_dir PARTS/rough", "labels holds files made with baseline"),
+        ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files made with baseline"),
         ("--saliency_threshold 0.4", "labels holds files made with saliency_threshold = 0.5, not 0.4"),
         ("--selector_form formula", "made with selector_form = algorithm, not formula"),
         ("--t0 0.4", "made with t0 = auto, not 0.4"),

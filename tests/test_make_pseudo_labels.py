@@ -11,9 +11,10 @@ from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
 from image_files import load_grey, load_image, save_grey
 from image_labels import load_image_labels
+from input_errors import InputError
 from label_files import load_label, save_label
 from options import FUSION_RULES
-from pseudo_labels.fusion_inputs import crf_functions, load_evidence
+from pseudo_labels.fusion_inputs import label_crf, load_evidence
 from pseudo_labels.fusion_rules import constant_background, evidence_of, fuse
 from pseudo_labels.selector import select_regions, split_mask
 from voc_layout import load_ids, save_ids
@@ -80,7 +81,13 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
         evidence = load_evidence(evidence_of(rule), maps, others, image, label_parts / f"saliency/{name}.png", has)
         assert np.array_equal(label, fuse(rule, evidence, {}))
         assert set(np.unique(label)) <= {0, 255, *classes_of[name]}
-        assert np.array_equal(refined[name], crf_functions(load_image(image))["label_crf"](label, iterations=3))
+        assert np.array_equal(refined[name], label_crf(load_image(image))(label, iterations=3))
+
+
+def test_finished_labels_are_not_fused(make):
+    for flags in ("--fusion icd --saliency_dir PARTS/saliency", "--crf"):
+        with pytest.raises(InputError, match="leave out --fusion and --crf"):
+            make("labels", f"--baseline_dir PARTS/rough {flags}")
 
 
 def test_parameters_of_a_rule(label_parts, classes_of, make):

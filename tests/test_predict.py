@@ -15,6 +15,7 @@ from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from label_files import load_label
 from predict import highlight
+from utils.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,10 @@ def test_refusals_of_predict(runs, tmp_path):
     (tmp_path / "ids.txt").write_text("b\n")
     with pytest.raises(MissingInputError, match=r"lacks 1 of 1 ids of --list \(b\)"):
         run_main("predict", f"{load} --input {tmp_path}/a.png --list {tmp_path}/ids.txt")
+    affinity = load_checkpoint(f"{runs}/saliency/last.pth") | {"stage": "affinity"}
+    torch.save(affinity, tmp_path / "affinity.pth")
+    with pytest.raises(InputError, match="is of the stage affinity: predict"):
+        run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
     for path, words in (("other.pth", "is no checkpoint"), ("a.png", "cannot be read"), ("none.pth", "does not exist")):
         with pytest.raises(InputError, match=words):
