@@ -160,6 +160,9 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     names = ("background", *load_class_names(voc_root))
     ids, image_labels = load_ids(args.list), None
     source = args.single_class or args.image_labels
+    beside = Path(args.list).with_name("cls_labels.npy")  # as in the README's tree
+    if not source and args.kind == "labels" and (args.saliency_dir or args.rules is not None) and beside.is_file():
+        source = beside
     if source:
         image_labels = load_image_labels(source, ids, names[1:])
     if args.single_class:

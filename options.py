@@ -274,7 +274,8 @@ def evaluate() -> argparse.ArgumentParser:
         scored.add_argument(
             "--image_labels",
             metavar="FILE",
-            help="cls_labels.npy, a table or XML: tells single- and multi-class images apart",
+            help="cls_labels.npy, a table or XML: tells single- and multi-class images apart (default, where they must "
+            "be known: cls_labels.npy beside --list)",
         )
         scored.add_argument(
             "--single_class", metavar="FILE", help="the same, to score only the images with exactly one class"

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         names = {path: Path(path).name for path in args.baseline_dir} | {str(p): n for n, p in degraded.items()}
         scores = sweep(list(names), Path(folder) / "scores.json", args)
     command = f"python -m benchmarks.auto_threshold {' '.join(argv)}"
-    keep(args.name, command, [*tables({names[path]: result for path, result in scores.items()}), environment_line()])
+    keep(args.name, command, [*tables({name: scores[path] for path, name in names.items()}), environment_line()])
 
 
 def degrade_truth(folder: Path, amplitude: float, args) -> None:

@@ -262,11 +262,18 @@ def test_truth_that_is_all_ignored(scenes, label_parts, score, tmp_path):
     assert "–" in (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
 
 
+def test_image_labels_beside_the_list_are_found_where_they_are_needed(score):
+    flags = "--pred PARTS/rough --saliency_dir PARTS/saliency --sweep"
+    assert score(flags, image_labels="") == score(flags)
+    assert "single_class" not in score("--pred PARTS/rough", image_labels="")
+
+
 def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="nothing to score: name folders by --pred, or --rules"):
         score("")
+    save_ids(tmp_path / "alone.txt", list(truth))  # no cls_labels.npy beside it
     with pytest.raises(InputError, match="the selector needs --image_labels"):
-        score("--pred PARTS/rough --saliency_dir PARTS/saliency", image_labels="")
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --list HERE/alone.txt", image_labels="")
     for flags in ("--sweep", "--sweep --saliency_dir PARTS/saliency --selector none"):
         with pytest.raises(InputError, match="--sweep needs --saliency_dir, and --selector sos"):
             score(f"--pred PARTS/rough {flags}")
@@ -275,7 +282,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="unicorn unknown"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --class_saliency unicorn=0.4")
     with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
-        score("--rules none --cam_dir PARTS/cams", image_labels="")
+        score("--rules none --cam_dir PARTS/cams --list HERE/alone.txt", image_labels="")
     with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):
         score("--rules none icd oaa --cam_dir PARTS/cams")
     with pytest.raises(InputError, match="holds score dictionaries: --image_labels must tell"):
