@@ -1,5 +1,7 @@
 """Files that are complete or absent: written to a temporary name beside the target, then renamed."""
 
+import csv
+import io
 import json
 import os
 import tempfile
@@ -39,3 +41,9 @@ def write_text(path, content: str) -> None:
 
 def write_json(path, content) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_csv(path, rows) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

@@ -5,6 +5,7 @@ classes  uint8 [K]                 their labels, 1..C (0 is background)
 """
 
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -27,5 +28,5 @@ def load_cams(path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["cams"].astype(np.float32), arrays["classes"]
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} does not hold `cams` and `classes` ({error}): delete it and make it again") from None

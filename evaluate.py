@@ -39,7 +39,15 @@ from metrics.tables import Table, save_tables
 from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import Thresholds, build_thresholds, measure, saliency_mask, select_regions, split_mask
+from pseudo_labels.selector import (
+    Thresholds,
+    build_thresholds,
+    measure,
+    painted,
+    saliency_mask,
+    select_regions,
+    split_mask,
+)
 from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
@@ -143,12 +151,15 @@ def evaluate_labels(args) -> tuple[dict, list[Table]]:
     """
     voc_root = find_voc_root(args.data_dir)
     data = load_label_data(args, voc_root)
-    selection, rules, bg_threshold = None, {}, 0.0
+    selection, rules, bg_threshold = None, {}, None
     if args.kind == "labels":
         selection, bg_threshold = choose_selection(args, data), args.bg_threshold
         rules = rule_readers(args, data, voc_root)
     if not args.pred and not rules:
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
+    both = rules.keys() & set(args.pred)
+    if both:
+        raise InputError(f"--pred {shorten(both)}: a rule of --rules has that name; write ./{shorten(both)}")
     readers = {folder: folder_reader(folder, data, bg_threshold) for folder in args.pred} | rules
     results = {name: score_labels(read, data, selection, name) for name, read in readers.items()}
     which = " with exactly one class" if args.single_class else ""
@@ -161,8 +172,9 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     ids, image_labels = load_ids(args.list), None
     source = args.single_class or args.image_labels
     beside = Path(args.list).with_name("cls_labels.npy")  # as in the README's tree
-    if not source and args.kind == "labels" and (args.saliency_dir or args.rules is not None) and beside.is_file():
-        source = beside
+    if not source and args.kind == "labels" and beside.is_file():
+        holds_scores = any(path.suffix != ".png" for folder in args.pred for path in find_baseline(folder, ids))
+        source = beside if holds_scores or args.saliency_dir or args.rules is not None else None
     if source:
         image_labels = load_image_labels(source, ids, names[1:])
     if args.single_class:
@@ -178,8 +190,8 @@ def load_label_data(args, voc_root: Path) -> LabelData:
 def choose_selection(args, data: LabelData) -> Selection | None:
     """The selector by its flags; None where it is off or has no maps. Asks for what is missing."""
     if args.selector == "none" or not args.saliency_dir:
-        if args.sweep is not None:
-            raise InputError("--sweep needs --saliency_dir, and --selector sos")
+        if args.sweep is not None or args.multi_class == "split" or args.t0 == "auto":
+            raise InputError("--sweep, --multi_class split and --t0 auto need --saliency_dir, and --selector sos")
         return None
     if data.image_labels is None:
         raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
@@ -195,9 +207,11 @@ def choose_selection(args, data: LabelData) -> Selection | None:
     return Selection(thresholds, args.saliency_threshold, alphas, split_cams)
 
 
-def folder_reader(folder: str, data: LabelData, bg_threshold: float):
-    """A function index → label of the files of a folder, all of which are there."""
-    paths = find_baseline(folder, data.ids)
+def folder_reader(folder: str, data: LabelData, bg_threshold: float | None):
+    """A function index → label of the files of a folder, all of which are there. Score dictionaries are made labels
+    by a constant background; where it is None, the files are label maps."""
+    only_label_maps = bg_threshold is None
+    paths = files_of_ids(folder, data.ids, ".png") if only_label_maps else find_baseline(folder, data.ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
         raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
     none = np.zeros(len(data.names) - 1, bool)
@@ -267,8 +281,9 @@ def score_selection(choices, other: LabelQuality, read, data: LabelData, selecti
     classes = np.array([choice.label for choice in choices], int)
     chosen = selection.thresholds.of_classes(measured, classes, num_labels - 1)
     replaced = overlaps > chosen["values"][classes]
+    statistics = {"t0": chosen["t0"], "classes": class_statistics(choices, replaced, chosen, data.names)}
     if selection.split_cams:
-        other = score_split(read, data, selection, chosen["values"], title)
+        other, statistics["split"] = score_split(read, data, selection, chosen["values"], title)
     sweep = [
         {"threshold": alpha, "replaced": int((overlaps > alpha).sum())}
         | plain_scores(sum_of_choices(choices, overlaps > alpha, num_labels), data.names)
@@ -276,7 +291,7 @@ def score_selection(choices, other: LabelQuality, read, data: LabelData, selecti
     ]
     return {
         "selected": scores_of_sets(sum_of_choices(choices, replaced, num_labels), other, data),
-        "selector": {"t0": chosen["t0"], "classes": class_statistics(choices, replaced, chosen, data.names)},
+        "selector": statistics,
         "sweep": sweep,
     }
 
@@ -284,8 +299,8 @@ def score_selection(choices, other: LabelQuality, read, data: LabelData, selecti
 def measure_choice(label, truth, quality: tuple, data: LabelData, index: int, selection: Selection) -> Choice:
     label_of_class = int(data.image_labels[index].argmax()) + 1
     saliency = load_saliency(data.maps[index], label.shape)
-    painted = np.where(saliency_mask(saliency, selection.mask_threshold), label_of_class, 0).astype(np.uint8)
-    of_mask = quality_of(painted, truth, data, index)
+    mask = saliency_mask(saliency, selection.mask_threshold)
+    of_mask = quality_of(painted(mask, label_of_class), truth, data, index)
     return Choice(label_of_class, measure(label, saliency, selection.mask_threshold), quality, of_mask)
 
 
@@ -304,9 +319,10 @@ def sum_of_choices(choices: list[Choice], replaced: np.ndarray, num_labels: int)
     return total
 
 
-def score_split(read, data: LabelData, selection: Selection, thresholds: np.ndarray, title: str) -> LabelQuality:
-    """Images with other than one class after their masks were split by the strongest map."""
-    total = LabelQuality(len(data.names))
+def score_split(read, data: LabelData, selection: Selection, thresholds: np.ndarray, title: str):
+    """Images with other than one class after their masks were split by the strongest map: their quality, and class
+    name → how many regions it had and how many were replaced."""
+    total, counts = LabelQuality(len(data.names)), {}
     indices = np.flatnonzero(data.image_labels.sum(axis=1) != 1)
     for index in tqdm(indices, desc=f"{title}, split", mininterval=1, leave=False):
         truth = load_label(data.truth[index])
@@ -315,9 +331,13 @@ def score_split(read, data: LabelData, selection: Selection, thresholds: np.ndar
         check_size(cams.shape[1:], selection.split_cams[index], label.shape)
         if len(classes):
             mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
-            label, _ = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+            label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+            for label_of_class in classes.tolist():
+                count = counts.setdefault(data.names[label_of_class], {"images": 0, "replaced": 0})
+                count["images"] += 1
+                count["replaced"] += label_of_class in replaced
         total.add_packed(quality_of(label, truth, data, index))
-    return total
+    return total, counts
 
 
 def scores_of_sets(single: LabelQuality, other: LabelQuality, data: LabelData) -> dict:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from atomic_files import write_json, write_text
+from atomic_files import write_csv, write_json
 from cam_files import save_cams
 from datasets.image_sizes import batches_by_size, image_size
 from image_files import load_image
@@ -40,7 +40,15 @@ from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.fusion_inputs import check_size, label_crf, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import random_walk
-from pseudo_labels.selector import Thresholds, build_thresholds, measure, saliency_mask, select_regions, split_mask
+from pseudo_labels.selector import (
+    Thresholds,
+    build_thresholds,
+    measure,
+    saliency_mask,
+    select,
+    select_regions,
+    split_mask,
+)
 from utils.checkpoint import file_digest, load_checkpoint, load_weights
 from utils.distributed import (
     World,
@@ -81,16 +89,15 @@ def main(args) -> None:
     images = find_images(args)
     check_options(args, images)
     folder, selects = new_label_folder(args.label_name), args.selector == "sos"
-    needs_maps = not args.baseline_dir or (selects and args.multi_class == "split")
+    before = folder / "before" if selects else folder
 
     # maps
-    if needs_maps:
+    if not args.baseline_dir or (selects and args.multi_class == "split"):
         make_cams(images, args, world)
         if args.affinity_path:
             expand_cams(images, args, world)
 
     # labels
-    before = folder / "before" if selects else folder
     if not (selects and args.baseline_dir):
         make_labels(images, before, args, world)
 
@@ -118,8 +125,10 @@ def check_options(args, images: Images) -> None:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
     if "saliency" in evidence_of(args.fusion) and not images.maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
-    if args.baseline_dir and (args.fusion != "none" or args.crf):
-        raise InputError("--baseline_dir brings finished labels: leave out --fusion and --crf")
+    if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
+        raise InputError(
+            "--baseline_dir brings finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
+        )
     check_parameters(args.fusion, dict(args.fusion_args))
     selector_thresholds(args, images.classes)
     if args.second_cam_dir:
@@ -359,13 +368,12 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
     absent = absent_files(folder, images.ids, ".png")
     claim(world, folder, selector_options(args, images), ".png")
     decisions = decide(images, read, args, world)
-    replaced = set(decisions.indices[decisions.replaced].tolist())
     for index in progress(absent, world, "selection"):
         label, saliency = read(index)
         present = np.flatnonzero(images.image_labels[index]) + 1
         mask = saliency_mask(saliency, args.saliency_threshold)
-        if index in replaced:
-            label = np.where(mask, present[0], 0).astype(np.uint8)
+        if len(present) == 1:
+            label, _ = select(label, mask, present[0], decisions.chosen["values"][present[0]])
         elif args.multi_class == "split" and len(present) > 1:
             cams, classes = load_checked_cams(map_dir(args) / f"{images.ids[index]}.npz", images.image_labels[index])
             check_size(cams.shape[1:], map_dir(args) / f"{images.ids[index]}.npz", label.shape)
@@ -390,12 +398,12 @@ def decide(images: Images, read, args, world: World) -> Decisions:
 
 def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None:
     """Writes selector.csv, a line per single-class image, and selector.json: by class; prints the latter."""
-    chosen, lines, statistics = decisions.chosen, ["id,class,overlap,threshold,replaced"], {}
+    chosen, lines, statistics = decisions.chosen, [["id", "class", "overlap", "threshold", "replaced"]], {}
     rows = zip(decisions.indices, decisions.labels, decisions.overlaps, decisions.replaced)
     for index, label, share, is_replaced in rows:
-        threshold = chosen["values"][label]
-        lines.append(f"{images.ids[index]},{images.classes[label - 1]},{share:.6f},{threshold:.6f},{int(is_replaced)}")
-    write_text(folder / "selector.csv", "\n".join(lines) + "\n")
+        threshold = f"{chosen['values'][label]:.6f}"
+        lines.append([images.ids[index], images.classes[label - 1], f"{share:.6f}", threshold, int(is_replaced)])
+    write_csv(folder / "selector.csv", lines)
     print(
         f"selector: {decisions.replaced.sum()} of {len(decisions.labels)} single-class labels replaced by masks, "
         f"t0 {chosen['t0']:.2f}"

@@ -475,7 +475,7 @@ def _add_selector(parser, default: str) -> None:
     selector.add_argument(
         "--class_saliency",
         nargs="+",
-        type=_setting,
+        type=_class_value,
         default=[],
         metavar="NAME=VALUE",
         help="relative saliency of classes, 0..1, others 1 (default: measured, the mean norm of their maps)",
@@ -688,6 +688,13 @@ def _decoder_width(text: str) -> int:
     if width % 8:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 8")
     return width
+
+
+def _class_value(text: str) -> tuple[str, float]:
+    name, equals, value = text.rpartition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, _share(value)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -174,6 +174,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Logs the mIoU of single-scale CAM labels by background threshold, over the images whose masks are there."""
+    network.eval()
     truth = masks_that_exist(voc_root, ids)
     matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BACKGROUNDS]
     for index in range(world.rank, len(images), world.size):

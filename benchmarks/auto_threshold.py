@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.report import environment_line, keep
 from image_labels import load_image_labels
 from label_files import load_label, save_label
+from metrics.label_tables import short_names
 from metrics.tables import markdown_table
 from voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
 
@@ -40,7 +41,8 @@ def main(argv: list[str]) -> None:
         degraded = {f"truth, degraded by {amplitude}": Path(folder) / str(amplitude) for amplitude in args.degrade}
         for path, amplitude in zip(degraded.values(), args.degrade):
             degrade_truth(path, amplitude, args)
-        names = {path: Path(path).name for path in args.baseline_dir} | {str(p): n for n, p in degraded.items()}
+        names = dict(zip(args.baseline_dir, short_names(args.baseline_dir)))
+        names |= {str(path): name for name, path in degraded.items()}
         scores = sweep(list(names), Path(folder) / "scores.json", args)
     command = f"python -m benchmarks.auto_threshold {' '.join(argv)}"
     keep(args.name, command, [*tables({name: scores[path] for path, name in names.items()}), environment_line()])

@@ -12,7 +12,7 @@ def image_size(path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except OSError as error:  # of which PIL's own error is one
+    except (OSError, Image.DecompressionBombError) as error:  # PIL's own error is an OSError
         raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
 
 

@@ -13,7 +13,8 @@ class BoundaryIoU:
     """Pixel counts int64 [L] of the intersection and the union of boundary bands, added up over images.
 
     The band of a label is what of its area lies within the distance of its outline; the image's border is an outline
-    too. Pixels whose truth is 255 are never counted; a prediction of 255 has no band, so it counts as a miss.
+    too. What is predicted where the truth is 255 counts nothing and moves no outline; a prediction of 255 elsewhere has
+    no band, so it counts as a miss.
     """
 
     def __init__(self, num_labels: int):
@@ -22,10 +23,11 @@ class BoundaryIoU:
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
         """prediction, truth: uint8 [H, W], 0..L-1 or 255."""
         counted = truth != IGNORE_LABEL
+        prediction = np.where(counted, prediction, IGNORE_LABEL)
         distance_px = max(1, round(DISTANCE_SHARE * float(np.hypot(*truth.shape))))
         for label in np.union1d(prediction[counted], truth[counted]):
             if label != IGNORE_LABEL:
-                bands = [boundary_band(labels == label, distance_px) & counted for labels in (prediction, truth)]
+                bands = [boundary_band(labels == label, distance_px) for labels in (prediction, truth)]
                 self.intersections[label] += np.count_nonzero(bands[0] & bands[1])
                 self.unions[label] += np.count_nonzero(bands[0] | bands[1])
 

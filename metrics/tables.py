@@ -1,13 +1,11 @@
 """Tables of scores: on the screen, as Markdown, as CSV, and as curves."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.figure
 
-from atomic_files import atomic_path, write_text
+from atomic_files import atomic_path, write_csv, write_text
 
 UNDEFINED = "–"
 
@@ -32,9 +30,7 @@ def save_tables(folder, tables: list[Table]) -> None:
     folder = Path(folder)
     write_text(folder / "tables.md", "\n".join(f"## {table.name}\n\n{table.markdown()}\n" for table in tables))
     for table in tables:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
-        write_text(folder / f"{table.name}.csv", text.getvalue())
+        write_csv(folder / f"{table.name}.csv", [table.header, *table.rows])
         if table.curve:
             save_curve(folder / f"{table.name}.png", table)
 

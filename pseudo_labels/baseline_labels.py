@@ -93,19 +93,19 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
         or (len(keys) and (scores.ndim != 3 or scores.size == 0))
     ):
         raise InputError(f"{path} holds {len(keys)} classes, but maps of {scores.dtype} {list(scores.shape)}")
-    labels = labels_of_keys(keys, expected, path)
+    labels = labels_of_keys(keys, expected, path, may_count_from_0="classes" not in content)
     scores = scores[np.argsort(labels)].astype(np.float32)
     if not np.isfinite(scores).all():
         raise InputError(f"{path} holds numbers that are not finite: make it again")
     return scores, np.sort(labels).astype(np.uint8)
 
 
-def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path) -> np.ndarray:
-    """Labels from class numbers that count from 0, or are labels, with or without the background."""
+def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_0: bool) -> np.ndarray:
+    """Labels from numbers that are labels, with or without the background, or classes that count from 0."""
     given, wanted = sorted(keys.tolist()), expected.tolist()
     if given in (wanted, [0, *wanted]):
         return keys
-    if given == [label - 1 for label in wanted]:
+    if may_count_from_0 and given == [label - 1 for label in wanted]:
         return keys + 1
     raise InputError(
         f"{path} holds scores of the classes {given}, but the image has the labels {wanted} "

@@ -35,7 +35,12 @@ def select(label: np.ndarray, mask: np.ndarray, label_of_class: int, threshold: 
         raise ValueError(f"label is {list(label.shape)}, saliency mask {list(mask.shape)}")
     if not mask.any() or overlap(label, mask) <= threshold:
         return label, False
-    return np.where(mask, label_of_class, 0).astype(np.uint8), True
+    return painted(mask, label_of_class), True
+
+
+def painted(mask: np.ndarray, label_of_class: int) -> np.ndarray:
+    """The mask, bool [H, W], as the label map of an image of one class."""
+    return np.where(mask, label_of_class, 0).astype(np.uint8)
 
 
 def split_mask(mask: np.ndarray, cams: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -141,9 +146,6 @@ def build_thresholds(
     unknown = [name for name in [*names, *given_saliency] if name not in classes]
     if unknown:
         raise InputError(f"the selector's classes {shorten(unknown)} unknown; the classes are {', '.join(classes)}")
-    for name, value in given_saliency.items():
-        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise InputError(f"--class_saliency {name}={value}: a number in 0..1 is needed")
     saliency = np.array([1.0] + [given_saliency.get(name, 1.0) for name in classes]) if given_saliency else None
     salient = None if non_salient == ["measured"] else np.array([True] + [name not in names for name in classes])
     return Thresholds(form, None if t0 == "auto" else t0, t1, tau, salient, saliency, least_saliency)

@@ -161,6 +161,15 @@ def test_background_thresholds_are_compared_where_masks_are(scenes, tmp_path, ca
     assert "F1 0." in output
 
 
+def test_thresholds_are_compared_alike_when_only_that_was_left(scenes, tmp_path, capsys):
+    """As after a run that was killed between its last save and the comparison."""
+    for flags in ("", "--resume"):
+        run_main("train_classification", command(scenes, tmp_path, f"--tag run --max_epoch 2 --lr 1e-2 {flags}"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  0.05: ")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+
+
 def test_maps_that_do_not_fit_are_refused(scenes, perfect_maps, tmp_path):
     with pytest.raises(MissingInputError, match="14 of 14 files are missing"):
         run_main("train_classification", command(scenes, tmp_path, f"--tag a --saliency_dir {tmp_path}"))

@@ -266,6 +266,7 @@ def test_image_labels_beside_the_list_are_found_where_they_are_needed(score):
     flags = "--pred PARTS/rough --saliency_dir PARTS/saliency --sweep"
     assert score(flags, image_labels="") == score(flags)
     assert "single_class" not in score("--pred PARTS/rough", image_labels="")
+    assert score("--pred PARTS/cams", image_labels="") == score("--pred PARTS/cams")  # score dictionaries
 
 
 def test_refusals(scenes, truth, label_parts, score, tmp_path):
@@ -275,7 +276,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="the selector needs --image_labels"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --list HERE/alone.txt", image_labels="")
     for flags in ("--sweep", "--sweep --saliency_dir PARTS/saliency --selector none"):
-        with pytest.raises(InputError, match="--sweep needs --saliency_dir, and --selector sos"):
+        with pytest.raises(InputError, match="need --saliency_dir, and --selector sos"):
             score(f"--pred PARTS/rough {flags}")
     with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
@@ -286,7 +287,14 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):
         score("--rules none icd oaa --cam_dir PARTS/cams")
     with pytest.raises(InputError, match="holds score dictionaries: --image_labels must tell"):
-        score("--pred PARTS/cams", image_labels="")
+        score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
+    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has that name"):
+        score("--pred oaa --rules oaa --cam_dir PARTS/cams --saliency_dir PARTS/saliency")
+    with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
+        score("--pred PARTS/rough --t0 auto")
+    lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
+    with pytest.raises(MissingInputError, match="14 of 14 files are missing"):  # segmentations are label maps
+        run_main("evaluate", f"segmentation --pred {label_parts}/cams {lists}")
     with pytest.raises(MissingInputError):
         score("--pred PARTS/rough --list HERE/none.txt")
     name = list(truth)[2]

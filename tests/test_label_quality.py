@@ -37,6 +37,7 @@ def near_outline(labels: np.ndarray, label: int, y: int, x: int, distance_px: in
 def plain_boundary_iou(pairs, num_labels: int) -> float:
     counts = np.zeros((num_labels, 2))
     for prediction, truth in pairs:
+        prediction = np.where(truth == 255, 255, prediction)
         distance_px = max(1, round(0.02 * (truth.shape[0] ** 2 + truth.shape[1] ** 2) ** 0.5))
         for y, x in np.argwhere(truth != 255):
             for label in range(num_labels):
@@ -52,6 +53,16 @@ def test_boundary_iou_equals_loops_over_pixels(size):
     for prediction, truth in pairs:
         metric.add(prediction, truth)
     assert metric.score() == pytest.approx(plain_boundary_iou(pairs, 4))
+
+
+def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
+    """As VOC's masks have it: 255 between object and background, where a perfect prediction must choose one of them."""
+    truth = np.zeros((60, 80), np.uint8)
+    truth[15:45, 20:60], truth[20:40, 25:55] = 255, 3
+    for filler in (0, 3, 255):
+        metric = BoundaryIoU(4)
+        metric.add(np.where(truth == 255, filler, truth).astype(np.uint8), truth)
+        assert metric.score() == 1
 
 
 @pytest.mark.parametrize("distance_px", [1, 2, 5])

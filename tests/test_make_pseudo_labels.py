@@ -86,7 +86,7 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
 
 def test_finished_labels_are_not_fused(make):
     for flags in ("--fusion icd --saliency_dir PARTS/saliency", "--crf"):
-        with pytest.raises(InputError, match="leave out --fusion and --crf"):
+        with pytest.raises(InputError, match="brings finished labels"):
             make("labels", f"--baseline_dir PARTS/rough {flags}")
 
 

@@ -143,10 +143,6 @@ def test_thresholds_from_what_a_user_says():
         (["chair", "cow"], {}, "cow unknown; the classes are dog, chair, sofa"),
         (["none", "chair"], {}, "none unknown"),
         (["none"], {"cow": 0.5}, "cow unknown"),
-        (["none"], {"dog": 1.5}, r"dog=1\.5: a number in 0\.\.1"),
-        (["none"], {"dog": -0.1}, r"dog=-0\.1"),
-        (["none"], {"dog": "high"}, "dog=high"),
-        (["none"], {"dog": float("nan")}, "dog=nan"),
     ],
 )
 def test_what_a_user_cannot_say(non_salient, saliency, message):
