@@ -73,6 +73,7 @@ loss = state.finish_epoch()
 if world.is_main:
     gradients = {{name: p.grad for name, p in network.named_parameters()}}
     torch.save(gradients | {{"loss": torch.tensor(loss["loss"])}}, {output!r})
+del model, state, optimizer  # what holds the process group must not outlive it
 stop_distributed()
 """
 

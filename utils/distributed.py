@@ -109,7 +109,9 @@ def gradients_stay_local(model, wait: bool):
 
 
 def stop_distributed() -> None:
+    """Leaves the process group, when all have come so far: none ends while another still works with it."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
