@@ -74,6 +74,16 @@ def load_label(path) -> np.ndarray:
     return image
 
 
+def check_labels(label: np.ndarray, num_labels: int, path) -> None:
+    """Raises `InputError` unless a label map holds 0..num_labels-1 and 255 alone."""
+    present = np.unique(label)
+    unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
+    if unknown.size:
+        raise InputError(
+            f"{path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255"
+        )
+
+
 def paint_label(label: np.ndarray) -> np.ndarray:
     """The colours of a label map: uint8 [H, W] → RGB uint8 [H, W, 3]."""
     return VOC_PALETTE[label]

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from datasets.paired_transforms import check_long_side, random_crop
 from image_files import load_grey, load_image
 from input_errors import InputError
-from label_files import IGNORE_LABEL, load_label
+from label_files import check_labels, load_label
 
 
 class ClassificationTraining(Dataset):
@@ -70,10 +70,5 @@ def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, 
             f"{image_path} is {image.shape[1]}×{image.shape[0]} px, "
             f"but its label {label_path} is {label.shape[1]}×{label.shape[0]} px"
         )
-    present = np.unique(label)
-    unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
-    if unknown.size:
-        raise InputError(
-            f"{label_path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255"
-        )
+    check_labels(label, num_labels, label_path)
     return image, label

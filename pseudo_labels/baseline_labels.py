@@ -16,7 +16,7 @@ import numpy as np
 
 from image_files import read_bytes
 from input_errors import InputError, MissingInputError, shorten
-from label_files import IGNORE_LABEL, load_label
+from label_files import check_labels, load_label
 from pseudo_labels.fusion_rules import strongest
 from restricted_pickle import load_object_array
 
@@ -51,7 +51,7 @@ def load_baseline(path: Path, image_labels: np.ndarray, shape_hw, bg_threshold: 
     """
     if path.suffix == ".png":
         label = load_label(path)
-        check_labels(label, len(image_labels), path)
+        check_labels(label, len(image_labels) + 1, path)
     else:
         scores, labels = load_scores(path, np.flatnonzero(image_labels) + 1)
         if not labels.any():  # no class, with or without a map of the background
@@ -127,10 +127,3 @@ def load_named_arrays(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of scores")
     return content
-
-
-def check_labels(label: np.ndarray, num_classes: int, path) -> None:
-    present = np.unique(label)
-    unknown = present[(present > num_classes) & (present != IGNORE_LABEL)]
-    if unknown.size:
-        raise InputError(f"{path} holds the labels {unknown.tolist()}, but there are only 0 to {num_classes} and 255")
