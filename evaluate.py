@@ -62,7 +62,7 @@ def main(args) -> None:
     results, tables = evaluate_saliency(args) if args.kind == "saliency" else evaluate_labels(args)
     for table in tables:
         if table.on_screen:
-            print(f"{table.markdown()}\n")
+            print(f"{table.name}\n{table.markdown()}\n")
     print(CONVENTIONS[args.kind])
     if args.tables:
         save_tables(args.tables, tables)
