@@ -36,6 +36,7 @@ from utils.distributed import (
     stop_distributed,
     sum_over_processes,
 )
+from utils.memory import advice_when_memory_is_full, memory_format
 from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
 from utils.saliency_maps import COARSEST_STRIDE, predict_saliency
@@ -76,7 +77,7 @@ def main(args) -> None:
         "image_size": args.image_size,
     }
     network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last))
+    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
     check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     network.checkpoint_activations(args.grad_checkpointing)
@@ -86,7 +87,8 @@ def main(args) -> None:
 
     # optimizer
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(pairs), ema)
+    names = [str(image) for image, _ in pairs]
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), names, batches, ema)
 
     # resume
     if run.resumes:
@@ -109,7 +111,7 @@ def main(args) -> None:
             batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
             train_step(model, state, batch, args)
             if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "saliency", settings)
         losses = state.finish_epoch()
@@ -131,6 +133,7 @@ def main(args) -> None:
     stop_distributed()
 
 
+@advice_when_memory_is_full("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
     """One optimizer step on images, masks and, where they are ready, edges; the losses are means over the batch.
 
@@ -143,7 +146,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         share = len(images) / len(batch[0])
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last))
+            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, images.device))
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
             losses = saliency_objective(outputs, masks, args.edge_loss, *edges)
@@ -151,10 +154,6 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
     state.take_step(sums, args.clip)
-
-
-def memory_format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def scaled_side(image_size: int, scale: float) -> int:

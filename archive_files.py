@@ -10,6 +10,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Archive:
-    """`sizes`: name of each file in the archive, with slashes → bytes, in the archive's order."""
+    """`sizes`: name of each file in the archive, with slashes → bytes, in the archive's order. `repeated`: names that
+    several files have; the last of them counts."""
 
     path: Path
     sizes: dict[str, int]
     open_member: Callable[[str], bytes]
+    repeated: tuple[str, ...] = ()
 
     def read(self, name: str) -> bytes:
         with _damage_as_input_error(self.path):
@@ -79,22 +82,28 @@ def _zip(path: Path, file: zipfile.ZipFile) -> Archive:
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
         _check(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size)
-    sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
-    return Archive(path, sizes, file.read)
+    files = [member for member in members if not member.is_dir()]
+    sizes = {member.filename: member.file_size for member in files}
+    return Archive(path, sizes, file.read, _repeated(member.filename for member in files))
 
 
 def _tar(path: Path, file: tarfile.TarFile) -> Archive:
-    members = {}
+    members, names = {}, []
     for member in file:
         name = member.name.removeprefix("./")
         _check(path, name, member.isreg() or member.isdir(), member.size)
         if member.isreg():
             members[name] = member
+            names.append(name)
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # how every whole one ends
         raise InputError(f"{path} is cut short: fetch it again")
     sizes = {name: member.size for name, member in members.items()}
-    return Archive(path, sizes, lambda name: file.extractfile(members[name]).read())
+    return Archive(path, sizes, lambda name: file.extractfile(members[name]).read(), _repeated(names))
+
+
+def _repeated(names) -> tuple[str, ...]:
+    return tuple(name for name, count in Counter(names).items() if count > 1)
 
 
 def _check(path: Path, name: str, is_plain: bool, size: int) -> None:

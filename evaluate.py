@@ -6,10 +6,13 @@
     python evaluate.py labels --baseline_dir other_method/labels --saliency_dir experiments/saliency/ours/VOC2012 \\
         --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy --sweep --tables tables
     python evaluate.py segmentation --pred experiments/segmentation/val --data_dir data/voc12 --list voc12/val_id.txt
+    python evaluate.py submission --archive results.tar.gz --data_dir data/voc12 --list voc12/test_id.txt
 
 Maps of a method lie in METHOD_DIR/<data set>/<stem>.png, truth in GT_ROOT/<data set>/Masks/<stem>.png; labels and
-segmentations in DIR/<id>.png. A missing prediction is an error. With saliency maps, labels are scored before and after
-the selector, which selects in memory: no labels are written.
+segmentations in DIR/<id>.png. A missing prediction is an error. Folders that differ only in a last part seed<N> are
+runs of one setting: a table tells their mean ± standard deviation. With saliency maps, labels are scored before and
+after the selector, which selects in memory: no labels are written. `submission` checks an archive for VOC's test server
+as the server does: files, sizes, palette, labels.
 """
 
 import sys
@@ -28,6 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from atomic_files import write_json
+from datasets.image_sizes import image_size
 from image_files import image_stems, load_grey, load_mask
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
@@ -35,6 +39,7 @@ from label_files import load_label
 from metrics.label_quality import LabelQuality
 from metrics.label_tables import label_tables
 from metrics.saliency import SaliencyMetrics
+from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, save_tables
 from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
@@ -48,18 +53,21 @@ from pseudo_labels.selector import (
     select_regions,
     split_mask,
 )
-from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
+from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
+from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 CONVENTIONS = {
     "saliency": "F: β² = 0.3, maximum and mean of the mean curve; maps stretched to 0..1 per image; truth over 128",
     "labels": "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
+    "submission": "8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20",
 }
 CONVENTIONS["segmentation"] = CONVENTIONS["labels"]
 
 
 def main(args) -> None:
-    results, tables = evaluate_saliency(args) if args.kind == "saliency" else evaluate_labels(args)
+    evaluations = {"saliency": evaluate_saliency, "submission": evaluate_submission}
+    results, tables = evaluations.get(args.kind, evaluate_labels)(args)
     for table in tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
@@ -147,7 +155,7 @@ class Selection:
 def evaluate_labels(args) -> tuple[dict, list[Table]]:
     """Scores label maps: as they are and, where saliency maps are given, after the selector.
 
-    → {folder or rule: scores}, tables
+    → {folder or rule: scores}, with those "over_seeds" where a setting has several; tables
     """
     voc_root = find_voc_root(args.data_dir)
     data = load_label_data(args, voc_root)
@@ -164,7 +172,11 @@ def evaluate_labels(args) -> tuple[dict, list[Table]]:
     results = {name: score_labels(read, data, selection, name) for name, read in readers.items()}
     which = " with exactly one class" if args.single_class else ""
     print(f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
-    return results, label_tables(args.kind, data.names, results)
+    tables, over_seeds = label_tables(args.kind, data.names, results), scores_over_seeds(results)
+    if over_seeds:
+        tables.insert(1, seed_table(over_seeds))  # below the table of all folders
+        results["over_seeds"] = over_seeds
+    return results, tables
 
 
 def load_label_data(args, voc_root: Path) -> LabelData:
@@ -378,6 +390,19 @@ def plain_scores(quality: LabelQuality, names) -> dict:
         return None if value != value else value
 
     return {key: plain(value) for key, value in quality.scores().items()}
+
+
+def evaluate_submission(args) -> tuple[dict, list[Table]]:
+    """Checks an archive for VOC's test server; raises if anything is wrong. → {class: masks that hold it}, table"""
+    ids = load_ids(args.list)
+    photographs = files_of_ids(find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
+    report = check_submission(args.archive, {name: image_size(path) for name, path in zip(ids, photographs)})
+    if report.problems:
+        raise InputError(f"--archive {args.archive} is no valid submission: {'; '.join(report.problems)}")
+    print(f"valid: {len(ids)} masks in {report.folder}\n")
+    masks_of_class = dict(zip(("background", *VOC_CLASSES), report.masks_of_label))
+    rows = [[name, count] for name, count in masks_of_class.items()]
+    return masks_of_class, [Table("submission", ["class", "masks that hold it"], rows)]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ change just these, so that OpenCV does the rest without ever turning indices int
 
 import struct
 import zlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -49,10 +50,12 @@ def load_label(path) -> np.ndarray:
 
     Raises `InputError` for anything else, naming the file.
     """
-    content = read_bytes(path)
-    if not content.startswith(PNG_SIGNATURE):
-        raise InputError(f"{path} is not a PNG file: labels are 8-bit palette PNGs")
-    chunks = list(_chunks(content, path))
+    return decode_label(read_bytes(path), path)
+
+
+def decode_label(content: bytes, path) -> np.ndarray:
+    """What `load_label` gives, from the bytes of a file; `path` is for the error message."""
+    chunks = _png_chunks(content, path)
     header = chunks[0][1]
     depth, colour_type = header[8], header[9]
     if colour_type == PALETTE:
@@ -72,6 +75,25 @@ def load_label(path) -> np.ndarray:
     if depth < 8:  # the decoder stretches 1, 2 and 4 bits to 0..255
         image = image // (255 // (2**depth - 1))
     return image
+
+
+@dataclass(frozen=True)
+class PngFormat:
+    """What a PNG says of itself: size, bits of a channel, colour type, and its palette, uint8 [N, 3], if it has one."""
+
+    size_hw: tuple[int, int]
+    depth: int
+    colour_type: int
+    palette: np.ndarray | None
+
+
+def png_format(content: bytes, path) -> PngFormat:
+    """The format of a PNG from its bytes, no pixel decoded; `path` is for the error message."""
+    chunks = dict(_png_chunks(content, path))
+    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    palette = chunks.get(b"PLTE", b"")
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) if palette and len(palette) % 3 == 0 else None
+    return PngFormat((height, width), depth, colour_type, colours)
 
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
@@ -101,6 +123,12 @@ def _labels_of_colours(rgb: np.ndarray, path) -> np.ndarray:
         colour = rgb[unknown][0].tolist()
         raise InputError(f"{path} holds the colour {colour}, which is not in the VOC palette: save it as palette PNG")
     return labels
+
+
+def _png_chunks(content: bytes, path) -> list[tuple[bytes, bytes]]:
+    if not content.startswith(PNG_SIGNATURE):
+        raise InputError(f"{path} is not a PNG file: labels are 8-bit palette PNGs")
+    return list(_chunks(content, path))
 
 
 def _chunks(content: bytes, path):

@@ -81,7 +81,15 @@ def SOD_train() -> argparse.ArgumentParser:
         "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
-    _add_step(training)
+    _add_step(training, channels_last="True")
+    training.add_argument(
+        "--grad_checkpointing",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="compute activations twice, to hold fewer of them in memory",
+    )
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -195,12 +203,17 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
 
 def train_segmentation() -> argparse.ArgumentParser:
     parser = _parser("Train DeepLabV3+ on pseudo labels or masks (stage 3).")
-    _add_network(parser, "resnest101", "ResNeSt by the README's names, or any timm name with an output stride of 16")
+    _add_network(parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name that can be dilated")
+    parser.add_argument(
+        "--load_path",
+        metavar="FILE",
+        help="start from all weights of this segmentation checkpoint, made here or by Puzzle-CAM; then no --pretrained",
+    )
     parser.add_argument(
         "--mode",
         choices=("fix", "normal"),
         default="fix",
-        help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm",
+        help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm, shared by all GPUs",
     )
     parser.add_argument(
         "--use_gn",
@@ -208,9 +221,19 @@ def train_segmentation() -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         default=True,
-        help="GroupNorm (4 groups) in the head",
+        help="GroupNorm (4 groups) in the head; False: batch norm",
     )
     parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder")
+    parser.add_argument(
+        "--output_stride",
+        type=int,
+        choices=(16, 8),
+        default=16,
+        help="px of the image per px of the coarsest features; 8 is finer, slower and needs more memory",
+    )
+    parser.add_argument(
+        "--dropout", type=_below_one, default=0.5, help="in the head, 0..1; a fifth of it before the last convolution"
+    )
     _add_voc(parser)
     parser.add_argument(
         "--label_name",
@@ -221,7 +244,12 @@ def train_segmentation() -> argparse.ArgumentParser:
     _add_train_lists(parser)
     training = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
     _add_optimizer(training, momentum=0.9, weight_decay=4e-5)
+    training.add_argument(
+        "--warmup_steps", type=_count, default=0, help="steps over which --lr rises from 0; 0: the recipe has none"
+    )
     _add_crops(training, crop_size=512, smallest=256, largest=1024)
+    _add_segmentation_loss(training)
+    _add_step(training, channels_last="gpu")
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -236,6 +264,7 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
     _add_amp(parser)
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
+    _add_segmentation_results(parser)
     _add_devices(parser)
     return parser
 
@@ -249,7 +278,7 @@ def export_onnx() -> argparse.ArgumentParser:
 
 def evaluate() -> argparse.ArgumentParser:
     parser = _parser("Score files against the truth and print benchmark tables (stage 4).")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission")
     saliency = kinds.add_parser("saliency", help="MAE, F-measure and S-measure of saliency maps", allow_abbrev=False)
     saliency.add_argument(
         "--pred",
@@ -282,6 +311,14 @@ def evaluate() -> argparse.ArgumentParser:
         )
     _add_saliency(kinds.choices["labels"])
     _add_selector(kinds.choices["labels"], default="sos")
+    submission = kinds.add_parser(
+        "submission", help="check an archive of masks for the test server of VOC 2012", allow_abbrev=False
+    )
+    submission.add_argument("--archive", required=True, metavar="FILE", help="the .tar.gz that predict.py packs")
+    submission.add_argument("--list", required=True, metavar="FILE", help="ids that it must hold, one per line")
+    submission.add_argument(
+        "--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it, with the photographs"
+    )
     for scored in kinds.choices.values():
         scored.formatter_class = _Help
         scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
@@ -548,7 +585,7 @@ def _add_amp(parser) -> None:
     parser.add_argument("--amp", type=_boolean, nargs="?", const=True, default=True, help=text)
 
 
-def _add_step(training) -> None:
+def _add_step(training, channels_last: str) -> None:
     """How a step is computed, whatever is learned in it."""
     training.add_argument(
         "--accumulate", type=_positive, default=1, help="parts of a batch that pass the network one after the other"
@@ -559,12 +596,47 @@ def _add_step(training) -> None:
         default=0.0,
         help="decay of the running mean of the weights, 0..1, which then is what is saved and scored; 0: none",
     )
-    for flag, default, text in (
-        ("--channels_last", True, "memory format of images and weights: channels last"),
-        ("--grad_checkpointing", False, "compute activations twice, to hold fewer of them in memory"),
-        ("--compile", False, "compile the network: a minute or two at the start, faster steps"),
-    ):
-        training.add_argument(flag, type=_boolean, nargs="?", const=True, default=default, help=text)
+    training.add_argument(
+        "--channels_last",
+        type=_memory_format,
+        nargs="?",
+        const="True",
+        default=channels_last,
+        metavar="True|False|gpu",
+        help="memory format of images and weights: channels last; gpu: on GPUs only",
+    )
+    training.add_argument(
+        "--compile",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="compile the network: a minute or two at the start, faster steps",
+    )
+
+
+def _add_segmentation_loss(training) -> None:
+    """Variants of the cross entropy, each off as in the recipe."""
+    training.add_argument(
+        "--label_smoothing",
+        type=_share,
+        default=0.0,
+        help="share of each label's weight spread over all labels, 0..1: for labels that are often wrong",
+    )
+    training.add_argument(
+        "--class_balance",
+        type=_below_one,
+        default=0.0,
+        metavar="BETA",
+        help="class-balanced loss: weights by the effective number of images of a class, such as 0.999; 0: none",
+    )
+    training.add_argument(
+        "--ohem",
+        type=_positive_share,
+        default=1.0,
+        metavar="SHARE",
+        help="online hard example mining: only this share of each image's labelled pixels counts, the hardest; 1: all",
+    )
 
 
 def _add_optimizer(training, momentum: float, weight_decay: float, head_lr: float | None = 10.0) -> None:
@@ -608,6 +680,45 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
     parser.add_argument("--flip", type=_boolean, nargs="?", const=True, default=flip, help="add the mirrored image")
 
 
+def _add_segmentation_results(parser) -> None:
+    """How predict.py uses a segmentation checkpoint, which other checkpoints refuse."""
+    segmentation = parser.add_argument_group("segmentation checkpoints")
+    segmentation.add_argument(
+        "--window",
+        type=_count,
+        default=0,
+        metavar="PX",
+        help="side of the windows in which larger images, after scaling, pass the network, px; 0: as a whole",
+    )
+    segmentation.add_argument(
+        "--window_stride",
+        type=_positive,
+        metavar="PX",
+        help="between the beginnings of two windows, px (default: two thirds of --window)",
+    )
+    segmentation.add_argument(
+        "--crf", type=_boolean, nargs="?", const=True, default=False, help="dense CRF on the probabilities"
+    )
+    segmentation.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
+    segmentation.add_argument(
+        "--crf_setting",
+        choices=("probabilities", "deeplab"),
+        default="probabilities",
+        help="kernels of the CRF: those for soft scores, or DeepLab's",
+    )
+    segmentation.add_argument(
+        "--voc_submission",
+        metavar="FILE.tar.gz",
+        help="also pack the masks for the test server of VOC 2012; for networks of its 20 classes",
+    )
+    segmentation.add_argument(
+        "--voc_competition",
+        choices=("comp6", "comp5"),
+        default="comp6",
+        help="of --voc_submission: comp5 is for networks trained on VOC's own data alone",
+    )
+
+
 def _add_devices(parser):
     devices = parser.add_argument_group("devices")
     devices.add_argument(
@@ -631,6 +742,10 @@ def _boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return values[text.lower()]
+
+
+def _memory_format(text: str) -> str:
+    return text if text == "gpu" else str(_boolean(text))
 
 
 def _positive(text: str) -> int:
@@ -665,6 +780,10 @@ def _number(text: str, fits, wanted: str) -> float:
 
 def _share(text: str) -> float:
     return _number(text, lambda value: 0 <= value <= 1, "in 0..1")
+
+
+def _positive_share(text: str) -> float:
+    return _number(text, lambda value: 0 < value <= 1, "above 0 and up to 1")
 
 
 def _below_one(text: str) -> float:

@@ -3,9 +3,14 @@
     python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \\
         --output experiments/saliency/ours/ECSSD
     python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
+    python predict.py --load_path experiments/segmentation/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \\
+        --list voc12/test_id.txt --output experiments/segmentation/test --scales 0.5 1 1.5 2 --flip --crf \\
+        --voc_submission results.tar.gz
 
 The checkpoint names its network. No ground truth is needed; a file that exists is not made again, and files that
 cannot be read are listed at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
+Segmentation networks can take large images in overlapping windows (--window), refine labels by a dense CRF (--crf) and
+pack them for the test server of VOC 2012, whose rules `evaluate.py submission` checks.
 """
 
 import sys
@@ -22,13 +27,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.image_sizes import image_size
 from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import paint_label, save_label
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
+from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils.checkpoint import file_digest, load_checkpoint, load_weights
 from utils.distributed import (
     choose_gpus,
@@ -40,16 +48,18 @@ from utils.distributed import (
 )
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
-from utils.run_folder import claim_output_folder
+from utils.run_folder import claim_output_folder, recorded_options
 from utils.saliency_maps import predict_saliency
-from utils.segmentations import predict_segmentation
-from voc_layout import load_ids
+from utils.segmentations import predict_segmentation, segmentation_logits
+from voc_layout import VOC_CLASSES, load_ids
+from voc_submission import save_submission
 
 BUILDERS = {
     "saliency": build_saliency_net,
     "classification": build_cam_classifier,
     "segmentation": build_deeplabv3plus,
 }
+CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 
 
 def main(args) -> None:
@@ -60,11 +70,12 @@ def main(args) -> None:
 
     # input
     images = find_images(args.input, load_ids(args.list) if args.list else None)
-    checkpoint = load_checkpoint(args.load_path)
+    checkpoint = load_checkpoint(args.load_path, from_puzzle_cam)
     stage, settings = checkpoint["stage"], checkpoint["settings"]
     if stage not in BUILDERS:
         known = ", ".join(BUILDERS)
         raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
+    check_segmentation_flags(args, stage, settings)
     network = BUILDERS[stage](settings)
     load_weights(network, checkpoint["network"], args.load_path)
     network = network.to(world.device).eval()
@@ -72,8 +83,7 @@ def main(args) -> None:
     # output
     output = Path(args.output)
     if world.is_main:
-        checkpoint_id = file_digest(args.load_path)
-        claim_output_folder(output, {"checkpoint": checkpoint_id, "scales": args.scales, "flip": args.flip}, ".png")
+        claim_output_folder(output, options_of_files(args, output), ".png")
     missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
     wait_for_all()  # no process writes before all have seen what is there
     batch = args.batch if stage == "saliency" else 1
@@ -96,6 +106,8 @@ def main(args) -> None:
         for line in unreadable:
             print(f"left out: {line}", file=sys.stderr)
     stop_distributed()
+    if world.is_main and args.voc_submission:
+        pack_submission(args, images, output)
 
 
 def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
@@ -126,6 +138,48 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
     return found
 
 
+def check_segmentation_flags(args, stage: str, settings: dict) -> None:
+    """Refuses flags that contradict each other, or the checkpoint."""
+    flags = {"--window": args.window, "--crf": args.crf, "--voc_submission": args.voc_submission}
+    given = [flag for flag, value in flags.items() if value]
+    if stage != "segmentation" and given:
+        raise InputError(
+            f"{', '.join(given)} can be used with segmentation alone: --load_path {args.load_path} is of stage {stage}"
+        )
+    if args.window_stride and not args.window:
+        raise InputError(f"--window_stride {args.window_stride} needs --window: the side of the windows")
+    if args.window_stride and args.window_stride > args.window:
+        raise InputError(
+            f"--window_stride {args.window_stride} is more than --window {args.window}: some pixels would be left out"
+        )
+    if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
+        raise InputError(f"--voc_submission {args.voc_submission}: the server takes .tar.gz, give it such a name")
+    if args.voc_submission and tuple(settings["classes"]) != VOC_CLASSES:
+        raise InputError(
+            f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but --load_path "
+            f"{args.load_path} has {len(settings['classes'])} ({shorten(settings['classes'])})"
+        )
+
+
+def window_stride(args) -> int | None:
+    """Two thirds of the window unless the user says otherwise, px. None without windows."""
+    return args.window_stride or max(1, round(args.window * 2 / 3)) if args.window else None
+
+
+def options_of_files(args, output: Path) -> dict:
+    """The options that files depend on. Those of windows and CRF stand where they are used or were: folders that were
+    made without them go on as they are."""
+    refinement = {
+        "window": args.window or None,
+        "window_stride": window_stride(args),
+        "crf_setting": args.crf_setting if args.crf else None,
+        "crf_iterations": args.crf_iterations if args.crf else None,
+    }
+    recorded = recorded_options(output)
+    used = {name: value for name, value in refinement.items() if value is not None or name in recorded}
+    return {"checkpoint": file_digest(args.load_path), "scales": args.scales, "flip": args.flip} | used
+
+
 def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
     """The files of one image: its result and, on request, the overlay."""
     return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
@@ -143,12 +197,35 @@ def save_predictions(
         if stage == "saliency":
             result, save, show = maps[index], save_grey, highlight
         elif stage == "segmentation":
-            result, save, show = predict_segmentation(network, image, *how), save_label, blend_colours
+            result, save, show = segment(network, image, args, device), save_label, blend_colours
         else:
             result, save, show = cam_overlay(network, image, *how), save_image, lambda _, overlay: overlay
         for other in overlay_path:
             save_image(other, show(image, result))
         save(path, result)
+
+
+def segment(network, image: np.ndarray, args, device) -> np.ndarray:
+    """The labels of an image, uint8 [H, W], by the largest logit or the dense CRF."""
+    how = (device, args.scales, args.flip, args.amp, args.window, window_stride(args))
+    if not args.crf:
+        return predict_segmentation(network, image, *how)
+    probs = segmentation_logits(network, image, *how).softmax(dim=0)  # [L, H, W]
+    crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting], device)
+    return crf_of_probs(crf, probs, args.crf_iterations).argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def pack_submission(args, images: dict[str, Path], output: Path) -> None:
+    """Packs the masks of all images for VOC's test server; raises if an image has none."""
+    absent = [stem for stem in images if not (output / f"{stem}.png").is_file()]
+    if absent:
+        raise InputError(
+            f"--voc_submission {args.voc_submission} is not written: of {len(images)} images {len(absent)} cannot be "
+            f"read ({shorten(absent)}); replace them and start again, the other masks are kept"
+        )
+    sizes = {stem: image_size(path) for stem, path in images.items()}
+    report = save_submission(args.voc_submission, output, sizes, args.voc_competition)
+    print(f"{len(images)} masks packed as {report.folder}: {args.voc_submission}")
 
 
 def blend_colours(image: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
+from utils.memory import advice_when_memory_is_full
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
@@ -70,7 +71,7 @@ def main(args) -> None:
     # the backbone's parameters get no gradients, and so no steps
     groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(images))
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches)
 
     # resume
     if run.resumes:
@@ -92,7 +93,7 @@ def main(args) -> None:
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
             train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
             if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "affinity", settings)
         losses = state.finish_epoch()
@@ -105,6 +106,7 @@ def main(args) -> None:
     stop_distributed()
 
 
+@advice_when_memory_is_full("lower --train_batch, --crop_size or --radius")
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
     """One optimizer step on images and affinity labels.
 

@@ -43,6 +43,7 @@ from utils.distributed import (
     stop_distributed,
     sum_over_processes,
 )
+from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler
@@ -85,7 +86,7 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(images))
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches)
 
     # resume
     if run.resumes:
@@ -108,7 +109,7 @@ def main(args) -> None:
             batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
             train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
             if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "classification", settings)
         losses = state.finish_epoch()
@@ -137,6 +138,7 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
+@advice_when_memory_is_full("lower --train_batch or --crop_size")
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
     """One optimizer step on images, their labels and, for EPS, their saliency maps. `alpha` weighs the puzzle loss."""
     images, image_labels, *saliency = batch

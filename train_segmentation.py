@@ -14,35 +14,43 @@ import options
 if __name__ == "__main__":
     ARGS = options.train_segmentation().parse_args()  # before the heavy imports, so that --help answers at once
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, load_labelled
-from input_errors import run_script
-from label_files import IGNORE_LABEL
+from datasets.voc12 import SegmentationTraining, count_labels, load_labelled
+from input_errors import InputError, run_script
+from label_files import paint_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
+from models.puzzle_cam_checkpoint import from_puzzle_cam
+from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
+from utils.checkpoint import load_checkpoint, load_weights
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
+    gradients_stay_local,
     launch_workers,
     seed_step,
     start_distributed,
     stop_distributed,
     sum_over_processes,
 )
+from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import polynomial_decay, set_lr
+from utils.schedules import polynomial_decay, set_lr, warm_up
 from utils.segmentations import predict_segmentation
 from utils.training_state import TrainingState
 from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids, truth_folder
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+PICTURES = 4  # validation images shown in TensorBoard
 
 
 def main(args) -> None:
@@ -65,8 +73,9 @@ def main(args) -> None:
     val_pairs = labelled_images(val_ids, voc_root, truth_folder(voc_root, val_ids))
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
-    if args.mode == "normal" or not args.use_gn:
-        batches.check_parts()
+    trains_batch_norm = args.mode == "normal" or not args.use_gn
+    synchronises = trains_batch_norm and world.size > 1 and world.device.type == "cuda"
+    batches.check_parts(args.accumulate, norm_needs_two=trains_batch_norm and not synchronises)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -76,14 +85,21 @@ def main(args) -> None:
         "head_width": args.head_width,
         "use_gn": args.use_gn,
         "mode": args.mode,
+        "output_stride": args.output_stride,
     }
-    network = build_deeplabv3plus(settings, args.pretrained).to(world.device)
-    model = DistributedDataParallel(network) if world.size > 1 else network
+    network = build_network(settings, args)
+    if synchronises:
+        network = convert_sync_batchnorm(network)
+    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
+    model = torch.compile(network) if args.compile else network  # `network` stays as it is for images of any size
+    model = DistributedDataParallel(model) if world.size > 1 else model
 
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), len(pairs))
+    class_weights = balanced_weights(dataset, args.class_balance, world) if args.class_balance else None
+    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches, ema)
 
     # resume
     if run.resumes:
@@ -102,10 +118,12 @@ def main(args) -> None:
         model.train()
         for batch in bar:
             seed_step(args.seed, epoch, state.step, world.rank)
-            set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
-            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
+            decay = polynomial_decay(state.total_steps, total_steps, args.power)
+            set_lr(optimizer, decay * warm_up(state.total_steps, args.warmup_steps))
+            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
+            train_step(model, state, batch, class_weights, args, world)
             if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.loss_sums['loss'].item() / state.step:.3f}")
+                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
                 state.save(run, "segmentation", settings)
         losses = state.finish_epoch()
@@ -114,8 +132,10 @@ def main(args) -> None:
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if val_pairs and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
-            score = validate(network, val_pairs, len(classes) + 1, world, args.amp)
+            score, pictures = validate(state.result, val_pairs, len(classes) + 1, world, args.amp)
             run.scalars(state.total_steps, {"val/mIoU": score})
+            for name, picture in pictures.items():
+                run.picture(state.total_steps, f"{name}: image, prediction, truth", picture)
             line += f"  mIoU {score:.4f}"
         run.log(line)
 
@@ -132,35 +152,62 @@ def labelled_images(ids: list[str], voc_root, folder):
     return list(zip(files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")))
 
 
-def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
-    """One optimizer step on images and label maps."""
-    images, labels = batch
-    state.optimizer.zero_grad(set_to_none=True)
-    with autocast(world.device, args.amp):
-        logits = model(state.network.backbone.normalise(images))
-    loss = cross_entropy(logits.float(), labels, world)
-    state.scaler.scale(loss).backward()
-    state.take_step({"loss": loss})
+def build_network(settings: dict, args) -> DeepLabV3Plus:
+    """The network with its initial weights: the backbone's, or all of `--load_path`."""
+    if args.load_path is None:
+        return build_deeplabv3plus(settings, args.pretrained, args.dropout)
+    content = load_checkpoint(args.load_path, from_puzzle_cam)
+    if content["stage"] != "segmentation":
+        raise InputError(f"--load_path {args.load_path} is of the stage {content['stage']}, not segmentation")
+    network = build_deeplabv3plus(settings, dropout=args.dropout)
+    load_weights(network, content["network"], args.load_path)
+    return network
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, world) -> torch.Tensor:
-    """Mean over the labelled pixels of the global batch; 0 where it has none. logits [B, L, H, W], labels [B, H, W].
+def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
+    """Class weights, float32 [L], from all training labels; each process reads its share of them."""
+    images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
+    images, pixels = (torch.from_numpy(sum_over_processes(counts)) for counts in (images, pixels))
+    return class_balanced_weights(images, pixels, beta).to(world.device)
 
-    Gradients are averaged over the processes, so each process's sum counts `world.size` times.
+
+@advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
+def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
+    """One optimizer step on images and label maps; the loss is the mean over the pixels that count in the global batch.
+
+    Gradients are averaged over the processes, so each process's sum counts `world.size` times. With `--accumulate`,
+    parts of the batch pass one after the other and their gradients add up to those of the whole.
     """
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
-    labelled = add_over_processes((labels != IGNORE_LABEL).sum())
-    return world.size * total / labelled.clamp(min=1)
+    state.optimizer.zero_grad(set_to_none=True)
+    count = add_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
+    parts = list(zip(*(tensor.chunk(args.accumulate) for tensor in batch)))
+    total = 0.0
+    for number, (images, labels) in enumerate(parts, start=1):
+        with gradients_stay_local(model, wait=number < len(parts)):
+            inputs = state.network.backbone.normalise(images)
+            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+            with autocast(world.device, args.amp):
+                logits = model(inputs)
+            losses = summed_cross_entropy(logits.float(), labels, args.label_smoothing, class_weights, args.ohem)
+            loss = world.size * losses / count
+            state.scaler.scale(loss).backward()
+        total = total + loss.detach()
+    state.take_step({"loss": total})
 
 
-def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool) -> float:
-    """mIoU over whole images, none dropped; each process takes its share."""
-    matrix = ConfusionMatrix(num_labels)
+@advice_when_memory_is_full("images are validated whole: take the largest ones out of --val_list")
+def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool) -> tuple[float, dict[str, np.ndarray]]:
+    """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""
+    matrix, pictures = ConfusionMatrix(num_labels), {}
     for image_path, label_path in pairs[world.rank :: world.size]:
         image, truth = load_labelled(image_path, label_path, num_labels)
-        matrix.add(predict_segmentation(network, image, world.device, amp=amp), truth)
+        prediction = predict_segmentation(network, image, world.device, amp=amp)
+        matrix.add(prediction, truth)
+        if len(pictures) < PICTURES:
+            cells = [image, paint_label(prediction), paint_label(truth)]
+            pictures[image_path.stem] = np.concatenate(cells, axis=1)  # [H, 3 W, 3]
     matrix.counts = sum_over_processes(matrix.counts)
-    return matrix.scores()["mIoU"]
+    return matrix.scores()["mIoU"], pictures
 
 
 if __name__ == "__main__":

@@ -49,11 +49,18 @@ class EpochBatches:
         return max(1, self.num_samples // self.batch_size)
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        order = self.order_of(self.epoch)
         for step in range(self.first_step, len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             side = (self.side_of(step),) if self.sides_px else ()
             yield [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+
+    def indices_of(self, epoch: int, step: int) -> list[int]:
+        """The images of a step, over all processes."""
+        return self.order_of(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
     def side_of(self, step: int) -> int:
         return int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px))

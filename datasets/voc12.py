@@ -51,6 +51,17 @@ class SegmentationTraining(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
 
 
+def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Over label files: how many hold each label, and of how many pixels it is. → int64 [L], int64 [L]"""
+    images, pixels = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64)
+    for path in labels:
+        label = load_label(path)
+        check_labels(label, num_labels, path)
+        counts = np.bincount(label.ravel(), minlength=256)[:num_labels]
+        images, pixels = images + (counts > 0), pixels + counts
+    return images, pixels
+
+
 def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:
     """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
     saliency = load_grey(map_path)

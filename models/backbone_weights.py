@@ -1,4 +1,5 @@
-"""Initial weights of backbones: from the hub, from a file of timm's, or from a checkpoint of this project."""
+"""Initial weights of backbones: from the hub, from a file of timm's, or from a checkpoint of this project or of
+Puzzle-CAM's segmentation network."""
 
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from input_errors import InputError, MissingInputError, first_line
+from models.puzzle_cam_checkpoint import from_puzzle_cam
 
 HUB_TIMEOUT_S = 10
 
@@ -35,7 +37,7 @@ def check_hub_weights(name: str, full_name: str) -> None:
 
 
 def read_own_checkpoint(path) -> dict | None:
-    """The backbone's weights in a checkpoint of this project; None if the file holds anything else."""
+    """The backbone's weights in a checkpoint of this project or of Puzzle-CAM; None if the file holds anything else."""
     if not Path(path).is_file():
         raise MissingInputError(f"--pretrained {path}: no such file (or use `imagenet` or `none`)")
     if Path(path).suffix == ".safetensors":
@@ -46,6 +48,7 @@ def read_own_checkpoint(path) -> dict | None:
         raise InputError(f"--pretrained {path} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"--pretrained {path} holds a {type(content).__name__}, not weights by name")
+    content = from_puzzle_cam(content, path)
     if not {"stage", "network"} <= content.keys():
         return None
     prefix = "backbone."

@@ -38,6 +38,7 @@ README_NAMES = {
 }
 NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
 NUM_STAGES = 4
+DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
 
 
 class Backbone(nn.Module):
@@ -131,8 +132,8 @@ def build_backbone(
         raise InputError(
             f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
         )
-    if output_stride == 16 and "resnest" in full_name:
-        keep_pool_at_stride_1(network)
+    if "resnest" in full_name:
+        keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     config = timm.get_pretrained_cfg(full_name)
     mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
@@ -148,6 +149,8 @@ def create_network(full_name: str, options: dict, settings: dict, pretrained: st
     try:
         return timm.create_model(full_name, **options)
     except Exception as error:  # timm passes the settings on to code that fails in many ways
+        if not can_be_dilated(full_name, options.get("output_stride")):
+            raise cannot_be_dilated(settings["backbone"], options["output_stride"]) from error
         reason = f"--backbone {settings['backbone']} cannot be built with {settings['backbone_args']}"
         if pretrained not in ("imagenet", "none"):
             reason += f" and the weights {pretrained} (are they of the same network?)"
@@ -190,12 +193,35 @@ def plain_transformer_options(full_name: str, options: dict, image_size: int | N
     return {"out_indices": spread} | sizes
 
 
-def keep_pool_at_stride_1(network: nn.Module) -> None:
-    """At output stride 16 the first block of layer4 keeps its 3×3 average pool and an unpooled shortcut.
+def can_be_dilated(full_name: str, output_stride: int | None) -> bool:
+    """Whether timm builds this network with such an output stride, whatever its other settings."""
+    if output_stride is None:
+        return True
+    try:
+        with torch.device("meta"):
+            timm.create_model(full_name, features_only=True, output_stride=output_stride)
+    except Exception:  # networks that know no output stride fail in many ways
+        return False
+    return True
+
+
+def cannot_be_dilated(name: str, output_stride: int) -> InputError:
+    return InputError(
+        f"--backbone {name}: class maps and segmentation need a backbone that can be dilated to output stride "
+        f"{output_stride}, which this one cannot: choose a ResNet, ResNeSt, ConvNeXt or MobileNet, such as resnet-50, "
+        "resnest101, mobilenetv2 or convnext_tiny"
+    )
+
+
+def keep_pools_at_stride_1(network: nn.Module, dilated_layers: tuple[str, ...]) -> None:
+    """The first block of each dilated layer of a ResNeSt keeps its 3×3 average pool and an unpooled shortcut.
 
     timm drops the one and pools the other; published DeepLab weights on ResNeSt mean the original network.
     """
-    block = network.layer4[0]
-    block.avd_last = nn.AvgPool2d(kernel_size=3, stride=1, padding=1)
-    if block.downsample is not None:  # there is none where width and size stay the same
-        block.downsample[0] = nn.Identity()
+    for layer in dilated_layers:
+        block = getattr(network, layer)[0]
+        for place in ("avd_first", "avd_last"):
+            if getattr(network.layer2[0], place) is not None:  # where blocks of stride 2 have theirs
+                setattr(block, place, nn.AvgPool2d(kernel_size=3, stride=1, padding=1))
+        if block.downsample is not None:  # there is none where width and size stay the same
+            block.downsample[0] = nn.Identity()

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from input_errors import InputError
-from models.backbones import Backbone, build_backbone
+from models.backbones import Backbone, build_backbone, cannot_be_dilated
 
-ASPP_DILATIONS = (1, 6, 12, 18)
+ASPP_DILATIONS = {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}  # by output stride
 NORM_GROUPS = 4
-LOW_LEVEL_CHANNELS = 48
+LOW_LEVEL_STRIDE, LOW_LEVEL_CHANNELS = 4, 48
+DEFAULT_OUTPUT_STRIDE = 16  # of checkpoints that do not name theirs
 
 
 class AtrousBranch(nn.Module):
@@ -28,17 +29,17 @@ class AtrousBranch(nn.Module):
 class ASPP(nn.Module):
     """Four dilations and the image mean, joined by a 1×1 convolution: [B, c_in, H, W] → [B, width, H, W]."""
 
-    def __init__(self, c_in: int, width: int, norm):
+    def __init__(self, c_in: int, width: int, dilations: tuple[int, int, int, int], norm, dropout: float):
         super().__init__()
         self.aspp1, self.aspp2, self.aspp3, self.aspp4 = (
-            AtrousBranch(c_in, width, dilation, norm) for dilation in ASPP_DILATIONS
+            AtrousBranch(c_in, width, dilation, norm) for dilation in dilations
         )
         self.global_avg_pool = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(c_in, width, kernel_size=1, bias=False), norm(width), nn.ReLU()
         )
         self.conv1 = nn.Conv2d(5 * width, width, kernel_size=1, bias=False)
         self.bn1 = norm(width)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [branch(x) for branch in (self.aspp1, self.aspp2, self.aspp3, self.aspp4)]  # 4 × [B, width, H, W]
@@ -50,7 +51,7 @@ class ASPP(nn.Module):
 class Decoder(nn.Module):
     """Joins the ASPP result with features of stride 4 → logits [B, L, H / 4, W / 4]."""
 
-    def __init__(self, c_low: int, width: int, num_labels: int, norm):
+    def __init__(self, c_low: int, width: int, num_labels: int, norm, dropout: float):
         super().__init__()
         self.conv1 = nn.Conv2d(c_low, LOW_LEVEL_CHANNELS, kernel_size=1, bias=False)
         self.bn1 = norm(LOW_LEVEL_CHANNELS)
@@ -58,11 +59,11 @@ class Decoder(nn.Module):
             nn.Conv2d(width + LOW_LEVEL_CHANNELS, width, kernel_size=3, padding=1, bias=False),
             norm(width),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            nn.Dropout(dropout),
             nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
             norm(width),
             nn.ReLU(),
-            nn.Dropout(0.1),
+            nn.Dropout(dropout / 5),  # the published 0.1 for 0.5
             nn.Conv2d(width, num_labels, kernel_size=1),
         )
 
@@ -73,23 +74,32 @@ class Decoder(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """Backbone at output stride 16, ASPP, decoder.
+    """Backbone at output stride 16 or 8, ASPP with the dilations of that stride, decoder.
 
     forward: images float [B, 3, H, W], normalised → logits [B, L, H, W].
     With `fix_batch_norm`, batch norms of the backbone use their stored statistics in training too; their scale and
-    shift are still trained.
+    shift are still trained. `dropout` is the share after ASPP and after the decoder's first block; after its second
+    block it is a fifth of that.
     """
 
-    def __init__(self, backbone: Backbone, num_labels: int, head_width: int, use_gn: bool, fix_batch_norm: bool):
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_labels: int,
+        head_width: int,
+        use_gn: bool,
+        fix_batch_norm: bool,
+        dropout: float = 0.5,
+    ):
         super().__init__()
         self.backbone = backbone
         self.fix_batch_norm = fix_batch_norm
         norm = group_norm if use_gn else nn.BatchNorm2d
-        self.aspp = ASPP(backbone.channels[-1], head_width, norm)
-        self.decoder = Decoder(backbone.channels[0], head_width, num_labels, norm)
+        self.aspp = ASPP(backbone.channels[-1], head_width, ASPP_DILATIONS[backbone.strides[-1]], norm, dropout)
+        self.decoder = Decoder(backbone.channels[0], head_width, num_labels, norm, dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)  # R1 (stride 4) … R4 (stride 16)
+        features = self.backbone(images)  # R1 (stride 4) … R4 (output stride)
         logits = self.decoder(self.aspp(features[-1]), features[0])  # [B, L, H / 4, W / 4]
         return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
 
@@ -106,16 +116,22 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(NORM_GROUPS, channels)
 
 
-def build_deeplabv3plus(settings: dict, pretrained: str = "none") -> DeepLabV3Plus:
+def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float = 0.5) -> DeepLabV3Plus:
     """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), head_width,
-    use_gn, mode. `pretrained`: see `build_backbone`."""
+    use_gn, mode, and output_stride (16 where it is not named). `pretrained`: see `build_backbone`."""
+    output_stride = settings.get("output_stride", DEFAULT_OUTPUT_STRIDE)
+    if output_stride not in ASPP_DILATIONS:
+        raise InputError(f"--output_stride {output_stride}: DeepLabV3+ has {' or '.join(map(str, ASPP_DILATIONS))}")
     if settings["use_gn"] and settings["head_width"] % NORM_GROUPS:
         raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
-    backbone = build_backbone(settings, pretrained, output_stride=16)
+    backbone = build_backbone(settings, pretrained, output_stride=output_stride)
+    if (backbone.strides[0], backbone.strides[-1]) != (LOW_LEVEL_STRIDE, output_stride):
+        raise cannot_be_dilated(settings["backbone"], output_stride)
     return DeepLabV3Plus(
         backbone,
         num_labels=len(settings["classes"]) + 1,
         head_width=settings["head_width"],
         use_gn=settings["use_gn"],
         fix_batch_norm=settings["mode"] == "fix",
+        dropout=dropout,
     )

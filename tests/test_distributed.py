@@ -14,6 +14,7 @@ from input_errors import InputError
 from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
+IMPORTS_S = 90  # of torch, in the script and its workers, on a busy machine
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -67,7 +68,8 @@ model = DistributedDataParallel(network) if world.size > 1 else network
 data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
 batches = EpochBatches(len(data), 4, 0, world.rank, world.size, sides_px=[64])
 optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), len(data))
+names = [str(index) for index in range(len(data))]
+state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), names, batches)
 SOD_train.train_step(model, state, next(iter(build_loader(data, batches, 0, world.device))), args)
 loss = state.finish_epoch()
 if world.is_main:
@@ -138,7 +140,7 @@ def test_scripts_join_torchrun(scenes, tmp_path):
 
 
 LAUNCH = """
-import sys
+import os, signal, sys
 sys.path.insert(0, {project!r})
 from input_errors import InputError, run_script
 from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_over_processes
@@ -152,6 +154,8 @@ def main(args):
         raise InputError("a mistake of the user")
     if args == "fault":
         raise ZeroDivisionError("a fault of the program")
+    if args == "killed" and world.rank == 1:  # as by the system when memory is full
+        os.kill(os.getpid(), signal.SIGKILL)
     total = sum_over_processes(np.array([world.rank + 1]))
     if world.is_main:
         print("sum", int(total[0]), "of", world.size)
@@ -162,17 +166,21 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2), ("fault", 1)])
+@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2), ("fault", 1), ("killed", 1)])
 def test_a_script_launches_its_own_workers(tmp_path, argument, code):
+    """A worker that fails or dies ends the other, which waits for it, within a minute, and what it died of is shown."""
     (tmp_path / "launch.py").write_text(LAUNCH.format(project=str(PROJECT)))
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "launch.py"), argument], capture_output=True, text=True, timeout=300
+        [sys.executable, str(tmp_path / "launch.py"), argument], capture_output=True, text=True, timeout=60 + IMPORTS_S
     )
     assert done.returncode == code, done.stderr
     if argument == "fine":
         assert "sum 3 of 2" in done.stdout
-    if argument == "mistake":  # of one worker: it ends the other, which waits for it
+    if argument == "mistake":
         assert done.stderr.count("error: a mistake of the user") == 1
         assert "Traceback" not in done.stderr
     if argument == "fault":
         assert "ZeroDivisionError: a fault of the program" in done.stderr
+    if argument == "killed":
+        assert "worker 1 failed" in done.stderr
+        assert "SIGKILL" in done.stderr

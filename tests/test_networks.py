@@ -1,4 +1,4 @@
-"""Networks: layer counts and sizes of the paper, shapes, gradients, frozen statistics, weights from files."""
+"""Networks: layer counts and sizes of the paper, shapes, gradients, weights from files."""
 
 import pytest
 import timm
@@ -9,7 +9,6 @@ import options
 from input_errors import InputError, MissingInputError
 from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
 from models.cam_classifier import build_cam_classifier
-from models.deeplabv3plus import build_deeplabv3plus
 from models.edge_head import EdgeHead
 from models.saliency_net import PAPER_WIDTH, PATM, amplitude_phase, build_saliency_net
 from utils.checkpoint import save_checkpoint
@@ -25,12 +24,6 @@ def settings_of(name: str, **backbone_args) -> dict:
 def tiny_saliency_net(**drop):
     settings = settings_of("swin_tiny_patch4_window7_224", **TINY_SWIN)
     return build_saliency_net(settings | {"decoder_width": 8, "image_size": 64}, **drop)
-
-
-def tiny_deeplab(mode="fix", use_gn=True, seed=0):
-    torch.manual_seed(seed)
-    head = {"classes": ["a", "b"], "head_width": 16, "mode": mode, "use_gn": use_gn}
-    return build_deeplabv3plus(settings_of("resnest14", **TINY_RESNEST) | head)
 
 
 def millions(module: nn.Module) -> float:
@@ -103,39 +96,6 @@ def test_edge_head_uses_r1_only_through_its_maximum():
     assert not torch.equal(before, head([features[0] * 2, *features[1:]], (64, 64)))
 
 
-def test_deeplab_on_resnest101_has_the_size_of_the_published_one():
-    head = {"classes": ["x"] * 20, "head_width": 256, "use_gn": True, "mode": "fix"}
-    with torch.device("meta"):
-        network = build_deeplabv3plus(settings_of("resnest101") | head)
-    assert millions(network) == pytest.approx(63.070, abs=5e-4)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (65, 97), (33, 50)])
-def test_segmentation_keeps_any_size(size):
-    logits = tiny_deeplab().eval()(torch.randn(1, 3, *size))
-    assert tuple(logits.shape) == (1, 3, *size)
-
-
-def test_mode_fix_keeps_statistics_and_trains_scale_and_shift():
-    network = tiny_deeplab("fix").train()
-    norms = [m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [norm.running_mean.clone() for norm in norms]
-    network(torch.randn(2, 3, 64, 64) * 3 + 1).square().sum().backward()
-    assert norms
-    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before))
-    assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in [*network.aspp.modules(), *network.decoder.modules()])
-
-
-def test_mode_normal_moves_statistics():
-    network = tiny_deeplab("normal", use_gn=False).train()
-    norm = next(m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d))
-    before = norm.running_mean.clone()
-    network(torch.randn(2, 3, 64, 64) * 3 + 1)
-    assert not torch.equal(norm.running_mean, before)
-    assert any(isinstance(m, nn.BatchNorm2d) for m in network.aspp.modules())
-
-
 def test_classifier_maps_average_to_its_logits():
     network = build_cam_classifier(settings_of("resnest14", **TINY_RESNEST) | {"classes": ["a", "b", "c"]}).eval()
     outputs = network(torch.randn(2, 3, 64, 80))
@@ -157,13 +117,6 @@ def test_output_stride_16(name, channels, strides):
     assert (backbone.channels, backbone.strides) == (channels, strides)
     features = backbone.eval()(torch.randn(1, 3, 64, 96))
     assert [tuple(f.shape) for f in features] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
-
-
-def test_resnest_at_stride_16_is_the_original_network():
-    layer4 = build_backbone(settings_of("resnest14", **TINY_RESNEST), output_stride=16).network.layer4
-    assert isinstance(layer4[0].avd_last, nn.AvgPool2d)
-    assert layer4[0].avd_last.stride == 1
-    assert isinstance(layer4[0].downsample[0], nn.Identity)
 
 
 @pytest.mark.parametrize("name", [*README_NAMES, "convnext_tiny", "pvt_v2_b2"])

@@ -1,5 +1,6 @@
 """predict.py by running it: files of every kind of network, repetition, broken images, refusals."""
 
+import json
 import os
 import re
 import shutil
@@ -9,13 +10,20 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, run_main
+from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, bytes_in, run_main
 
+import options
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from label_files import load_label
-from predict import highlight
+from models.deeplabv3plus import build_deeplabv3plus
+from predict import highlight, segment
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils.checkpoint import load_checkpoint
+from utils.multi_scale import merge_scales, sliding_windows, window_starts
+from utils.segmentations import predict_segmentation, segmentation_logits
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +136,153 @@ def test_refusals_of_predict(runs, tmp_path):
     for path, words in (("other.pth", "is no checkpoint"), ("a.png", "cannot be read"), ("none.pth", "does not exist")):
         with pytest.raises(InputError, match=words):
             run_main("predict", f"--load_path {tmp_path}/{path} --input {tmp_path}/a.png --output {tmp_path}/out")
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "stride", "expected"),
+    [(10, 4, 3, [0, 3, 6]), (10, 4, 4, [0, 4, 6]), (9, 4, 3, [0, 3, 5]), (5, 4, 3, [0, 1]), (4, 4, 3, [0])],
+)
+def test_windows_end_at_the_border(length, window, stride, expected):
+    assert window_starts(length, window, stride) == expected
+
+
+def test_overlapping_windows_are_averaged():
+    """Windows that answer their number: 0 to 3 from the left, at columns 0–3, 2–5, 4–7 and 5–8."""
+    seen = []
+
+    def number(window):
+        seen.append(tuple(window.shape))
+        return torch.full((len(window), 1, 2, 2), float(len(seen) - 1))  # maps smaller than the window
+
+    maps = sliding_windows(number, torch.zeros(2, 3, 3, 9), window_px=4, stride_px=2)
+    assert seen == [(2, 3, 3, 4)] * 4
+    expected = [0, 0, 0.5, 0.5, 1.5, 2, 2.5, 2.5, 3]  # column 5 lies in windows 1, 2 and 3
+    assert maps.shape == (2, 1, 3, 9)
+    assert maps[1, 0, 2].tolist() == expected
+    rows = sliding_windows(lambda x: x[:, :1], torch.arange(7.0).view(1, 1, 7, 1).expand(1, 3, 7, 5), 3, 2)
+    assert rows[0, 0, :, 0].tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (16, 7), (17, 3), (23, 11), (24, 1)])
+def test_windows_change_nothing_where_each_pixel_is_judged_alone(window, stride):
+    """A 1×1 convolution of whole numbers, whose sums are exact."""
+    generator = torch.Generator().manual_seed(0)
+    images, weight = (torch.randint(-9, 9, shape, generator=generator).float() for shape in ((1, 3, 17, 23), (4, 3)))
+
+    def pixelwise(x):
+        return torch.einsum("kc,bchw->bkhw", weight, x)
+
+    windows = sliding_windows(pixelwise, images, window, stride)
+    assert torch.equal(windows, pixelwise(images))
+    whole, parts = (
+        merge_scales(predict, images, scales=(0.5, 1.0, 2.0), flip=True)
+        for predict in (pixelwise, lambda x: sliding_windows(pixelwise, x, window, stride))
+    )
+    assert torch.allclose(parts, whole, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def segmentation_network(runs):
+    checkpoint = load_checkpoint(runs / "seg/last.pth")
+    network = build_deeplabv3plus(checkpoint["settings"])
+    network.load_state_dict(checkpoint["network"])
+    return network.eval()
+
+
+def test_a_window_that_holds_the_image_changes_nothing(scenes, segmentation_network):
+    image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))  # 64 × 80
+    how = {"scales": (0.5, 1.5), "flip": True}
+    whole = segmentation_logits(segmentation_network, image, CPU, **how)
+    assert whole.shape == (11, 64, 80)
+    held = segmentation_logits(segmentation_network, image, CPU, **how, window_px=120, stride_px=80)
+    assert torch.equal(held, whole)
+    parts = segmentation_logits(segmentation_network, image, CPU, **how, window_px=119, stride_px=80)
+    assert not torch.equal(parts, whole)
+    labels = predict_segmentation(segmentation_network, image, CPU, **how, window_px=119, stride_px=80)
+    assert np.array_equal(labels, parts.argmax(dim=0).numpy())
+
+
+def test_windows_by_command(scenes, runs, segmentation_network, tmp_path):
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    command = f"--load_path {runs}/seg/last.pth --input {image} --output {tmp_path}"
+    run_main("predict", f"{command}/whole")
+    run_main("predict", f"{command}/large --window 80")
+    assert bytes_in(tmp_path / "whole") == bytes_in(tmp_path / "large")
+    for name, flags, stride in (("parts", "", 32), ("dense", "--window_stride 5", 5)):
+        run_main("predict", f"{command}/{name} --window 48 {flags}")
+        expected = predict_segmentation(segmentation_network, load_image(image), CPU, window_px=48, stride_px=stride)
+        assert np.array_equal(load_label(tmp_path / f"{name}/{image.stem}.png"), expected)
+    assert json.loads((tmp_path / "parts/options.json").read_text())["window_stride"] == 32
+
+
+def test_windows_and_crf_never_mix_with_other_results(scenes, runs, tmp_path):
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    command = f"--load_path {runs}/seg/last.pth --input {image} --output {tmp_path}"
+    run_main("predict", f"{command}/plain")
+    recorded = json.loads((tmp_path / "plain/options.json").read_text())
+    assert sorted(recorded) == ["checkpoint", "flip", "scales"]  # as folders that were made before these flags
+    run_main("predict", f"{command}/plain --window 0 --crf False --crf_iterations 3")
+    with pytest.raises(InputError, match="made with window = None, not 48"):
+        run_main("predict", f"{command}/plain --window 48")
+    with pytest.raises(InputError, match="made with crf_setting = None, not deeplab"):
+        run_main("predict", f"{command}/plain --crf --crf_setting deeplab")
+    run_main("predict", f"{command}/refined --window 48 --crf --crf_iterations 1")
+    run_main("predict", f"{command}/refined --window 48 --crf --crf_iterations 1")
+    with pytest.raises(InputError, match="made with window = 48, not None"):
+        run_main("predict", f"{command}/refined --crf --crf_iterations 1")
+    with pytest.raises(InputError, match="made with crf_iterations = 1, not 10"):
+        run_main("predict", f"{command}/refined --window 48 --crf")
+
+
+class NoisyHalves(torch.nn.Module):
+    """Two labels, the second right of column 23, each pixel's logits under noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Module()
+        self.backbone.normalise = torch.Tensor.float
+
+    def forward(self, images):
+        right = (torch.arange(images.shape[3]) >= 23).float().expand(len(images), 1, *images.shape[2:])
+        noise = torch.randn(len(images), 2, *images.shape[2:], generator=torch.Generator().manual_seed(0))
+        return torch.cat([1 - right, right], dim=1) + noise  # [B, 2, H, W]
+
+
+def test_the_crf_removes_noise_and_moves_the_boundary_to_the_edge():
+    image = np.full((40, 40, 3), 30, np.uint8)
+    image[:, 20:] = 220
+    halves = np.tile(np.arange(40) >= 20, (40, 1))
+
+    def labels(flags: str) -> np.ndarray:
+        args = options.predict().parse_args(f"--load_path a --input b --output c {flags}".split())
+        return segment(NoisyHalves(), image, args, CPU)
+
+    assert np.count_nonzero(labels("") != halves) > 200
+    assert np.array_equal(labels("--crf"), halves)
+    probs = segmentation_logits(NoisyHalves(), image, CPU).softmax(dim=0)
+    refined = set()
+    for flags, setting, iterations in (
+        ("--crf --crf_iterations 1", PROBABILITIES, 1),
+        ("--crf --crf_setting deeplab --crf_iterations 1", DEEPLAB, 1),
+        ("--crf --crf_setting deeplab", DEEPLAB, 10),
+    ):
+        expected = crf_of_probs(DenseCrf(image, setting), probs, iterations).argmax(dim=0).numpy()
+        assert labels(flags).dtype == np.uint8
+        assert np.array_equal(labels(flags), expected)
+        refined.add(expected.tobytes())
+    assert len(refined) == 3
+
+
+def test_flags_of_segmentation_are_refused_elsewhere(scenes, runs, tmp_path):
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    command = f"--input {image} --output {tmp_path}/out --load_path {runs}"
+    for run, stage in (("saliency", "saliency"), ("classifier", "classification")):
+        for flags in ("--window 48", "--crf", f"--voc_submission {tmp_path}/a.tar.gz"):
+            words = f"{flags.split()[0]} can be used with segmentation alone: .* is of stage {stage}"
+            with pytest.raises(InputError, match=words):
+                run_main("predict", f"{command}/{run}/last.pth {flags}")
+    with pytest.raises(InputError, match="--window_stride 9 needs --window"):
+        run_main("predict", f"{command}/seg/last.pth --window_stride 9")
+    with pytest.raises(InputError, match="--window_stride 49 is more than --window 48"):
+        run_main("predict", f"{command}/seg/last.pth --window 48 --window_stride 49")
+    assert not (tmp_path / "out").exists()

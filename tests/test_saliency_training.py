@@ -30,7 +30,12 @@ from utils.checkpoint import load_checkpoint
 from utils.precision import autocast, half_type, loss_scaler
 from utils.training_state import TrainingState
 
-ALL_AT_ONCE = "--ema 0.9 --accumulate 2 --train_scales 0.5 1 1.5 --grad_checkpointing --save_every 1 --decay_epoch 1"
+ALL_AT_ONCE = {
+    "SOD_train": "--ema 0.9 --accumulate 2 --train_scales 0.5 1 1.5 --grad_checkpointing --decay_epoch 1",
+    "train_classification": "",
+    "train_segmentation": "--ema 0.9 --accumulate 2 --warmup_steps 5 --ohem 0.5 --class_balance 0.9"
+    " --label_smoothing 0.1",
+}
 
 
 class Interrupted(Exception):
@@ -53,7 +58,7 @@ def interrupt_after(monkeypatch, module, steps: int) -> None:
 @pytest.mark.parametrize("module", [SOD_train, train_classification, train_segmentation])
 def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(module, scenes, tmp_path, monkeypatch):
     script = module.__name__
-    extra = ALL_AT_ONCE if module is SOD_train else "--save_every 1"
+    extra = f"{ALL_AT_ONCE[script]} --save_every 1"
     run_main(script, COMMANDS[script](scenes, tmp_path, f"--tag whole --max_epoch 2 {extra}"))
     command = COMMANDS[script](scenes, tmp_path, f"--tag parts --max_epoch 2 {extra}")
     for steps in (2, 2):  # stopped in the first epoch and in the second, of three steps each
@@ -113,7 +118,11 @@ def one_step(flags: str, scaler=None, train: bool = False) -> dict[str, torch.Te
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).train(train)
     network.checkpoint_activations(args.grad_checkpointing)
     state = TrainingState(
-        network, torch.optim.SGD(network.parameters(), lr=1.0), scaler or torch.amp.GradScaler("cpu", enabled=False), 4
+        network,
+        torch.optim.SGD(network.parameters(), lr=1.0),
+        scaler or torch.amp.GradScaler("cpu", enabled=False),
+        list("abcd"),
+        EpochBatches(4, 4, seed=0),
     )
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
@@ -166,13 +175,14 @@ def test_running_mean_of_the_weights(scenes, tmp_path):
         network,
         torch.optim.SGD(network.parameters(), lr=1.0),
         loss_scaler(torch.device("cpu"), True),
-        1,
+        ["a"],
+        EpochBatches(1, 1, seed=0),
         ModelEmaV3(network, 0.9),
     )
     before = network.weight.detach().clone()
     for _ in range(2):  # the first step sets the mean, the second moves it by a tenth of the way
         network.weight.grad, network.bias.grad = torch.ones(1, 1), torch.ones(1)
-        state.take_step({})
+        state.take_step({"loss": torch.zeros(())})
     assert torch.allclose(network.weight, before - 2)
     assert torch.allclose(state.result.weight, before - 1.1)
 
@@ -295,7 +305,7 @@ def test_a_scaler_that_did_nothing_is_resumed_by_one_that_does(tmp_path, scenes)
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 1"))
     network = tiny_network()
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
-    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), 12)
+    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), list("abcdefghijkl"), EpochBatches(12, 4, 0))
     state.load(tmp_path / "run/last.pth")
     assert (state.epoch, state.step, state.total_steps) == (1, 0, 3)
 

@@ -22,14 +22,19 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
         torch.save(content, temporary)
 
 
-def load_checkpoint(path) -> dict:
-    """Reads what `save_checkpoint` wrote, onto the CPU. Raises `InputError` for any other file."""
+def load_checkpoint(path, convert=None) -> dict:
+    """Reads what `save_checkpoint` wrote, onto the CPU. Raises `InputError` for any other file.
+
+    `convert(content, path)` makes such a checkpoint of a file in another format, and gives back any other content.
+    """
     if not Path(path).is_file():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none fails in many ways
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
+    if convert:
+        content = convert(content, path)
     absent = (
         [key for key in ("stage", "settings", "network", "training") if key not in content]
         if isinstance(content, dict)

@@ -137,6 +137,13 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     return add_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
+def min_over_processes(value: torch.Tensor) -> torch.Tensor:
+    if dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MIN)
+    return value
+
+
 def share_buffers(module: torch.nn.Module) -> None:
     """Gives every process the buffers of the first one."""
     if dist.is_initialized():

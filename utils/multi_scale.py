@@ -1,4 +1,4 @@
-"""Networks applied at several scales and to the mirror image, results joined."""
+"""Networks applied at several scales, to the mirror image and to windows of large images, results joined."""
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,35 @@ def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "su
         maps = resize(maps, size_hw)  # [B, K, H, W]
         total = maps if total is None else join(total, maps)
     return total
+
+
+def sliding_windows(predict, images: Tensor, window_px: int, stride_px: int) -> Tensor:
+    """`predict` on square windows that together cover the images, one place after the other; where windows overlap,
+    the mean of their maps. An image that is no larger than a window passes as it is.
+
+    images: float [B, 3, H, W]; predict: [B, 3, h, w] → maps [B, K, h', w'] of any size. → [B, K, H, W].
+    Windows begin every `stride_px`; the last ones are pulled back to the border, so that none is padded.
+    """
+    height, width = images.shape[-2:]
+    if max(height, width) <= window_px:
+        return predict(images)
+    total, num_windows = None, images.new_zeros(height, width)
+    for top in window_starts(height, window_px, stride_px):
+        for left in window_starts(width, window_px, stride_px):
+            place = (..., slice(top, top + window_px), slice(left, left + window_px))
+            window = images[place]  # [B, 3, h, w]
+            maps = resize(predict(window), window.shape[-2:])  # [B, K, h, w]
+            if total is None:
+                total = maps.new_zeros(*maps.shape[:2], height, width)
+            total[place] += maps
+            num_windows[place] += 1
+    return total / num_windows
+
+
+def window_starts(length_px: int, window_px: int, stride_px: int) -> list[int]:
+    """Where windows begin along a side, the last so that it ends with the side; 0 alone where one covers all."""
+    last = max(0, length_px - window_px)
+    return [*range(0, last, stride_px), last]
 
 
 def resize(x: Tensor, size_hw) -> Tensor:

@@ -15,6 +15,11 @@ def polynomial_decay(step: int, total_steps: int, power: float) -> float:
     return (1 - step / total_steps) ** power
 
 
+def warm_up(step: int, warmup_steps: int) -> float:
+    """Factor on the learning rate at `step` (from 0): rises evenly to 1 over `warmup_steps`; none: 1."""
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Sets each group's learning rate to its `initial_lr` times `factor`."""
     for group in optimizer.param_groups:

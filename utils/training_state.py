@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from input_errors import InputError
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.distributed import mean_over_processes, share_buffers
+from utils.distributed import mean_over_processes, min_over_processes, share_buffers
+
+NEVER = 2**62  # no epoch has so many steps
 
 
 class TrainingState:
@@ -19,7 +21,8 @@ class TrainingState:
     step         steps done of the next one, `loss_sums` the sums of their losses
     total_steps  steps done in all
     best_score   best validation score so far, larger is better
-    num_samples  size of the training set: with another one the rest of the epoch would not be the same
+    names        of the training images; with another number of them the rest of the epoch would not be the same
+    batches      tells which of them are in which step
     """
 
     def __init__(
@@ -27,13 +30,15 @@ class TrainingState:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        num_samples: int,
+        names: list[str],
+        batches,
         ema=None,
     ):
         self.network, self.optimizer, self.scaler, self.ema = network, optimizer, scaler, ema
-        self.num_samples = num_samples
+        self.names, self.batches = names, batches
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
+        self.first_bad_step: Tensor | None = None  # of the epoch; NEVER where all losses are finite
 
     @property
     def result(self) -> nn.Module:
@@ -42,6 +47,7 @@ class TrainingState:
 
     def take_step(self, losses: dict[str, Tensor], clip: float = 0.0) -> None:
         """One optimizer step on the gradients at hand, cut off at ±`clip` (0: not at all); counts it and its losses."""
+        self._watch(losses["loss"])
         self.scaler.unscale_(self.optimizer)  # first, so that true gradients are clipped
         if clip > 0:
             nn.utils.clip_grad_value_(self.network.parameters(), clip)
@@ -54,11 +60,29 @@ class TrainingState:
         for name, value in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0) + value.detach().double()
 
+    def mean_loss(self) -> float:
+        """Of the epoch so far, in this process; raises `InputError` if some loss was not finite, in any of them."""
+        self.check_finite()
+        return self.loss_sums["loss"].item() / self.step
+
+    def check_finite(self) -> None:
+        """Raises `InputError` with the names of the images of the first step whose loss was not finite."""
+        if self.first_bad_step is None:
+            return
+        step = int(min_over_processes(self.first_bad_step).item())
+        if step != NEVER:
+            images = [self.names[index] for index in self.batches.indices_of(self.epoch, step)]
+            raise InputError(
+                f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, of {', '.join(images)}: "
+                "look at them, or start again with a lower --lr; what was saved before is intact"
+            )
+
     def finish_epoch(self) -> dict[str, float]:
         """Closes the epoch; returns the mean of each loss over its steps and all processes.
 
         From here on all processes hold the buffers (batch-norm statistics) of the main one, which are those it saves.
         """
+        self.check_finite()
         means = {name: value / self.step for name, value in self._summed_losses().items()}
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, {}
         share_buffers(self.network)
@@ -75,6 +99,7 @@ class TrainingState:
 
     def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
         """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes."""
+        self.check_finite()
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -83,7 +108,7 @@ class TrainingState:
             "step": self.step,
             "total_steps": self.total_steps,
             "best_score": self.best_score,
-            "num_samples": self.num_samples,
+            "num_samples": len(self.names),
             "loss_sums": self._summed_losses(),
         }
         if run.is_main:
@@ -94,9 +119,9 @@ class TrainingState:
         """Restores what `save` wrote."""
         content = load_checkpoint(path)
         training = content["training"]
-        if training["num_samples"] != self.num_samples:
+        if training["num_samples"] != len(self.names):
             raise InputError(
-                f"--resume: {path} was trained on {training['num_samples']} images, now there are {self.num_samples}: "
+                f"--resume: {path} was trained on {training['num_samples']} images, now there are {len(self.names)}: "
                 "restore the data, or start a new run"
             )
         load_weights(self.result, content["network"], path)
@@ -112,6 +137,13 @@ class TrainingState:
             name: torch.tensor(value, dtype=torch.float64, device=device)
             for name, value in training["loss_sums"].items()
         }
+
+    def _watch(self, loss: Tensor) -> None:
+        """Keeps the first step whose loss is not finite, without waiting for the device."""
+        never = torch.tensor(NEVER, device=loss.device)
+        before = never if self.first_bad_step is None else self.first_bad_step
+        now = torch.where(loss.detach().isfinite(), never, self.step)
+        self.first_bad_step = torch.minimum(before, now)
 
     def _summed_losses(self) -> dict[str, float]:
         return {name: mean_over_processes(value).item() for name, value in self.loss_sums.items()}

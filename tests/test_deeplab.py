@@ -1,0 +1,454 @@
+"""DeepLabV3+ against networks written out here or built from torchvision's parts; checkpoints of Puzzle-CAM."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from conftest import run_main
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from image_files import save_image
+from input_errors import InputError
+from label_files import load_label
+from models.backbones import build_backbone
+from models.deeplabv3plus import build_deeplabv3plus
+from models.puzzle_cam_checkpoint import from_puzzle_cam, read_puzzle_cam
+from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from voc_layout import VOC_CLASSES
+
+NARROW = {"channels": (8, 8, 16, 32), "stem_width": 8}
+WIDE_HW = (65, 321)  # at stride 8 wider than the largest dilation, 36
+ORIGINAL_LAYERS = {  # stride and dilation of layer1 … layer4 in the ResNeSt of its authors
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+}
+
+
+def settings_of(name: str, backbone_args=None, output_stride=16, use_gn=True, num_classes=2, mode="fix") -> dict:
+    return {
+        "backbone": name,
+        "backbone_args": backbone_args or {},
+        "pixel_mean": None,
+        "pixel_std": None,
+        "classes": [f"class{index}" for index in range(num_classes)],
+        "head_width": 16,
+        "use_gn": use_gn,
+        "mode": mode,
+        "output_stride": output_stride,
+    }
+
+
+def narrow_deeplab(**settings) -> nn.Module:
+    torch.manual_seed(0)
+    return build_deeplabv3plus(settings_of("resnest14", NARROW, **settings))
+
+
+def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives every norm scale, shift and statistics that differ from its initial ones, and convolutions weights that
+    let the image through to the logits; evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def between(low: float, high: float, like: Tensor) -> Tensor:
+        return low + (high - low) * torch.rand(like.shape, generator=generator)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            module.weight.data = between(0.5, 1.0, module.weight)
+            module.bias.data = between(-0.2, 0.2, module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = between(-0.2, 0.2, module.running_mean)
+            module.running_var = between(0.5, 2.0, module.running_var)
+    return network.eval()
+
+
+def assert_close(ours: Tensor, theirs: Tensor, rtol: float) -> None:
+    """[B, C, H, W] equal up to `rtol` of the largest value, and not because maps are nearly constant."""
+    assert ours.shape == theirs.shape
+    assert theirs.std(dim=(2, 3)).max() > 500 * rtol * theirs.abs().max()
+    assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
+
+
+# --- the network as ResNeSt's authors wrote it, from weights by name ---
+
+
+def original_resnest(weights: dict[str, Tensor], x: Tensor, output_stride: int) -> list[Tensor]:
+    """Images [B, 3, H, W] → the maps after layer1 … layer4. Radix 2, cardinality 1, deep stem, pooled shortcuts."""
+    x = F.relu(conv_bn(weights, x, "conv1.0", "conv1.1", stride=2, padding=1))
+    x = F.relu(conv_bn(weights, x, "conv1.3", "conv1.4", padding=1))
+    x = F.relu(conv_bn(weights, x, "conv1.6", "bn1", padding=1))
+    x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    features = []
+    for number, (stride, dilation) in enumerate(ORIGINAL_LAYERS[output_stride], start=1):
+        index = 0
+        while f"layer{number}.{index}.conv1.weight" in weights:
+            first = index == 0
+            x = original_block(
+                weights,
+                x,
+                name=f"layer{number}.{index}",
+                stride=stride if first else 1,
+                dilation={1: 1, 2: 1, 4: 2}[dilation] if first else dilation,
+                pooled=first and number > 1,
+            )
+            index += 1
+        features.append(x)
+    return features
+
+
+def original_block(weights, x: Tensor, name: str, stride: int, dilation: int, pooled: bool) -> Tensor:
+    """The first block of every layer but layer1 pools after its 3×3 convolution, also at stride 1."""
+    out = F.relu(conv_bn(weights, x, f"{name}.conv1", f"{name}.bn1"))
+    out = split_attention(weights, out, f"{name}.conv2", dilation)
+    if pooled:
+        out = F.avg_pool2d(out, kernel_size=3, stride=stride, padding=1)
+    out = conv_bn(weights, out, f"{name}.conv3", f"{name}.bn3")
+    if f"{name}.downsample.1.weight" in weights:
+        if stride > 1:
+            x = F.avg_pool2d(x, kernel_size=stride, stride=stride, ceil_mode=True, count_include_pad=False)
+        x = conv_bn(weights, x, f"{name}.downsample.1", f"{name}.downsample.2")
+    return F.relu(out + x)
+
+
+def split_attention(weights, x: Tensor, name: str, dilation: int) -> Tensor:
+    x = F.relu(conv_bn(weights, x, f"{name}.conv", f"{name}.bn0", padding=dilation, dilation=dilation, groups=2))
+    one, other = x.chunk(2, dim=1)
+    mean = (one + other).mean(dim=(2, 3), keepdim=True)
+    hidden = F.relu(conv_bn(weights, mean, f"{name}.fc1", f"{name}.bn1"))
+    logits = F.conv2d(hidden, weights[f"{name}.fc2.weight"], weights[f"{name}.fc2.bias"])
+    share = torch.stack(logits.chunk(2, dim=1)).softmax(dim=0)
+    return share[0] * one + share[1] * other
+
+
+def conv_bn(weights, x: Tensor, conv: str, norm: str, **how) -> Tensor:
+    x = F.conv2d(x, weights[f"{conv}.weight"], weights.get(f"{conv}.bias"), **how)
+    parts = (weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *parts)
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_dilated_resnest_is_the_original_network(output_stride):
+    torch.manual_seed(0)
+    backbone = randomise(build_backbone(settings_of("resnest26", NARROW), output_stride=output_stride))
+    images = torch.randn(1, 3, 97, 129)
+    with torch.inference_mode():
+        expected = original_resnest(backbone.network.state_dict(), images, output_stride)
+        for ours, theirs in zip(backbone(images), expected, strict=True):
+            assert_close(ours, theirs, rtol=1e-5)
+
+
+def test_pools_of_a_resnest_keep_their_place():
+    """Two of timm's variants pool before the 3×3 convolution instead of after it."""
+    backbone = build_backbone(settings_of("resnest50d_1s4x24d", {"layers": (1, 1, 1, 1)}), output_stride=8)
+    for layer in (backbone.network.layer3, backbone.network.layer4):
+        assert (layer[0].avd_first.kernel_size, layer[0].avd_first.stride) == (3, 1)
+        assert layer[0].avd_last is None
+
+
+# --- Puzzle-CAM's segmentation network: the names of its attributes are the format of its files ---
+
+
+class PuzzleCamBranch(nn.Module):
+    def __init__(self, width: int, kernel_size: int, dilation: int, norm):
+        super().__init__()
+        padding = dilation if kernel_size == 3 else 0
+        self.atrous_conv = nn.Conv2d(2048, width, kernel_size, padding=padding, dilation=dilation, bias=False)
+        self.bn = norm(width)
+
+    def forward(self, x):
+        return self.bn(self.atrous_conv(x)).relu()
+
+
+class PuzzleCamASPP(nn.Module):
+    def __init__(self, width: int, norm):
+        super().__init__()
+        self.aspp1 = PuzzleCamBranch(width, 1, 1, norm)
+        self.aspp2 = PuzzleCamBranch(width, 3, 6, norm)
+        self.aspp3 = PuzzleCamBranch(width, 3, 12, norm)
+        self.aspp4 = PuzzleCamBranch(width, 3, 18, norm)
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d((1, 1)), nn.Conv2d(2048, width, 1, bias=False), norm(width), nn.ReLU()
+        )
+        self.conv1 = nn.Conv2d(5 * width, width, 1, bias=False)
+        self.bn1 = norm(width)
+
+    def forward(self, x):
+        mean = F.interpolate(self.global_avg_pool(x), size=x.shape[2:], mode="bilinear", align_corners=True)
+        parts = (self.aspp1(x), self.aspp2(x), self.aspp3(x), self.aspp4(x), mean)
+        return self.bn1(self.conv1(torch.cat(parts, dim=1))).relu()
+
+
+class PuzzleCamDecoder(nn.Module):
+    def __init__(self, width: int, num_labels: int, norm):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(256, 48, 1, bias=False), norm(48)
+        first = nn.Conv2d(width + 48, width, 3, padding=1, bias=False)
+        second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        last = nn.Conv2d(width, num_labels, 1)
+        self.classifier = nn.Sequential(
+            first, norm(width), nn.ReLU(), nn.Dropout(0.5), second, norm(width), nn.ReLU(), nn.Dropout(0.1), last
+        )
+
+    def forward(self, high, low):
+        low = self.bn1(self.conv1(low)).relu()
+        high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=True)
+        return self.classifier(torch.cat([high, low], dim=1))
+
+
+class PuzzleCamNetwork(nn.Module):
+    """Registers its backbone twice, as the original does, and so saves it twice."""
+
+    def __init__(self, backbone: nn.Module, width: int, num_labels: int, norm):
+        super().__init__()
+        self.model = backbone
+        self.stage1 = nn.Sequential(backbone.conv1, backbone.bn1, nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.stage2, self.stage3 = nn.Sequential(backbone.layer1), nn.Sequential(backbone.layer2)
+        self.stage4, self.stage5 = nn.Sequential(backbone.layer3), nn.Sequential(backbone.layer4)
+        self.aspp = PuzzleCamASPP(width, norm)
+        self.decoder = PuzzleCamDecoder(width, num_labels, norm)
+
+    def forward(self, images):
+        low, _, _, high = original_resnest(self.model.state_dict(), images, output_stride=16)
+        logits = self.decoder(self.aspp(high), low)
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
+
+
+@pytest.fixture(scope="module")
+def resnest50() -> nn.Module:
+    network = timm.create_model("resnest50d")
+    del network.fc
+    return network
+
+
+def puzzle_cam_network(backbone: nn.Module, num_labels: int = 21, use_gn: bool = True) -> PuzzleCamNetwork:
+    torch.manual_seed(0)
+    norm = (lambda channels: nn.GroupNorm(4, channels)) if use_gn else nn.BatchNorm2d
+    return randomise(PuzzleCamNetwork(backbone, 16, num_labels, norm))
+
+
+@pytest.mark.parametrize(("use_gn", "num_labels", "prefix"), [(True, 21, "module."), (False, 4, "")])
+def test_puzzle_cam_gives_the_same_logits(resnest50, use_gn, num_labels, prefix):
+    theirs = puzzle_cam_network(resnest50, num_labels, use_gn)
+    state = {prefix + key: value for key, value in theirs.state_dict().items()}
+    checkpoint = from_puzzle_cam(state, "p.pth")
+    settings = checkpoint["settings"]
+    assert (settings["backbone"], settings["head_width"], settings["use_gn"]) == ("resnest50", 16, use_gn)
+    assert settings["classes"] == (list(VOC_CLASSES) if num_labels == 21 else ["class1", "class2", "class3"])
+    ours = build_deeplabv3plus(settings)
+    load_weights(ours, checkpoint["network"], "p.pth")  # an error unless names and shapes are those of the network
+    originals = [key for key in state if not key.removeprefix(prefix).startswith("stage")]
+    assert len(checkpoint["network"]) == len(originals) < len(state)
+    images = torch.randn(1, 3, *WIDE_HW)
+    with torch.inference_mode():
+        assert_close(ours.eval()(images), theirs(images), rtol=1e-5)
+
+
+def test_puzzle_cam_file_is_read_by_predict_and_as_a_backbone(resnest50, tmp_path):
+    theirs, path = puzzle_cam_network(resnest50), tmp_path / "puzzle_cam.pth"
+    torch.save(theirs.state_dict(), path)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    save_image(tmp_path / "a.png", image)
+    run_main("predict", f"--load_path {path} --input {tmp_path}/a.png --output {tmp_path}/out")
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    inputs = torch.from_numpy((image / 255 - mean) / std).float().permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = theirs(inputs)[0].argmax(dim=0).numpy()
+    assert len(np.unique(expected)) > 1
+    assert (load_label(tmp_path / "out/a.png") == expected).mean() > 0.999
+    backbone = build_backbone(settings_of("resnest50"), str(path), output_stride=16)
+    path.unlink()  # 100 MB
+    for name, value in theirs.model.state_dict().items():
+        assert torch.equal(backbone.network.state_dict()[name], value), name
+
+
+def test_broken_puzzle_cam_files(resnest50):
+    state = puzzle_cam_network(resnest50).state_dict()
+
+    def refused(words: str, *without: str, **changes) -> None:
+        kept = {key: value for key, value in state.items() if not key.startswith(without)}
+        with pytest.raises(InputError, match=words):
+            read_puzzle_cam(kept | changes, "p.pth")
+
+    copy = "stage5.0.2.bn3.bias"
+    refused(f"{copy} differs from model.layer4.2.bn3.bias, whose copy", **{copy: state[copy] + 1})
+    refused("stage3.0.0.bn1.bias differs from model.layer2.0.bn1.bias", "model.layer2.0.bn1.bias")
+    refused("p.pth: decoder2.bias has no place", **{"decoder2.bias": torch.zeros(1)})
+    refused("p.pth lacks decoder.classifier.8.weight", "decoder.classifier.8.weight")
+    refused(r"of \(3, 4, 5, 3\) blocks.*known are resnest50 \(3, 4, 6, 3\), resnest101", "model.layer3.5", "stage4.0.5")
+    plain = {key: value for key, value in state.items() if ".conv2." not in key}  # as of a ResNet-50
+    with pytest.raises(InputError, match=r"of \(3, 4, 6, 3\) blocks without split attention"):
+        read_puzzle_cam(plain, "p.pth")
+
+
+@pytest.mark.parametrize(("lost", "extra"), [("aspp.bn1.bias", None), (None, "decoder.conv2.weight")])
+def test_puzzle_cam_weights_that_do_not_fit(resnest50, lost, extra):
+    state = puzzle_cam_network(resnest50).state_dict()
+    state = {key: value for key, value in state.items() if key != lost} | ({extra: torch.zeros(1)} if extra else {})
+    settings, weights = read_puzzle_cam(state, "p.pth")
+    with torch.device("meta"):
+        network = build_deeplabv3plus(settings)
+    with pytest.raises(InputError, match=f"p.pth does not fit the network.*'{lost or extra}'"):
+        load_weights(network, weights, "p.pth")
+
+
+def test_other_files_are_left_alone(tmp_path):
+    for content in ({"stage": "saliency"}, {"layer1.weight": torch.zeros(1)}, [1], {1: torch.zeros(1)}):
+        assert from_puzzle_cam(content, "other.pth") is content
+    torch.save({"model.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth is no checkpoint of this project"):
+        load_checkpoint(tmp_path / "other.pth", from_puzzle_cam)
+
+
+# --- the published network from torchvision's parts ---
+
+
+class TorchvisionDeepLab(nn.Module):
+    """torchvision's dilated ResNet and ASPP; the decoder of DeepLabV3+."""
+
+    def __init__(self, name: str, output_stride: int, width: int, num_labels: int):
+        super().__init__()
+        dilated = [False, output_stride == 8, True]
+        self.resnet = getattr(torchvision.models, name)(weights=None, replace_stride_with_dilation=dilated)
+        self.aspp = ASPP(2048, [rate * 16 // output_stride for rate in (6, 12, 18)], width)
+        self.low = nn.Sequential(nn.Conv2d(256, 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU())
+        self.first = nn.Sequential(nn.Conv2d(width + 48, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.last = nn.Conv2d(width, num_labels, 1)
+
+    def forward(self, images):
+        resnet = self.resnet
+        low = resnet.layer1(resnet.maxpool(resnet.bn1(resnet.conv1(images)).relu()))
+        high = self.aspp(resnet.layer4(resnet.layer3(resnet.layer2(low))))
+        high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=True)
+        logits = self.last(self.second(self.first(torch.cat([high, self.low(low)], dim=1))))
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
+
+
+OUR_NAME = {  # of what torchvision's network calls so
+    "resnet.": "backbone.network.",
+    "aspp.convs.0.0.": "aspp.aspp1.atrous_conv.",
+    "aspp.convs.0.1.": "aspp.aspp1.bn.",
+    "aspp.convs.1.0.": "aspp.aspp2.atrous_conv.",
+    "aspp.convs.1.1.": "aspp.aspp2.bn.",
+    "aspp.convs.2.0.": "aspp.aspp3.atrous_conv.",
+    "aspp.convs.2.1.": "aspp.aspp3.bn.",
+    "aspp.convs.3.0.": "aspp.aspp4.atrous_conv.",
+    "aspp.convs.3.1.": "aspp.aspp4.bn.",
+    "aspp.convs.4.": "aspp.global_avg_pool.",
+    "aspp.project.0.": "aspp.conv1.",
+    "aspp.project.1.": "aspp.bn1.",
+    "low.0.": "decoder.conv1.",
+    "low.1.": "decoder.bn1.",
+    "first.": "decoder.classifier.",
+    "second.0.": "decoder.classifier.4.",
+    "second.1.": "decoder.classifier.5.",
+    "last.": "decoder.classifier.8.",
+}
+
+
+@pytest.mark.parametrize(("name", "output_stride"), [("resnet-50", 16), ("resnet-50", 8), ("resnet-101", 16)])
+def test_deeplab_gives_the_logits_of_torchvisions_parts(name, output_stride):
+    torch.manual_seed(0)
+    theirs = randomise(TorchvisionDeepLab(name.replace("-", ""), output_stride, width=16, num_labels=3))
+    ours = build_deeplabv3plus(settings_of(name, output_stride=output_stride, use_gn=False))
+    state = {}
+    for key, value in theirs.state_dict().items():
+        if not key.startswith("resnet.fc."):
+            prefix = next(prefix for prefix in OUR_NAME if key.startswith(prefix))
+            state[OUR_NAME[prefix] + key.removeprefix(prefix)] = value
+    ours.load_state_dict(state)
+    images = torch.randn(1, 3, *WIDE_HW)
+    with torch.inference_mode():
+        assert_close(ours.eval()(images), theirs(images), rtol=1e-4)
+
+
+# --- any backbone, sizes, modes ---
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize(
+    ("name", "backbone_args"),
+    [
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("mobilenetv3_small_050", {}),
+        ("mobilenetv2_035", {}),
+        ("regnetx_002", {}),
+        ("efficientnet_lite0", {}),
+        ("resnest14", NARROW),
+    ],
+)
+def test_convolutional_backbones_take_both_strides(name, backbone_args, output_stride):
+    network = build_deeplabv3plus(settings_of(name, backbone_args, output_stride, use_gn=False)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    assert tuple(network(images).shape) == (2, 3, 64, 96)
+    assert tuple(network.backbone(images)[-1].shape[-2:]) == (64 // output_stride, 96 // output_stride)
+
+
+@pytest.mark.parametrize("name", ["swin-small", "pvt_v2_b0", "vit_small_patch16_224.dino", "hrnet_w18_small"])
+def test_backbones_that_cannot_be_dilated(name):
+    with pytest.raises(InputError, match=rf"{name}: .*segmentation need .* dilated to output stride 8.*resnest101"):
+        build_deeplabv3plus(settings_of(name, output_stride=8))
+
+
+def test_strides_that_are_none():
+    with pytest.raises(InputError, match=r"--output_stride 32: DeepLabV3\+ has 16 or 8"):
+        narrow_deeplab(output_stride=32)
+    with pytest.raises(InputError, match=r"resnest14: .*can be dilated to output stride 16"):  # timm is told another
+        build_deeplabv3plus(settings_of("resnest14", NARROW | {"output_stride": 32}))
+    with pytest.raises(InputError, match=r"cannot be built with .*no_such_setting"):  # another fault stays another
+        build_deeplabv3plus(settings_of("resnest14", {"no_such_setting": 1}))
+
+
+def test_checkpoints_without_a_stride_mean_16(tmp_path):
+    network = narrow_deeplab()
+    settings = settings_of("resnest14", NARROW)
+    del settings["output_stride"]
+    save_checkpoint(tmp_path / "old.pth", "segmentation", settings, network, {})
+    rebuilt = build_deeplabv3plus(load_checkpoint(tmp_path / "old.pth", from_puzzle_cam)["settings"])
+    for deeplab in (network, rebuilt):
+        assert deeplab.backbone.strides == [4, 8, 16, 16]
+        assert [deeplab.aspp.aspp2.atrous_conv.dilation[0], deeplab.aspp.aspp4.atrous_conv.dilation[0]] == [6, 18]
+
+
+@pytest.mark.parametrize(("dropout", "shares"), [(0.5, [0.5, 0.5, 0.1]), (0.0, [0, 0, 0])])
+def test_shares_of_dropout(dropout, shares):
+    network = build_deeplabv3plus(settings_of("resnest14", NARROW), dropout=dropout)
+    found = {name: module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout)}
+    assert found == dict(zip(("aspp.dropout", "decoder.classifier.3", "decoder.classifier.7"), shares))
+
+
+def test_deeplab_on_resnest101_has_the_size_of_the_published_one():
+    settings = settings_of("resnest101", num_classes=20) | {"head_width": 256}
+    with torch.device("meta"):
+        network = build_deeplabv3plus(settings)
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(63.070, abs=5e-4)
+
+
+@pytest.mark.parametrize("size_hw", [(64, 64), (65, 97), (33, 50)])
+def test_segmentation_keeps_any_size(size_hw):
+    logits = narrow_deeplab().eval()(torch.randn(1, 3, *size_hw))
+    assert tuple(logits.shape) == (1, 3, *size_hw)
+
+
+def test_mode_fix_keeps_statistics_and_trains_scale_and_shift():
+    network = narrow_deeplab(mode="fix").train()
+    norms = [m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    network(torch.randn(2, 3, 64, 64) * 3 + 1).square().sum().backward()
+    assert norms
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before))
+    assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in [*network.aspp.modules(), *network.decoder.modules()])
+
+
+def test_mode_normal_moves_statistics():
+    network = narrow_deeplab(mode="normal", use_gn=False).train()
+    norm = next(m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    network(torch.randn(2, 3, 64, 64) * 3 + 1)
+    assert not torch.equal(norm.running_mean, before)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.aspp.modules())

@@ -1,0 +1,349 @@
+"""The archive for VOC's test server: what is packed is valid, and everything that the server refuses is found."""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import bytes_in, labels_in, run_main
+from PIL import Image
+
+import archive_files
+import voc_submission
+from input_errors import InputError, MissingInputError, run_script
+from label_files import PNG_SIGNATURE, VOC_PALETTE, save_label
+from models.deeplabv3plus import build_deeplabv3plus
+from utils.checkpoint import save_checkpoint
+from voc_layout import VOC_CLASSES, load_ids
+from voc_submission import check_submission, save_submission
+
+COMP6, COMP5 = "results/VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp5_test_cls"
+IDS = ["2008_000006", "2008_000011", "2008_000012"]
+SIZES = dict.fromkeys(IDS, (20, 30))
+SIZE_DIFFERS = "of another size than their photograph"
+DRAWN = Path("data/VOCdevkit/VOC2012/JPEGImages")
+
+
+def png_of(label: np.ndarray, folder) -> bytes:
+    save_label(folder / "mask.png", label)
+    return (folder / "mask.png").read_bytes()
+
+
+def pil_png(array: np.ndarray, palette: np.ndarray | None = None, **options) -> bytes:
+    image, file = Image.fromarray(array), io.BytesIO()
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def pack(path, members: list[tuple[str, bytes]], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def members(tmp_path) -> dict[str, bytes]:
+    """Name in the archive → PNG of the masks that are right."""
+    labels = {name: np.full((20, 30), place, np.uint8) for place, name in enumerate(IDS)}
+    return {f"{COMP6}/{name}.png": png_of(label, tmp_path) for name, label in labels.items()}
+
+
+@pytest.fixture
+def problems_of(members, tmp_path):
+    """The problems of an archive with other members in place of some of the right ones; None: left out."""
+
+    def check(changed: dict[str, bytes | None], sizes=SIZES) -> list[str]:
+        content = [(name, data) for name, data in (members | changed).items() if data is not None]
+        return check_submission(pack(tmp_path / "a.tar.gz", content), sizes).problems
+
+    return check
+
+
+FIRST = f"{COMP6}/{IDS[0]}.png"
+
+
+def test_a_right_archive(members, tmp_path):
+    report = check_submission(pack(tmp_path / "a.tar.gz", list(members.items())), SIZES)
+    assert report.problems == []
+    assert report.folder == COMP6
+    assert report.masks_of_label == [1, 1, 1] + [0] * 18
+    assert check_submission(tmp_path / "a.tar.gz", dict.fromkeys(IDS)).problems == []  # sizes are not known
+
+
+@pytest.mark.parametrize("prefix", ["./", ""])
+def test_archives_of_tar_itself(prefix, members, tmp_path):
+    """With entries of the folders, and names that begin with a dot."""
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        for place in ("results", "results/VOC2012", "results/VOC2012/Segmentation", COMP6):
+            folder = tarfile.TarInfo(f"{prefix}{place}")
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"{prefix}{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert check_submission(tmp_path / "a.tar.gz", SIZES).problems == []
+
+
+def test_missing_extra_and_repeated_masks(members, problems_of, tmp_path):
+    content = members[FIRST]
+    assert problems_of({FIRST: None}) == [f"masks of the list that are missing: 1 ({IDS[0]})"]
+    extra = [f"{COMP6}/2007_000001.png", "README", f"{COMP6}/{IDS[0]}.jpg"]
+    listed = ", ".join(extra)
+    assert problems_of(dict.fromkeys(extra, content)) == [f"files that are no mask of the list: 3 ({listed})"]
+    assert problems_of({f"{COMP5}/{IDS[0]}.png": content, FIRST: None})[0].startswith("competitions in one archive: 2")
+    twice = problems_of({f"results/{IDS[0]}.png": content})
+    assert twice == [f"masks given twice: 1 (results/{IDS[0]}.png)"]
+    pack(tmp_path / "b.tar.gz", [*members.items(), (FIRST, content)])  # one name, two files
+    assert check_submission(tmp_path / "b.tar.gz", SIZES).problems == [f"masks given twice: 1 ({FIRST})"]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp6_val_cls", COMP6 + "/masks", "."],
+)
+def test_other_folders(folder, members, tmp_path):
+    content = [(f"{folder}/{Path(name).name}", data) for name, data in members.items()]
+    (problem,) = check_submission(pack(tmp_path / "a.tar.gz", content), SIZES).problems
+    assert problem.startswith(f"masks neither in {COMP6} nor in {COMP5}: 3 (")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "detail"),
+    [
+        (pil_png(np.zeros((20, 30, 3), np.uint8)), "that are no 8-bit palette PNGs", ": 8 bits, RGB"),
+        (pil_png(np.zeros((20, 30), np.uint8)), "that are no 8-bit palette PNGs", ": 8 bits, grey"),
+        (pil_png(np.zeros((20, 30), np.uint16)), "that are no 8-bit palette PNGs", ": 16 bits, grey"),
+        (
+            pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[:16], bits=4),
+            "that are no 8-bit palette PNGs",
+            ": 4 bits, palette",
+        ),
+        (pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[::-1]), "with another palette than VOC's", ""),
+        (pil_png(np.zeros((9, 30), np.uint8), VOC_PALETTE), SIZE_DIFFERS, ": 9 × 30, not 20 × 30"),
+        (pil_png(np.full((20, 30), 255, np.uint8), VOC_PALETTE), "with 255, which counts as wrong", ""),
+        (b"", "that are damaged or no PNG", ""),
+        (b"\xff\xd8\xff\xe0", "that are damaged or no PNG", ""),
+        (PNG_SIGNATURE, "that are damaged or no PNG", ""),
+    ],
+)
+def test_masks_that_the_server_refuses(content, kind, detail, problems_of):
+    assert problems_of({FIRST: content}) == [f"masks {kind}: 1 ({IDS[0]}{detail})"]
+
+
+def test_labels_out_of_range(problems_of, tmp_path):
+    label = np.zeros((20, 30), np.uint8)
+    label[0, :3] = 20, 21, 200
+    assert problems_of({FIRST: png_of(label, tmp_path)}) == [f"masks with labels over 20: 1 ({IDS[0]}: 21, 200)"]
+
+
+def test_palettes_that_are_cut_short(problems_of):
+    label = np.zeros((20, 30), np.uint8)
+    label[3] = 20
+    for num_colours, fits in ((21, True), (20, False)):
+        content = pil_png(label, VOC_PALETTE[:num_colours])
+        chunks = dict(chunks_of(content))
+        assert len(chunks[b"PLTE"]) == 3 * num_colours
+        expected = [] if fits else [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
+        assert problems_of({FIRST: content}) == expected
+
+
+def chunks_of(content: bytes) -> list[tuple[bytes, bytes]]:
+    chunks, place = [], len(PNG_SIGNATURE)
+    while place < len(content):
+        (length,) = struct.unpack(">I", content[place : place + 4])
+        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
+        place += length + 12
+    return chunks
+
+
+def joined(chunks) -> bytes:
+    """A PNG whose checksums are right, whatever its chunks hold."""
+    parts = [PNG_SIGNATURE]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
+    return b"".join(parts)
+
+
+def test_masks_that_are_cut_short(members, problems_of):
+    chunks = chunks_of(members[FIRST])
+    header, pixels = chunks[0][1], dict(chunks)[b"IDAT"]
+    without_pixels = [chunk for chunk in chunks if chunk[0] != b"IDAT"]
+    half = [(kind, pixels[: len(pixels) // 2] if kind == b"IDAT" else data) for kind, data in chunks]
+    for content in (members[FIRST][:-20], joined(without_pixels), joined(half)):
+        assert problems_of({FIRST: content}) == [f"masks that are damaged or no PNG: 1 ({IDS[0]})"]
+    no_palette = [chunk for chunk in chunks if chunk[0] != b"PLTE"]
+    assert problems_of({FIRST: joined(no_palette)}) == [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
+    huge = joined([(b"IHDR", struct.pack(">II", 30000, 30000) + header[8:]), *chunks[1:]])
+    wrong_size = f"masks {SIZE_DIFFERS}: 1 ({IDS[0]}: 30000 × 30000, not 20 × 30)"
+    assert problems_of({FIRST: huge}) == [wrong_size]  # and no decoder was asked for 900 million pixels
+    too_large = f"masks of more than 16777216 px: 1 ({IDS[0]}: 30000 × 30000)"
+    assert problems_of({FIRST: huge}, dict.fromkeys(IDS)) == [too_large]
+
+
+def test_all_problems_are_told_at_once(members, problems_of):
+    changed = dict.fromkeys([*members][1:], pil_png(np.full((5, 5), 255, np.uint8)))
+    found = problems_of({FIRST: None, "notes.txt": b"", **changed})
+    assert [line.split(":")[0] for line in found] == [
+        "masks of the list that are missing",
+        "files that are no mask of the list",
+        "masks that are no 8-bit palette PNGs",
+        f"masks {SIZE_DIFFERS}",
+    ]
+    assert f"2 ({IDS[1]}: 8 bits, grey, {IDS[2]}: 8 bits, grey)" in found[2]
+
+
+def test_files_that_are_no_tar_gz(members, tmp_path, monkeypatch):
+    whole = pack(tmp_path / "a.tar.gz", list(members.items())).read_bytes()
+    with zipfile.ZipFile(tmp_path / "zip.tar.gz", "w") as archive:
+        archive.writestr(FIRST, members[FIRST])
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.tar.gz").write_bytes(gzip.compress(b"no tar" * 200))
+    (tmp_path / "empty.tar.gz").touch()
+    pack(tmp_path / "plain.tar.gz", list(members.items()), "w")
+    (tmp_path / "folder.tar.gz").mkdir()
+    for name in ("zip", "cut", "text", "empty", "plain", "folder"):
+        (problem,) = check_submission(tmp_path / f"{name}.tar.gz", SIZES).problems
+        assert "a .tar.gz" in problem or "not a whole .tar.gz" in problem
+    with pytest.raises(MissingInputError, match="does not exist"):
+        check_submission(tmp_path / "none.tar.gz", SIZES)
+
+
+def test_links_and_places_outside(members, tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        link = tarfile.TarInfo(FIRST)
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert "is a link" in check_submission(tmp_path / "a.tar.gz", SIZES).problems[0]
+    pack(tmp_path / "b.tar.gz", [("../" + FIRST, members[FIRST])])
+    assert "would lie outside" in check_submission(tmp_path / "b.tar.gz", SIZES).problems[0]
+
+
+def test_bombs(members, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_files, "LARGEST_MEMBER", 1 << 20)
+    path = pack(tmp_path / "a.tar.gz", [(FIRST, bytes(1 << 21))])
+    assert f"{FIRST} has 2097152 bytes" in check_submission(path, SIZES).problems[0]
+    monkeypatch.setattr(voc_submission, "LARGEST_ARCHIVE", 1 << 20)
+    assert check_submission(path, SIZES).problems == ["unpacks to more than 1 MiB"]
+
+
+@pytest.fixture
+def masks(members, tmp_path) -> Path:
+    """A folder of the masks that are right."""
+    (tmp_path / "masks").mkdir()
+    for name, content in members.items():
+        (tmp_path / "masks" / Path(name).name).write_bytes(content)
+    return tmp_path / "masks"
+
+
+def test_the_writer(masks, tmp_path):
+    first = save_submission(tmp_path / "a.tar.gz", masks, SIZES)
+    assert first.folder == COMP6
+    for mask in masks.iterdir():
+        mask.touch()
+    save_submission(tmp_path / "other/b.tar.gz", masks, dict(reversed(SIZES.items())))
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "other/b.tar.gz").read_bytes()
+    assert (tmp_path / "a.tar.gz").read_bytes()[4:8] == bytes(4)  # where gzip has its time
+    with tarfile.open(tmp_path / "a.tar.gz") as archive:
+        assert archive.getnames() == [f"{COMP6}/{name}.png" for name in IDS]
+        assert {(member.mtime, member.uid, member.uname) for member in archive} == {(0, 0, "")}
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    assert bytes_in(tmp_path / "unpacked" / COMP6) == bytes_in(masks)
+    assert save_submission(tmp_path / "a.tar.gz", masks, SIZES, "comp5").folder == COMP5
+
+
+def test_the_writer_packs_nothing_that_would_be_refused(masks, tmp_path):
+    earlier = tmp_path / "a.tar.gz"
+    earlier.write_bytes(b"earlier")
+    save_label(masks / f"{IDS[1]}.png", np.full((9, 9), 30, np.uint8))
+    with pytest.raises(InputError, match=r"a\.tar\.gz is not written.*2008_000011: 9 × 9, not 20 × 30\); .*over 20"):
+        save_submission(earlier, masks, SIZES)
+    (masks / f"{IDS[2]}.png").unlink()
+    with pytest.raises(MissingInputError, match=r"1 of 3 files are missing \(2008_000012\.png\)"):
+        save_submission(earlier, masks, SIZES)
+    assert earlier.read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Path:
+    """voc.pth and own.pth: segmentation networks of VOC's classes and of three others, not trained."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tiny = {"backbone": "resnest14", "backbone_args": {"channels": (8, 8, 16, 32), "stem_width": 8}}
+    settings = tiny | {"pixel_mean": None, "pixel_std": None, "head_width": 16, "use_gn": True, "mode": "fix"}
+    for name, classes in (("voc", VOC_CLASSES), ("own", ("circle", "square", "star"))):
+        torch.manual_seed(0)
+        own = settings | {"classes": list(classes)}
+        save_checkpoint(folder / f"{name}.pth", "segmentation", own, build_deeplabv3plus(own), {})
+    return folder
+
+
+def test_from_a_checkpoint_to_a_valid_archive(scenes, checkpoints, tmp_path, capsys):
+    lists = f"--list {scenes}/voc12/val_id.txt"
+    command = f"--load_path {checkpoints}/voc.pth --input {scenes / DRAWN} {lists} --output {tmp_path}/masks"
+    run_main("predict", f"{command} --voc_submission {tmp_path}/a.tar.gz")
+    run_main("predict", f"{command} --voc_submission {tmp_path}/b.tgz")  # nothing is left to predict
+    assert f"6 masks packed as {COMP6}" in capsys.readouterr().out
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tgz").read_bytes()
+    run_main("predict", f"{command} --voc_submission {tmp_path}/c.tar.gz --voc_competition comp5")
+    check = f"submission {lists} --data_dir {scenes}/data --json {tmp_path}/scores.json --archive {tmp_path}"
+    run_main("evaluate", f"{check}/c.tar.gz")
+    output = capsys.readouterr().out
+    assert f"valid: 6 masks in {COMP5}" in output
+    counts = json.loads((tmp_path / "scores.json").read_text())
+    labels = labels_in(tmp_path / "masks")
+    for label, name in enumerate(("background", *VOC_CLASSES)):
+        assert counts[name] == sum(label in mask for mask in labels.values())
+        assert f"| {name} " in output
+    with pytest.raises(InputError, match=r"c\.tar\.gz is no valid submission: masks .* missing: 7 .*; files .*: 6 \("):
+        run_main("evaluate", f"{check}/c.tar.gz --list {scenes}/voc12/train_id.txt")
+
+
+def test_the_commands_answer_in_one_line(scenes, checkpoints, tmp_path, capsys):
+    """Codes as the shell sees them."""
+    (tmp_path / "a.tar.gz").write_bytes(b"nothing")
+
+    def code(script: str, command: str) -> int:
+        return run_script(lambda _: run_main(script, command), None)
+
+    check = f"--list {scenes}/voc12/val_id.txt --data_dir {scenes}/data --archive {tmp_path}/a.tar.gz"
+    assert code("evaluate", f"submission {check}") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert "a.tar.gz is no valid submission: not a whole .tar.gz" in errors[0]
+    assert code("evaluate", f"submission {check.replace('a.tar', 'b.tar')}") == 2
+    assert "b.tar.gz does not exist" in capsys.readouterr().err
+
+
+def test_refusals_before_work_starts(scenes, checkpoints, tmp_path):
+    command = f"--input {scenes / DRAWN} --output {tmp_path}/masks --voc_submission {tmp_path}"
+    with pytest.raises(InputError, match=r"needs the 20 classes of VOC.*own\.pth has 3 \(circle, square, star\)"):
+        run_main("predict", f"--load_path {checkpoints}/own.pth {command}/a.tar.gz")
+    with pytest.raises(InputError, match=r"a\.zip: the server takes \.tar\.gz"):
+        run_main("predict", f"--load_path {checkpoints}/voc.pth {command}/a.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_read_are_not_left_out_of_an_archive(scenes, checkpoints, tmp_path, capsys):
+    first, second = load_ids(scenes / "voc12/val_id.txt")[:2]
+    (tmp_path / "in").mkdir()
+    shutil.copy(scenes / DRAWN / f"{first}.jpg", tmp_path / "in")
+    (tmp_path / f"in/{second}.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    command = f"--load_path {checkpoints}/voc.pth --input {tmp_path}/in --output {tmp_path}/masks"
+    with pytest.raises(InputError, match=rf"a\.tar\.gz is not written: of 2 images 1 cannot be read \({second}\)"):
+        run_main("predict", f"{command} --voc_submission {tmp_path}/a.tar.gz")
+    assert not (tmp_path / "a.tar.gz").exists()
+    assert (tmp_path / f"masks/{first}.png").is_file()

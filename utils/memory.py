@@ -1,0 +1,26 @@
+"""Memory of the device: the layout of tensors in it, and what to do when it is full."""
+
+from contextlib import contextmanager
+
+import torch
+
+from input_errors import InputError, first_line
+
+SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def memory_format(channels_last: str, device: torch.device) -> torch.memory_format:
+    """The layout that `--channels_last` True, False or gpu (on GPUs only) means on a device."""
+    wanted = device.type == "cuda" if channels_last == "gpu" else channels_last == "True"
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+@contextmanager
+def advice_when_memory_is_full(advice: str):
+    """Also a decorator: a device that runs out of memory inside becomes an `InputError` that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error) for s in SIGNS_OF_FULL_MEMORY):
+            raise
+        raise InputError(f"the device has too little memory ({first_line(error)}): {advice}") from error
