@@ -76,7 +76,8 @@ def main(args) -> None:
         "decoder_width": args.decoder_width,
         "image_size": args.image_size,
     }
-    network = build_saliency_net(settings, args.pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
+    pretrained = "none" if run.resumes else args.pretrained
+    network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
     check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
@@ -140,7 +141,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
     With `--accumulate`, parts of the batch pass one after the other and their gradients add up to those of the whole.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    parts = list(zip(*(tensor.chunk(args.accumulate) for tensor in batch)))
+    parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     sums: dict[str, torch.Tensor] = {}
     for number, (images, masks, *edges) in enumerate(parts, start=1):
         share = len(images) / len(batch[0])

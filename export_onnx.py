@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from atomic_files import atomic_path
 from input_errors import InputError, run_script
 from models.saliency_net import SaliencyNet, build_saliency_net
-from utils.checkpoint import load_checkpoint, load_weights
+from utils.checkpoint import load_checkpoint, rebuild
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
@@ -40,9 +40,7 @@ def main(args) -> None:
     checkpoint = load_checkpoint(args.load_path)
     if checkpoint["stage"] != "saliency":
         raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
-    network = build_saliency_net(checkpoint["settings"])
-    load_weights(network, checkpoint["network"], args.load_path)
-    maps_of = MapsOfImages(network).eval()
+    maps_of = MapsOfImages(rebuild(build_saliency_net, checkpoint, args.load_path)).eval()
     side_px = checkpoint["settings"]["image_size"]
     with atomic_path(args.output) as temporary:
         write_onnx(maps_of, side_px, temporary)

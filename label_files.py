@@ -89,9 +89,9 @@ class PngFormat:
 
 def png_format(content: bytes, path) -> PngFormat:
     """The format of a PNG from its bytes, no pixel decoded; `path` is for the error message."""
-    chunks = dict(_png_chunks(content, path))
-    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    palette = chunks.get(b"PLTE", b"")
+    chunks = _png_chunks(content, path)
+    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[0][1][:10])
+    palette = next((data for kind, data in chunks if kind == b"PLTE"), b"")
     colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) if palette and len(palette) % 3 == 0 else None
     return PngFormat((height, width), depth, colour_type, colours)
 

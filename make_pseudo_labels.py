@@ -49,7 +49,7 @@ from pseudo_labels.selector import (
     select_regions,
     split_mask,
 )
-from utils.checkpoint import file_digest, load_checkpoint, load_weights
+from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
     World,
     choose_gpus,
@@ -59,6 +59,7 @@ from utils.distributed import (
     stop_distributed,
     wait_for_all,
 )
+from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast
 from utils.run_folder import claim_output_folder, recorded_options
@@ -211,23 +212,19 @@ def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
         raise InputError(
             f"--load_path {load_path} is a {checkpoint['stage']} checkpoint, not one of train_classification.py"
         )
-    trained = checkpoint["settings"]["classes"]
+    trained = checkpoint["settings"].get("classes", [])
     if trained != list(classes):
         raise InputError(
             f"--load_path {load_path} knows {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}"
         )
-    network = build_cam_classifier(checkpoint["settings"])
-    load_weights(network, checkpoint["network"], load_path)
-    return network.eval()
+    return rebuild(build_cam_classifier, checkpoint, load_path).eval()
 
 
 def load_affinity_net(path) -> AffinityNet:
     checkpoint = load_checkpoint(path)
     if checkpoint["stage"] != "affinity":
         raise InputError(f"--affinity_path {path} is a {checkpoint['stage']} checkpoint, not one of train_affinity.py")
-    network = build_affinity_net(checkpoint["settings"])
-    load_weights(network, checkpoint["network"], path)
-    return network.eval()
+    return rebuild(build_affinity_net, checkpoint, path).eval()
 
 
 def make_cams(images: Images, args, world: World) -> None:
@@ -252,6 +249,7 @@ def make_cams(images: Images, args, world: World) -> None:
 
 
 @torch.inference_mode()
+@advice_when_memory_is_full("lower --batch, or give fewer --scales")
 def cams_of_batch(network: CamClassifier, images: Images, batch: list[int], args, world: World) -> dict:
     """Images of one size → index: maps float32 [K, H, W] of the K classes the image has, their labels uint8 [K]."""
     pixels = torch.cat([image_tensor(load_image(images.paths[index]), world.device) for index in batch])  # [B, 3, H, W]

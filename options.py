@@ -81,7 +81,7 @@ def SOD_train() -> argparse.ArgumentParser:
         "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
-    _add_step(training, channels_last="True")
+    _add_step(training, channels_last=True)
     training.add_argument(
         "--grad_checkpointing",
         type=_boolean,
@@ -585,7 +585,7 @@ def _add_amp(parser) -> None:
     parser.add_argument("--amp", type=_boolean, nargs="?", const=True, default=True, help=text)
 
 
-def _add_step(training, channels_last: str) -> None:
+def _add_step(training, channels_last: bool | str) -> None:
     """How a step is computed, whatever is learned in it."""
     training.add_argument(
         "--accumulate", type=_positive, default=1, help="parts of a batch that pass the network one after the other"
@@ -600,7 +600,7 @@ def _add_step(training, channels_last: str) -> None:
         "--channels_last",
         type=_memory_format,
         nargs="?",
-        const="True",
+        const=True,
         default=channels_last,
         metavar="True|False|gpu",
         help="memory format of images and weights: channels last; gpu: on GPUs only",
@@ -744,8 +744,8 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def _memory_format(text: str) -> str:
-    return text if text == "gpu" else str(_boolean(text))
+def _memory_format(text: str) -> bool | str:
+    return text if text == "gpu" else _boolean(text)
 
 
 def _positive(text: str) -> int:

@@ -37,7 +37,7 @@ from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
-from utils.checkpoint import file_digest, load_checkpoint, load_weights
+from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -46,6 +46,7 @@ from utils.distributed import (
     stop_distributed,
     wait_for_all,
 )
+from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
 from utils.run_folder import claim_output_folder, recorded_options
@@ -76,9 +77,7 @@ def main(args) -> None:
         known = ", ".join(BUILDERS)
         raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
     check_segmentation_flags(args, stage, settings)
-    network = BUILDERS[stage](settings)
-    load_weights(network, checkpoint["network"], args.load_path)
-    network = network.to(world.device).eval()
+    network = rebuild(BUILDERS[stage], checkpoint, args.load_path).to(world.device).eval()
 
     # output
     output = Path(args.output)
@@ -154,10 +153,10 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
         )
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the server takes .tar.gz, give it such a name")
-    if args.voc_submission and tuple(settings["classes"]) != VOC_CLASSES:
+    if args.voc_submission and tuple(settings.get("classes", ())) != VOC_CLASSES:
         raise InputError(
             f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but --load_path "
-            f"{args.load_path} has {len(settings['classes'])} ({shorten(settings['classes'])})"
+            f"{args.load_path} has others: {shorten(settings.get('classes', ()))}"
         )
 
 
@@ -185,6 +184,7 @@ def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
     return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
 
 
+@advice_when_memory_is_full("lower --batch for saliency, give --window for segmentation, or fewer --scales")
 def save_predictions(
     stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device
 ) -> None:
@@ -207,10 +207,11 @@ def save_predictions(
 
 def segment(network, image: np.ndarray, args, device) -> np.ndarray:
     """The labels of an image, uint8 [H, W], by the largest logit or the dense CRF."""
-    how = (device, args.scales, args.flip, args.amp, args.window, window_stride(args))
+    how = {"scales": args.scales, "flip": args.flip, "amp": args.amp}
+    how |= {"window_px": args.window, "stride_px": window_stride(args)}
     if not args.crf:
-        return predict_segmentation(network, image, *how)
-    probs = segmentation_logits(network, image, *how).softmax(dim=0)  # [L, H, W]
+        return predict_segmentation(network, image, device, **how)
+    probs = segmentation_logits(network, image, device, **how).softmax(dim=0)  # [L, H, W]
     crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting], device)
     return crf_of_probs(crf, probs, args.crf_iterations).argmax(dim=0).to(torch.uint8).cpu().numpy()
 

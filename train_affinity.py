@@ -64,7 +64,7 @@ def main(args) -> None:
 
     # model
     settings = options.backbone_settings(args)
-    network = build_affinity_net(settings, args.pretrained).to(world.device)
+    network = build_affinity_net(settings, "none" if run.resumes else args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer

@@ -53,6 +53,7 @@ from utils.training_state import TrainingState
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, masks_that_exist
 
 BACKGROUNDS = np.arange(1, 13) / 20  # thresholds compared at the end
+WHOLE_IMAGES = "images are validated whole: take the largest ones out of --val_list"
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
 
 
@@ -80,7 +81,7 @@ def main(args) -> None:
 
     # model
     settings = {**options.backbone_settings(args), "classes": list(classes), "background_map": bool(maps)}
-    network = build_cam_classifier(settings, args.pretrained).to(world.device)
+    network = build_cam_classifier(settings, "none" if run.resumes else args.pretrained).to(world.device)
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -159,6 +160,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
     state.take_step({"loss": loss} | (losses if len(losses) > 1 else {}))
 
 
+@advice_when_memory_is_full(WHOLE_IMAGES)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
     """mAP and macro F1 (probability over 0.5) over whole images at their own size; each process takes its share."""
@@ -173,6 +175,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)
 
 
+@advice_when_memory_is_full(WHOLE_IMAGES)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Logs the mIoU of single-scale CAM labels by background threshold, over the images whose masks are there."""

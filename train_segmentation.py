@@ -29,7 +29,7 @@ from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
-from utils.checkpoint import load_checkpoint, load_weights
+from utils.checkpoint import load_checkpoint, load_weights, rebuild
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -87,13 +87,14 @@ def main(args) -> None:
         "mode": args.mode,
         "output_stride": args.output_stride,
     }
-    network = build_network(settings, args)
+    network = build_network(settings, args, resumes=run.resumes)
     if synchronises:
         network = convert_sync_batchnorm(network)
     network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     model = torch.compile(network) if args.compile else network  # `network` stays as it is for images of any size
-    model = DistributedDataParallel(model) if world.size > 1 else model
+    if world.size > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=trains_batch_norm and not synchronises)
 
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
@@ -152,16 +153,29 @@ def labelled_images(ids: list[str], voc_root, folder):
     return list(zip(files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")))
 
 
-def build_network(settings: dict, args) -> DeepLabV3Plus:
-    """The network with its initial weights: the backbone's, or all of `--load_path`."""
-    if args.load_path is None:
-        return build_deeplabv3plus(settings, args.pretrained, args.dropout)
-    content = load_checkpoint(args.load_path, from_puzzle_cam)
-    if content["stage"] != "segmentation":
-        raise InputError(f"--load_path {args.load_path} is of the stage {content['stage']}, not segmentation")
-    network = build_deeplabv3plus(settings, dropout=args.dropout)
-    load_weights(network, content["network"], args.load_path)
+def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
+    """The network with its initial weights: the backbone's, or all of `--load_path`. A resumed run brings its own."""
+    pretrained = "none" if resumes or args.load_path else args.pretrained
+    network = build_deeplabv3plus(settings, pretrained, args.dropout)
+    if args.load_path and not resumes:
+        start_from(network, settings["classes"], args.load_path)
     return network
+
+
+def start_from(network: DeepLabV3Plus, classes: list[str], path) -> None:
+    """Loads all weights of a segmentation checkpoint; raises `InputError` where they mean other images or classes."""
+    content = load_checkpoint(path, from_puzzle_cam)
+    if content["stage"] != "segmentation":
+        raise InputError(f"--load_path {path} is of the stage {content['stage']}, not segmentation")
+    other = rebuild(build_deeplabv3plus, content, path)
+    load_weights(network, other.state_dict(), path)
+    for name in ("mean", "std"):
+        theirs, ours = (getattr(each.backbone, name).flatten().tolist() for each in (other, network))
+        if theirs != ours:
+            raise InputError(f"--load_path {path} was trained with --pixel_{name} {theirs}, not {ours}: give the same")
+    trained = list(content["settings"]["classes"])
+    if trained != classes and sorted(trained) == sorted(classes):
+        raise InputError(f"--load_path {path} has the classes in another order: {trained}, not {classes}")
 
 
 def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
@@ -180,7 +194,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     """
     state.optimizer.zero_grad(set_to_none=True)
     count = add_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
-    parts = list(zip(*(tensor.chunk(args.accumulate) for tensor in batch)))
+    parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     total = 0.0
     for number, (images, labels) in enumerate(parts, start=1):
         with gradients_stay_local(model, wait=number < len(parts)):
@@ -188,7 +202,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
             inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
             with autocast(world.device, args.amp):
                 logits = model(inputs)
-            losses = summed_cross_entropy(logits.float(), labels, args.label_smoothing, class_weights, args.ohem)
+            losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
             loss = world.size * losses / count
             state.scaler.scale(loss).backward()
         total = total + loss.detach()

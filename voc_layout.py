@@ -40,7 +40,13 @@ def load_class_names(voc_root) -> tuple[str, ...]:
     path = Path(voc_root) / "classes.txt"
     if not path.is_file():
         return VOC_CLASSES
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error.reason}): save it as such") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if names and names[0].lower() == "background":
+        raise InputError(f"{path} begins with background, which is label 0 already: name the foreground classes alone")
     if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise InputError(f"{path} holds {len(names)} names: between 1 and {MAX_CLASSES} different ones are needed")
     return names

@@ -34,6 +34,8 @@ class EpochBatches:
         """Raises `InputError` unless the share of a process divides into `parts`, and, where batch norms see maps of
         1×1 px (`norm_needs_two`), each part has two images or more."""
         share = min(self.batch_size, self.num_samples) // self.size
+        if share < parts:
+            raise InputError(f"--accumulate {parts} is more than the {share} images of a step in each process")
         if self.batch_size // self.size % parts:
             raise InputError(
                 f"--accumulate {parts} does not divide the {self.batch_size // self.size} images of a step in each "

@@ -76,7 +76,7 @@ class Decoder(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """Backbone at output stride 16 or 8, ASPP with the dilations of that stride, decoder.
 
-    forward: images float [B, 3, H, W], normalised → logits [B, L, H, W].
+    forward: images float [B, 3, H, W], normalised → logits float32 [B, L, H, W].
     With `fix_batch_norm`, batch norms of the backbone use their stored statistics in training too; their scale and
     shift are still trained. `dropout` is the share after ASPP and after the decoder's first block; after its second
     block it is a fifth of that.
@@ -101,7 +101,9 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)  # R1 (stride 4) … R4 (output stride)
         logits = self.decoder(self.aspp(features[-1]), features[0])  # [B, L, H / 4, W / 4]
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
+        return F.interpolate(
+            logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=True
+        )  # [B, L, H, W]
 
     def train(self, mode: bool = True):
         super().train(mode)

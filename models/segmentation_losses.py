@@ -37,7 +37,7 @@ def summed_cross_entropy(
         return losses
     hardest = losses.flatten(1).sort(dim=1, descending=True).values  # [B, H W]; ignored pixels are 0, and so come last
     place = torch.arange(hardest.shape[1], device=labels.device)  # [H W]
-    return hardest[place < _counted(labels, hard_share)[:, None]].sum()
+    return torch.where(place < _counted(labels, hard_share)[:, None], hardest, 0).sum()
 
 
 def counted_pixels(labels: Tensor, hard_share: float = 1.0) -> Tensor:

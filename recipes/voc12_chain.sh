@@ -89,7 +89,7 @@ if [ -n "${TRAINVAL:-}" ] && [ -n "${AUG:-}" ]; then
   stage prepare prepare_voc12.py --trainval "$TRAINVAL" --aug "$AUG" ${TESTSET:+--test "$TESTSET"} "${voc[@]}"
 fi
 images=""
-for below in . VOC2012 VOCdevkit VOCdevkit/VOC2012 voc12/VOCdevkit voc12/VOCdevkit/VOC2012; do
+for below in . {,VOCdevkit,voc12/VOCdevkit,data/voc12/VOCdevkit}/{,VOC2012}; do
   if [ -d "$data/$below/JPEGImages" ]; then images=$data/$below/JPEGImages; break; fi
 done
 [ -n "$images" ] || refuse "no VOCdevkit/VOC2012/JPEGImages in $data: name DATA_DIR, or archives by TRAINVAL and AUG"

@@ -1,9 +1,12 @@
 """What only a GPU shows: mixed precision learns, recomputation saves memory, maps agree with the CPU's."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import run_main
+from conftest import PROJECT, labels_in, run_main
 from test_training_scripts import COMMANDS, log_of, saliency_command
 
 from image_files import load_grey, load_image
@@ -57,3 +60,26 @@ def test_every_flag_at_once(scenes, tmp_path):
     maps = tmp_path / "maps"
     run_main("predict", f"--load_path {tmp_path}/run/last.pth --input {scenes}/dataset/DRAWN-TR --output {maps}")
     assert len({load_grey(path).shape for path in maps.glob("*.png")}) == 1
+
+
+def test_every_flag_of_the_segmentation_at_once(scenes, tmp_path):
+    flags = "--mode normal --use_gn False --output_stride 8 --ema 0.9 --accumulate 2 --ohem 0.5 --class_balance 0.9"
+    flags += " --label_smoothing 0.1 --warmup_steps 2 --channels_last --compile --gpu_id 0 --max_epoch 2 --tag run"
+    run_main("train_segmentation", COMMANDS["train_segmentation"](scenes, tmp_path, flags))
+    assert np.isfinite(log_of(tmp_path / "run")[-1]["loss"])
+    photographs = f"--input {scenes}/data/VOCdevkit/VOC2012/JPEGImages --list {scenes}/voc12/val_id.txt"
+    how = "--scales 0.5 1 --flip --crf --window 48"
+    run_main("predict", f"--load_path {tmp_path}/run/last.pth {photographs} {how} --output {tmp_path}/out")
+    assert len(labels_in(tmp_path / "out")) == 6
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+def test_two_gpus_have_the_loss_curve_of_one(scenes, tmp_path):
+    """With batch norm that sees the whole batch."""
+    flags = "--mode normal --use_gn False --dropout 0 --amp False --max_epoch 10 --val_list none"
+    line = COMMANDS["train_segmentation"](scenes, tmp_path, flags).split()
+    for tag in ("0", "0 1"):
+        command = [sys.executable, "train_segmentation.py", *line, "--tag", f"gpu {tag}", "--gpu_id", *tag.split()]
+        subprocess.run(command, cwd=PROJECT, check=True, timeout=600)
+    one, two = ([row["loss"] for row in log_of(tmp_path / f"gpu {tag}")] for tag in ("0", "0 1"))
+    assert one == pytest.approx(two, abs=1e-3)

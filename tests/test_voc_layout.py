@@ -40,9 +40,16 @@ def test_class_names(tmp_path):
     assert len(VOC_CLASSES) == 20
     (tmp_path / "classes.txt").write_text("ball\r\n\nboat \n")
     assert load_class_names(tmp_path) == ("ball", "boat")
-    (tmp_path / "classes.txt").write_text("ball\nball\n")
-    with pytest.raises(InputError, match="different"):
-        load_class_names(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfball\n")  # as Windows' editor writes it
+    assert load_class_names(tmp_path) == ("ball",)
+    for content, words in (
+        (b"ball\nball\n", "different"),
+        (b"Background\nball\n", "which is label 0 already"),
+        ("b\u00e4r\n".encode("latin-1"), "is not text in UTF-8"),
+    ):
+        (tmp_path / "classes.txt").write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            load_class_names(tmp_path)
 
 
 def test_lists(tmp_path):

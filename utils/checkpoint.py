@@ -51,6 +51,16 @@ def file_digest(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def rebuild(builder, checkpoint: dict, path) -> nn.Module:
+    """The network of a checkpoint, made by `builder(settings)`, with its weights. `path` is for the error message."""
+    try:
+        network = builder(checkpoint["settings"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be used: the settings of its network are incomplete ({error})") from error
+    load_weights(network, checkpoint["network"], path)
+    return network
+
+
 def load_weights(network: nn.Module, state: dict, path) -> None:
     """Loads every weight of `network`; raises `InputError` that names missing, unexpected and misshapen ones."""
     own = network.state_dict()

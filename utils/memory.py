@@ -9,9 +9,9 @@ from input_errors import InputError, first_line
 SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
-def memory_format(channels_last: str, device: torch.device) -> torch.memory_format:
+def memory_format(channels_last: bool | str, device: torch.device) -> torch.memory_format:
     """The layout that `--channels_last` True, False or gpu (on GPUs only) means on a device."""
-    wanted = device.type == "cuda" if channels_last == "gpu" else channels_last == "True"
+    wanted = device.type == "cuda" if channels_last == "gpu" else channels_last
     return torch.channels_last if wanted else torch.contiguous_format
 
 

@@ -55,11 +55,14 @@ class RunFolder:
             self.refuse_other_options()
 
     def refuse_other_options(self) -> None:
-        """Raises `InputError` if an option that shapes the weights differs from what the run was started with."""
+        """Raises `InputError` if an option that shapes the weights differs from what the run was started with.
+
+        An option that is not recorded is younger than the run.
+        """
         recorded = load_json(self.path / "options.json")["options"]
         for name, value in self.options.items():
-            if name not in MAY_CHANGE and recorded.get(name) != value:
-                raise InputError(f"--resume: {self.path} was started with {name} = {recorded.get(name)}, not {value}")
+            if name not in MAY_CHANGE and name in recorded and recorded[name] != value:
+                raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
 
     def start(self, total_steps: int) -> None:
         """Opens the logs; what they hold of steps after `total_steps`, which a killed run did not save, is dropped."""

@@ -30,23 +30,14 @@ def segmentation_logits(
 
     def logits(batch):
         with autocast(device, enabled=amp):
-            return network(batch).float()  # [B, L, h, w]
+            return network(batch)  # [B, L, h, w]
 
     if window_px:
         logits = partial(sliding_windows, logits, window_px=window_px, stride_px=stride_px)
     return merge_scales(logits, network.backbone.normalise(tensor), scales, flip)[0]
 
 
-def predict_segmentation(
-    network: nn.Module,
-    image: np.ndarray,
-    device: torch.device,
-    scales=(1.0,),
-    flip: bool = False,
-    amp: bool = True,
-    window_px: int | None = None,
-    stride_px: int | None = None,
-) -> np.ndarray:
-    """Image RGB uint8 [H, W, 3] → labels uint8 [H, W]: the largest of `segmentation_logits`."""
-    logits = segmentation_logits(network, image, device, scales, flip, amp, window_px, stride_px)  # [L, H, W]
+def predict_segmentation(network: nn.Module, image: np.ndarray, device: torch.device, **how) -> np.ndarray:
+    """Image RGB uint8 [H, W, 3] → labels uint8 [H, W]: the largest of `segmentation_logits`; `how`: its parameters."""
+    logits = segmentation_logits(network, image, device, **how)  # [L, H, W]
     return logits.argmax(dim=0).to(torch.uint8).cpu().numpy()

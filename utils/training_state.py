@@ -3,6 +3,9 @@
 Randomness is no part of it: order, augmentation and dropout of a step are functions of (seed, epoch, step, process).
 """
 
+import hashlib
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,8 @@ class TrainingState:
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
         self.first_bad_step: Tensor | None = None  # of the epoch; NEVER where all losses are finite
+        stems = "\n".join(Path(name).stem for name in names)
+        self.names_digest = hashlib.sha256(stems.encode()).hexdigest()
 
     @property
     def result(self) -> nn.Module:
@@ -92,14 +97,22 @@ class TrainingState:
 
     def improves(self, score: float | None) -> bool:
         """Whether a validation score is the best so far, which it then becomes; None: the epoch was not validated."""
-        if score is None or score <= self.best_score:
+        if score is None or not score > self.best_score:  # NaN, where nothing could be scored, is no improvement
             return False
         self.best_score = score
         return True
 
     def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
-        """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes."""
+        """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes.
+
+        Raises `InputError` instead where a loss or a weight is not finite.
+        """
         self.check_finite()
+        if not torch.stack([weight.detach().isfinite().all() for weight in self.network.parameters()]).all():
+            raise InputError(
+                f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
+                "--lr; what was saved before is intact"
+            )
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -109,6 +122,7 @@ class TrainingState:
             "total_steps": self.total_steps,
             "best_score": self.best_score,
             "num_samples": len(self.names),
+            "names_digest": self.names_digest,
             "loss_sums": self._summed_losses(),
         }
         if run.is_main:
@@ -123,6 +137,11 @@ class TrainingState:
             raise InputError(
                 f"--resume: {path} was trained on {training['num_samples']} images, now there are {len(self.names)}: "
                 "restore the data, or start a new run"
+            )
+        if training.get("names_digest", self.names_digest) != self.names_digest:
+            raise InputError(
+                f"--resume: {path} was trained on other images, or in another order of the list: restore the list, or "
+                "start a new run"
             )
         load_weights(self.result, content["network"], path)
         if self.ema is not None:
@@ -140,10 +159,9 @@ class TrainingState:
 
     def _watch(self, loss: Tensor) -> None:
         """Keeps the first step whose loss is not finite, without waiting for the device."""
-        never = torch.tensor(NEVER, device=loss.device)
-        before = never if self.first_bad_step is None else self.first_bad_step
-        now = torch.where(loss.detach().isfinite(), never, self.step)
-        self.first_bad_step = torch.minimum(before, now)
+        now = torch.full((), NEVER, dtype=torch.int64, device=loss.device)
+        now = now.masked_fill(~loss.detach().isfinite(), self.step)
+        self.first_bad_step = now if self.first_bad_step is None else torch.minimum(self.first_bad_step, now)
 
     def _summed_losses(self) -> dict[str, float]:
         return {name: mean_over_processes(value).item() for name, value in self.loss_sums.items()}
