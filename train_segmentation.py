@@ -142,6 +142,8 @@ def main(args) -> None:
 
         # save
         state.save(run, "segmentation", settings, is_best=state.improves(score))
+    if val_pairs:
+        run.log(f"the result is last.pth; best.pth, mIoU {state.best_score:.4f}, was chosen on the validation images")
     run.close()
     stop_distributed()
 
