@@ -153,10 +153,11 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
         )
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the server takes .tar.gz, give it such a name")
-    if args.voc_submission and tuple(settings.get("classes", ())) != VOC_CLASSES:
+    classes = settings.get("classes", ())
+    if args.voc_submission and tuple(classes) != VOC_CLASSES:
         raise InputError(
             f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but --load_path "
-            f"{args.load_path} has others: {shorten(settings.get('classes', ()))}"
+            f"{args.load_path} has {len(classes)} ({shorten(classes)})"
         )
 
 

@@ -304,8 +304,9 @@ def test_flags_that_do_not_fit(flags, words, scenes, tmp_path):
 def test_a_scaler_that_did_nothing_is_resumed_by_one_that_does(tmp_path, scenes):
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 1"))
     network = tiny_network()
+    names = [image for image, _ in training_pairs([scenes / "dataset"])]
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
-    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), list("abcdefghijkl"), EpochBatches(12, 4, 0))
+    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), names, EpochBatches(12, 4, 0))
     state.load(tmp_path / "run/last.pth")
     assert (state.epoch, state.step, state.total_steps) == (1, 0, 3)
 
