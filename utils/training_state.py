@@ -24,7 +24,7 @@ class TrainingState:
     step         steps done of the next one, `loss_sums` the sums of their losses
     total_steps  steps done in all
     best_score   best validation score so far, larger is better
-    names        of the training images; with another number of them the rest of the epoch would not be the same
+    names        of the training images; with others, or in another order, the rest would not be the same
     batches      tells which of them are in which step
     """
 
