@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from label_files import IGNORE_LABEL
-from metrics.segmentation import mean_of_defined
+from metrics.segmentation import count_pairs, ignored_where, mean_of_defined, pair_runs
 
 DISTANCE_SHARE = 0.02  # of the image's diagonal, as in the paper
 
@@ -22,23 +22,38 @@ class BoundaryIoU:
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
         """prediction, truth: uint8 [H, W], 0..L-1 or 255."""
-        counted = truth != IGNORE_LABEL
-        prediction = np.where(counted, prediction, IGNORE_LABEL)
+        prediction = ignored_where(truth == IGNORE_LABEL, prediction)
         distance_px = max(1, round(DISTANCE_SHARE * float(np.hypot(*truth.shape))))
-        for label in np.union1d(prediction[counted], truth[counted]):
-            if label != IGNORE_LABEL:
-                bands = [boundary_band(labels == label, distance_px) for labels in (prediction, truth)]
-                self.intersections[label] += np.count_nonzero(bands[0] & bands[1])
-                self.unions[label] += np.count_nonzero(bands[0] | bands[1])
+        bands = [ignored_where(interior(labels, distance_px), labels) for labels in (prediction, truth)]
+        pairs = count_pairs(*pair_runs(*bands), len(self.unions))
+        intersections = pairs.diagonal()[1:]
+        self.intersections += intersections
+        self.unions += pairs[1:].sum(axis=1) + pairs[:, 1:].sum(axis=0) - intersections
 
     def score(self) -> float:
         """Mean over the labels that occur, 0..1."""
-        with np.errstate(invalid="ignore"):
-            return mean_of_defined(self.intersections / self.unions)
+        return float(boundary_iou(self.intersections, self.unions))
+
+
+def boundary_iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
+    """Counts [..., L] → mean over the labels that occur, [...]."""
+    with np.errstate(invalid="ignore"):
+        return mean_of_defined(intersections / unions)
 
 
 def boundary_band(mask: np.ndarray, distance_px: int) -> np.ndarray:
     """The pixels of a mask (bool [H, W]) within `distance_px` of its outline, by steps in eight directions."""
-    square = np.ones((2 * distance_px + 1, 2 * distance_px + 1), np.uint8)
-    inner = cv2.erode(mask.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    inner = cv2.erode(mask.view(np.uint8), square(distance_px), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return mask & (inner == 0)
+
+
+def interior(labels: np.ndarray, distance_px: int) -> np.ndarray:
+    """bool [H, W]: where the window of `distance_px` to all sides lies in the image and holds one label, so that the
+    smallest is the largest; 255 stands for what is outside."""
+    window = square(distance_px)
+    largest = cv2.dilate(labels, window, borderType=cv2.BORDER_CONSTANT, borderValue=IGNORE_LABEL)
+    return cv2.erode(labels, window) == largest
+
+
+def square(distance_px: int) -> np.ndarray:
+    return np.ones((2 * distance_px + 1, 2 * distance_px + 1), np.uint8)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from metrics.boundary_iou import BoundaryIoU
-from metrics.segmentation import ConfusionMatrix
+from metrics.boundary_iou import BoundaryIoU, boundary_iou
+from metrics.segmentation import ConfusionMatrix, scores_of_counts
 
 
 class LabelQuality:
@@ -20,9 +20,15 @@ class LabelQuality:
         self.num_images += 1
         return self
 
+    @property
+    def state(self) -> np.ndarray:
+        """The sums as int64 [K]: number of images, confusion matrix, intersections and unions of boundary bands."""
+        matrix, boundary = self.matrix, self.boundary
+        return np.concatenate([[self.num_images], matrix.counts.ravel(), boundary.intersections, boundary.unions])
+
     def packed(self) -> tuple[int, np.ndarray, np.ndarray]:
         """The sums in a form that is small for few images: their number, and what is not 0 with its place."""
-        sums = np.concatenate([self.matrix.counts.ravel(), self.boundary.intersections, self.boundary.unions])
+        sums = self.state[1:]
         places = np.flatnonzero(sums)
         return self.num_images, places, sums[places]
 
@@ -30,17 +36,31 @@ class LabelQuality:
         num_images, places, values = packed
         sums = np.zeros(self.matrix.counts.size + 2 * self.num_labels, np.int64)
         sums[places] = values
-        matrix, intersections, unions = np.split(sums, [self.matrix.counts.size, -self.num_labels])
-        self.matrix.counts += matrix.reshape(self.matrix.counts.shape)
+        counts, intersections, unions = split_sums(sums, self.num_labels)
+        self.matrix.counts += counts
         self.boundary.intersections += intersections
         self.boundary.unions += unions
         self.num_images += num_images
 
     def scores(self) -> dict:
-        """Those of `ConfusionMatrix.scores`, a prediction of 255 being a miss; "mIoU_dropped", where it is dropped;
-        "boundary_IoU"; "images"."""
-        return self.matrix.scores() | {
-            "mIoU_dropped": self.matrix.scores("dropped")["mIoU"],
-            "boundary_IoU": self.boundary.score(),
-            "images": self.num_images,
+        """Those of `scores_of_states`, single ones as float; and "images"."""
+        scores = scores_of_states(self.state, self.num_labels)
+        return {key: value if value.ndim else float(value) for key, value in scores.items()} | {
+            "images": self.num_images
         }
+
+
+def scores_of_states(states: np.ndarray, num_labels: int) -> dict[str, np.ndarray]:
+    """States [..., K] → the scores of `scores_of_counts`, a prediction of 255 being a miss; "mIoU_dropped", where it
+    is dropped; "boundary_IoU". A state of NaN has scores of NaN."""
+    counts, intersections, unions = split_sums(states[..., 1:], num_labels)
+    return scores_of_counts(counts) | {
+        "mIoU_dropped": scores_of_counts(counts, "dropped")["mIoU"],
+        "boundary_IoU": boundary_iou(intersections, unions),
+    }
+
+
+def split_sums(sums: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All sums but the number of images → counts [..., L, L + 1], intersections and unions [..., L]."""
+    counts, intersections, unions = np.split(sums, [-2 * num_labels, -num_labels], axis=-1)
+    return counts.reshape(*counts.shape[:-1], num_labels, num_labels + 1), intersections, unions

@@ -5,20 +5,20 @@ import csv
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import distance_transform_cdt
+from scipy.ndimage import binary_erosion, distance_transform_cdt
 from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
 
 from image_files import load_image
 from metrics.boundary_iou import BoundaryIoU, boundary_band
-from metrics.label_quality import LabelQuality
+from metrics.label_quality import LabelQuality, scores_of_states
 from metrics.label_tables import label_tables
 from metrics.tables import Table, save_tables
 
 
-def random_labels(rng, height: int, width: int, num_labels: int, ignored: float = 0.1) -> np.ndarray:
+def random_labels(rng, height: int, width: int, num_labels: int, ignored: float = 0.1, block: int = 4) -> np.ndarray:
     """Blocks of labels, with pixels of 255 between."""
-    blocks = rng.integers(0, num_labels, (height // 4 + 1, width // 4 + 1)).astype(np.uint8)
-    label = blocks.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
+    blocks = rng.integers(0, num_labels, (height // block + 1, width // block + 1)).astype(np.uint8)
+    label = blocks.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
     return np.where(rng.random(label.shape) < ignored, 255, label).astype(np.uint8)
 
 
@@ -55,6 +55,30 @@ def test_boundary_iou_equals_loops_over_pixels(size):
     assert metric.score() == pytest.approx(plain_boundary_iou(pairs, 4))
 
 
+def counts_by_label(prediction, truth, num_labels: int) -> tuple[list[int], list[int]]:
+    """Intersections and unions, one label after the other, by what erosion leaves of its area."""
+    prediction = np.where(truth == 255, 255, prediction)
+    distance_px = max(1, round(0.02 * float(np.hypot(*truth.shape))))
+    square = np.ones((2 * distance_px + 1, 2 * distance_px + 1), bool)
+    areas = [[labels == label for labels in (prediction, truth)] for label in range(num_labels)]
+    pairs = [[area & ~binary_erosion(area, square) for area in pair] for pair in areas]
+    return [int((a & b).sum()) for a, b in pairs], [int((a | b).sum()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("block", [1, 9, 60])
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (2, 400), (90, 3), (150, 201)])
+def test_boundary_iou_equals_erosion_of_each_label(size, block):
+    """Windows of 3 to 17 pixels, some of them larger than the image."""
+    rng = np.random.default_rng(block)
+    for ignored in (0, 0.0005, 0.05):
+        prediction, truth = (random_labels(rng, *size, num_labels, ignored, block) for num_labels in (4, 3))
+        views = (prediction.T, truth.T), (prediction[::-1, ::-1], truth[::-1, ::-1])
+        for pair in ((prediction, truth), (truth, truth), *views):
+            metric = BoundaryIoU(5)
+            metric.add(*pair)
+            assert (metric.intersections.tolist(), metric.unions.tolist()) == counts_by_label(*pair, 5)
+
+
 def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
     """As VOC's masks have it: 255 between object and background, where a perfect prediction must choose one of them."""
     truth = np.zeros((60, 80), np.uint8)
@@ -65,11 +89,12 @@ def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
         assert metric.score() == 1
 
 
-@pytest.mark.parametrize("distance_px", [1, 2, 5])
+@pytest.mark.parametrize("distance_px", [1, 2, 5, 30])
 def test_bands_are_those_of_the_chessboard_distance(distance_px):
     mask = random_labels(np.random.default_rng(distance_px), 40, 50, 2, ignored=0.01) == 1
     expected = mask & (distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1] <= distance_px)
     assert np.array_equal(boundary_band(mask, distance_px), expected)
+    assert np.array_equal(boundary_band(mask[:, ::-1].T, distance_px), expected[:, ::-1].T)
 
 
 def test_boundary_iou_by_hand():
@@ -157,6 +182,31 @@ def test_packed_sums_add_up():
         assert np.array_equal(total.scores()[key], value, equal_nan=True), key
 
 
+def test_scores_of_many_states_are_those_of_each():
+    rng = np.random.default_rng(0)
+    qualities = [LabelQuality(5).add(random_labels(rng, 30, 20, 5), random_labels(rng, 30, 20, 4)) for _ in range(3)]
+    states = np.stack([quality.state for quality in [*qualities, LabelQuality(5)]])
+    assert states.shape == (4, 1 + 5 * 6 + 2 * 5)
+    assert states[:, 0].tolist() == [1, 1, 1, 0]
+    many = scores_of_states(states, 5)
+    assert {"Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "boundary_IoU", "coverage"} <= set(many)
+    for index, quality in enumerate([*qualities, LabelQuality(5)]):
+        scores = quality.scores()
+        assert set(scores) == {*many, "images"}
+        for key, value in many.items():
+            assert np.array_equal(value[index], scores[key], equal_nan=True), key
+    whole = LabelQuality(5)
+    for quality in qualities:
+        whole.add_packed(quality.packed())
+    assert np.array_equal(whole.state, states.sum(axis=0))
+    assert all(np.isnan(value).all() for value in scores_of_states(np.full(41, np.nan), 5).values())
+
+
+def test_mean_iou_of_one_image_is_over_the_labels_in_truth_or_prediction():
+    truth, prediction = np.array([[0, 0, 3, 3]], np.uint8), np.array([[0, 0, 3, 7]], np.uint8)
+    assert LabelQuality(21).add(prediction, truth).scores()["mIoU"] == pytest.approx((1 + 0.5 + 0) / 3)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match=r"prediction is \[2, 2\], truth \[2, 3\]"):
         LabelQuality(3).add(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
@@ -169,7 +219,8 @@ def test_saved_tables(tmp_path):
     plain = Table("plain", ["name, unit", "n"], [["a,b", 1], ["c", 22]], on_screen=False)
     save_tables(tmp_path / "new/tables", [curve, plain])
     folder = tmp_path / "new/tables"
-    assert {path.name for path in folder.iterdir()} == {"tables.md", "sweep.csv", "sweep.png", "plain.csv"}
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["plain.csv", "sweep.csv", "sweep.png", "tables.md", "tables.tex"]
     assert (folder / "tables.md").read_text(encoding="utf-8") == (
         f"## sweep\n\n{curve.markdown()}\n\n## plain\n\n{plain.markdown()}\n"
     )

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassJaccardIndex,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 
 from metrics.classification import average_precision, mean_average_precision
-from metrics.segmentation import ConfusionMatrix
+from metrics.segmentation import ConfusionMatrix, scores_of_counts
 from metrics.tables import markdown_table, percent
 
 
@@ -45,12 +50,17 @@ def test_equal_to_torchmetrics():
         matrix.add(*one)
     found = matrix.scores()
     pair = torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(truth.astype(np.int64))
-    iou = MulticlassJaccardIndex(num_classes=5, average="none", ignore_index=255)(*pair)
-    assert found["IoU"] == pytest.approx(iou.numpy(), abs=1e-6)
-    accuracy = MulticlassAccuracy(num_classes=5, average="micro", ignore_index=255)(*pair)
-    assert found["Acc"] == pytest.approx(accuracy.item(), abs=1e-6)
-    weighted = MulticlassJaccardIndex(num_classes=5, average="weighted", ignore_index=255)(*pair)
-    assert found["fwIoU"] == pytest.approx(weighted.item(), abs=1e-6)
+    for key, metric, average in (
+        ("IoU", MulticlassJaccardIndex, "none"),
+        ("mIoU", MulticlassJaccardIndex, "macro"),
+        ("fwIoU", MulticlassJaccardIndex, "weighted"),
+        ("precision", MulticlassPrecision, "none"),
+        ("recall", MulticlassRecall, "none"),
+        ("Acc", MulticlassAccuracy, "micro"),
+        ("Acc_class", MulticlassAccuracy, "macro"),
+    ):
+        expected = metric(num_classes=5, average=average, ignore_index=255)(*pair)
+        assert found[key] == pytest.approx(expected.numpy(), abs=1e-6), key
 
 
 def test_counts_of_processes_add_up():
@@ -64,6 +74,61 @@ def test_counts_of_processes_add_up():
     assert whole.counts.dtype == np.int64
 
 
+def plain_counts(prediction, truth, num_labels: int) -> np.ndarray:
+    """Pixel by pixel."""
+    counts = np.zeros((num_labels, num_labels + 1), np.int64)
+    for predicted, true in zip(prediction.ravel().tolist(), truth.ravel().tolist()):
+        if true != 255:
+            counts[true, min(predicted, num_labels)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("block", [1, 5, 40])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (41, 33)])
+def test_counts_equal_loops_over_pixels(size, block):
+    rng = np.random.default_rng(block)
+    prediction, truth = (
+        rng.choice([0, 1, 2, 3, 255], size).astype(np.uint8).repeat(block, axis=1)[:, : size[1]] for _ in range(2)
+    )
+    for view in (lambda label: label, np.transpose, lambda label: label[::-1, ::-1], lambda label: label[::2, ::3]):
+        matrix = ConfusionMatrix(4)
+        matrix.add(view(prediction), view(truth))
+        assert np.array_equal(matrix.counts, plain_counts(view(prediction), view(truth), 4))
+
+
+def test_counts_of_a_huge_map_are_exact():
+    truth = np.zeros((4100, 4100), np.uint8)  # more pixels than a 32-bit float can count
+    truth[-1, -1] = 1
+    matrix = ConfusionMatrix(2)
+    for _ in range(2):
+        matrix.add(truth, truth)
+    assert matrix.counts.tolist() == [[2 * 4100**2 - 2, 0, 0], [0, 2, 0]]
+
+
+@pytest.mark.parametrize("predicted_255", ["miss", "dropped"])
+def test_scores_of_many_matrices_are_those_of_each(predicted_255):
+    counts = np.random.default_rng(0).integers(0, 9, (2, 5, 3, 4))
+    counts[0, 1] = 0  # nothing was counted
+    counts[0, 2, 1], counts[0, 2, :, 1] = 0, 0  # a class that does not occur
+    many = scores_of_counts(counts.astype(float), predicted_255)
+    assert many["mIoU"].shape == (2, 5)
+    assert many["IoU"].shape == (2, 5, 3)
+    for place in np.ndindex(2, 5):
+        matrix = ConfusionMatrix(3)
+        matrix.counts = counts[place]
+        one = matrix.scores(predicted_255)
+        assert list(one) == list(many)
+        for key, value in one.items():
+            assert np.array_equal(many[key][place], value, equal_nan=True), key
+    assert all(np.isnan(value).all() for value in scores_of_counts(np.full((3, 4), np.nan), predicted_255).values())
+
+
+def test_nothing_was_counted():
+    found = scores([[1, 255]], [[255, 255]])
+    assert [found[key] for key in ("Acc", "fwIoU", "coverage")] == [0, 0, 0]
+    assert np.isnan([found["mIoU"], found["Acc_class"], *found["IoU"]]).all()
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="label 7"):
         scores([[7]], [[0]])
@@ -71,6 +136,8 @@ def test_refusals():
         scores([[0]], [[3]])
     with pytest.raises(ValueError, match=r"\[1, 2\]"):
         scores([[0]], [[0, 0]])
+    with pytest.raises(ValueError, match="holds label 254, but there are only 0 to 2 and 255"):
+        scores([[0, 2, 254, 255]], [[0, 5, 0, 0]])
     assert scores([[7]], [[255]])["Acc"] == 0  # nothing is said of ignored pixels
 
 

@@ -1,0 +1,89 @@
+"""Time and memory of scoring label maps, against merely decoding them.
+
+    python -m benchmarks.segmentation_metrics --masks dataset/voc12/VOC2012/SegmentationClass
+
+Each mask is scored against itself moved by a few pixels, as a palette PNG too. One core; the sides take turns, a chunk
+of masks each, and a chunk counts by the fastest of its turns.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.report import environment_line, keep
+from input_errors import InputError
+from label_files import load_label, save_label
+from metrics.label_quality import LabelQuality
+from metrics.segmentation import ConfusionMatrix
+from metrics.tables import markdown_table
+
+NUM_LABELS = 21
+SHIFT_YX_PX = (3, 5)
+CHUNK, TURNS = 50, 3
+EARLY = 200  # masks after which memory is read for the first time
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Time and memory of scoring label maps.")
+    parser.add_argument("--masks", required=True, help="folder of palette PNGs")
+    parser.add_argument("--limit", type=int, help="masks, all if not given")
+    args = parser.parse_args(argv)
+    masks = sorted(Path(args.masks).glob("*.png"))[: args.limit]
+    if not masks:
+        raise InputError(f"--masks {args.masks} holds no .png")
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [(write_shifted(mask, Path(folder)), mask) for mask in masks]
+        seconds, memory_mb = measure(pairs)
+    times = [
+        [name, f"{value:.2f}", f"{1e3 * value / len(pairs):.3f}", f"{value / seconds['decoding']:.2f}"]
+        for name, value in seconds.items()
+    ]
+    memory = [[done, f"{mb:.1f}"] for done, mb in memory_mb.items()]
+    rows, columns = SHIFT_YX_PX
+    parts = [
+        f"{len(pairs)} masks, each against itself moved by {rows} rows and {columns} columns; one core.",
+        markdown_table(["", "s", "ms/pair", "× decoding"], times),
+        markdown_table(["after pairs", "largest resident memory, MB"], memory),
+        environment_line(),
+    ]
+    keep("segmentation_metrics", f"python -m benchmarks.segmentation_metrics {' '.join(argv)}", parts)
+
+
+def write_shifted(mask: Path, folder: Path) -> Path:
+    path = folder / mask.name
+    save_label(path, np.roll(load_label(mask), SHIFT_YX_PX, axis=(0, 1)))
+    return path
+
+
+def measure(pairs: list[tuple[Path, Path]]) -> tuple[dict[str, float], dict[int, float]]:
+    """Processor time of each side in seconds, and memory in MB after so many pairs."""
+    matrix, quality = ConfusionMatrix(NUM_LABELS), LabelQuality(NUM_LABELS)
+    sides = {"decoding": lambda *pair: None, "decoding + mIoU": matrix.add, "decoding + all scores": quality.add}
+    seconds, memory_mb = dict.fromkeys(sides, 0.0), {}
+    for start in range(0, len(pairs), CHUNK):
+        chunk = pairs[start : start + CHUNK]
+        turns = [{name: cpu_seconds(score, chunk) for name, score in sides.items()} for _ in range(TURNS)]
+        for name in sides:
+            seconds[name] += min(turn[name] for turn in turns)
+        done = start + len(chunk)
+        if done in (EARLY, len(pairs)):
+            memory_mb[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, memory_mb
+
+
+def cpu_seconds(score, pairs: list[tuple[Path, Path]]) -> float:
+    started = time.process_time()
+    for prediction, truth in pairs:
+        score(load_label(prediction), load_label(truth))
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,46 @@
+"""The benchmark of label scores runs and leaves its figures; the figures themselves are no test."""
+
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks import report, segmentation_metrics
+from input_errors import InputError
+from label_files import load_label, save_label
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_figures_of_a_few_masks(tmp_path, results, monkeypatch):
+    monkeypatch.setattr(segmentation_metrics, "CHUNK", 2)
+    monkeypatch.setattr(segmentation_metrics, "EARLY", 2)
+    for index in range(5):
+        label = np.random.default_rng(index).choice([0, 3, 20, 255], (30, 40)).astype(np.uint8)
+        save_label(tmp_path / f"{index}.png", label)
+    segmentation_metrics.main(["--masks", str(tmp_path), "--limit", "4"])
+    (path,) = results.iterdir()
+    text = path.read_text()
+    assert path.name == "segmentation_metrics.md"
+    assert "4 masks" in text
+    times = re.findall(r"\| (decoding.*?) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|", text)
+    assert [row[0] for row in times] == ["decoding", "decoding + mIoU", "decoding + all scores"]
+    assert times[0][3] == "1.00"
+    assert [int(pairs) for pairs in re.findall(r"^\| (\d+) +\| +\d+\.\d \|$", text, re.M)] == [2, 4]
+
+
+def test_shifted_masks(tmp_path):
+    label = np.arange(30 * 40, dtype=np.uint8).reshape(30, 40) % 21
+    save_label(tmp_path / "a.png", label)
+    (tmp_path / "shifted").mkdir()
+    shifted = load_label(segmentation_metrics.write_shifted(tmp_path / "a.png", tmp_path / "shifted"))
+    assert np.array_equal(shifted[3:, 5:], label[:-3, :-5])
+
+
+def test_a_folder_without_masks(tmp_path):
+    with pytest.raises(InputError, match=r"holds no \.png"):
+        segmentation_metrics.main(["--masks", str(tmp_path)])
