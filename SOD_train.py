@@ -45,6 +45,7 @@ from utils.training_state import TrainingState
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
 VAL_BATCH = 8
+MEASURES = ("MAE", "maxF", "meanF", "adpF", "S", "maxE")  # of validation
 PICTURE_ROWS = 4
 
 
@@ -174,19 +175,20 @@ def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None
 
 
 def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool) -> dict[str, float]:
-    """Scores of every image at its own size, by the metrics of evaluate.py; each process takes its share.
+    """The `MEASURES` over every image at its own size, by the metrics of evaluate.py; each process takes its share.
 
     Several data sets: each one's scores under its name, and the means over the data sets.
     """
     scores = {}
     for name, pairs in data_sets.items():
-        metrics, share = SaliencyMetrics(), pairs[world.rank :: world.size]
+        metrics, share = SaliencyMetrics(weighted_f=False), pairs[world.rank :: world.size]
         for first in range(0, len(share), VAL_BATCH):
             images, masks = zip(*(load_pair(*pair) for pair in share[first : first + VAL_BATCH]))
             maps = predict_saliency(network, list(images), image_size, world.device, amp=amp)
             for saliency, mask in zip(maps, masks):
                 metrics.add(saliency, mask)
-        scores[name] = SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+        total = SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+        scores[name] = {measure: total[measure] for measure in MEASURES}
     if not scores:
         return {}
     means = {key: float(np.mean([row[key] for row in scores.values()])) for key in next(iter(scores.values()))}

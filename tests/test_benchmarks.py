@@ -5,7 +5,8 @@ import re
 import pytest
 from conftest import TINY_SWIN
 
-from benchmarks import decoder_quality, decoder_speed, report
+from benchmarks import decoder_quality, decoder_speed, report, saliency_metrics
+from input_errors import MissingInputError
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +29,20 @@ def test_decoder_quality(scenes, results):
     decoder_quality.main(f"{places} -- {TINY_SWIN} --max_epoch 1 --train_batch 4".split())
     rows = (results / "decoder_quality.md").read_text().splitlines()
     assert [row.split()[1] for row in rows if re.match(r"\| (?:8|16) ", row)] == ["8", "16"]
+
+
+def test_saliency_metrics(scenes, results):
+    pytest.importorskip("py_sod_metrics")
+    masks = f"{scenes}/dataset/benchmark/DRAWN-TE/Masks"
+    small = "--drawn_pairs 2 --image_size 30 40 --repeat 1 --file_pairs 7"
+    saliency_metrics.main(f"--maps {masks} --masks {masks} {small}".split())
+    text = (results / "saliency_metrics.md").read_text()
+    assert len(re.findall(r"\d+\.\d ×", text)) == 2
+    assert "7 pairs from disk" in text
+    assert len(re.findall(r"\d+\.\d\d ×", text)) == 3
+    assert re.search(r"Memory held: \d+ MB after 7 pairs", text)
+
+
+def test_saliency_metrics_lacks_maps(scenes, tmp_path):
+    with pytest.raises(MissingInputError, match="lacks 5 of 5"):
+        saliency_metrics.pairs_of_files(tmp_path, scenes / "dataset/benchmark/DRAWN-TE/Masks", 3)

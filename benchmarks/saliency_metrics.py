@@ -1,0 +1,159 @@
+"""Saliency metrics beside PySODMetrics: time and memory.
+
+    python -m benchmarks.saliency_metrics
+    python -m benchmarks.saliency_metrics --maps maps/CSNet/ECSSD --masks dataset/benchmark/ECSSD/Masks
+
+Drawn pairs in memory: MAE, F, S and E with their curves by PySODMetrics, beside every measure of metrics/saliency.py.
+With --maps and --masks also pairs from disk: merely decoding them, beside decoding and scoring, and the memory held.
+All on one core; the ways take turns.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.report import environment_line, keep
+from image_files import image_stems, load_grey, load_mask
+from input_errors import MissingInputError, shorten
+from metrics.saliency import SaliencyMetrics
+from metrics.tables import markdown_table
+
+CHUNK = 50  # pairs of files between which the ways take turns
+EARLY = 200  # pairs after which memory is read for the first time
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of the saliency metrics.")
+    parser.add_argument("--maps", help="folder of maps, of the stems of --masks")
+    parser.add_argument("--masks", help="folder of their truth")
+    parser.add_argument("--drawn_pairs", type=int, default=20, help="pairs in memory")
+    parser.add_argument("--image_size", type=int, nargs=2, default=[300, 400], help="height and width of these, px")
+    parser.add_argument("--repeat", type=int, default=5, help="turns over these, after one that does not count")
+    parser.add_argument("--file_pairs", type=int, default=1000, help="pairs from disk; files are used repeatedly")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    parts = [in_memory(args.drawn_pairs, args.image_size, args.repeat)]
+    if args.maps and args.masks:
+        parts += from_disk(pairs_of_files(Path(args.maps), Path(args.masks), args.file_pairs))
+    command = f"python -m benchmarks.saliency_metrics {shlex.join(argv)}".rstrip()
+    keep("saliency_metrics", command, [*parts, environment_line()])
+
+
+def in_memory(count: int, size_hw: list[int], repeat: int) -> str:
+    """A table: PySODMetrics' time and ours, without and with weighted F, on one core."""
+    pairs = [drawn_pair(seed, *size_hw) for seed in range(count)]
+    ways = {
+        (score, wf): partial(score, weighted_f=wf) for wf in (False, True) for score in (score_reference, score_ours)
+    }
+    ms = milliseconds(ways, [pairs] * repeat)
+    rows = []
+    for weighted_f, name in ((False, "without weighted F"), (True, "with weighted F")):
+        reference, ours = ms[score_reference, weighted_f], ms[score_ours, weighted_f]
+        rows.append([name, f"{reference:.2f}", f"{ours:.2f}", f"{reference / ours:.1f} ×"])
+    title = f"{size_hw[0]}×{size_hw[1]} px in memory"
+    return markdown_table([title, "PySODMetrics, ms/pair", "ours, ms/pair", "speed-up"], rows)
+
+
+def from_disk(paths: list[tuple[Path, Path]]) -> list[str]:
+    """A table: the time of decoding, and of decoding and scoring; and a line on memory."""
+    held_mb = {}
+
+    def read_memory(done: int) -> None:
+        if done == min(EARLY, len(paths)) or done == len(paths):
+            held_mb[done] = resident_mb()
+
+    ways = {
+        "decoding": load_pairs,
+        "and scoring without weighted F": lambda chunk: score_ours(load_pairs(chunk), weighted_f=False),
+        "and scoring with weighted F": lambda chunk: score_ours(load_pairs(chunk), weighted_f=True),
+    }
+    chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
+    ms = milliseconds(ways, chunks, read_memory)
+    rows = [[name, f"{way:.2f}", f"{way / ms['decoding']:.2f} ×"] for name, way in ms.items()]
+    memory = ", ".join(f"{held:.0f} MB after {done} pairs" for done, held in held_mb.items())
+    return [
+        markdown_table([f"{len(paths)} pairs from disk", "ms/pair", "of decoding"], rows),
+        f"Memory held: {memory}.",
+    ]
+
+
+def milliseconds(ways: dict, chunks: list[list], after: Callable[[int], None] = lambda done: None) -> dict:
+    """Time per pair of each way, summed over the chunks; `after` is told how many pairs were done."""
+    seconds, done = dict.fromkeys(ways, 0.0), 0
+    for way in ways.values():
+        way(chunks[0])  # does not count
+    for chunk in chunks:
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(chunk)
+            seconds[name] += time.perf_counter() - started
+        done += len(chunk)
+        after(done)
+    return {name: 1e3 * total / done for name, total in seconds.items()}
+
+
+def score_ours(pairs, weighted_f: bool) -> dict[str, float]:
+    metrics = SaliencyMetrics(weighted_f)
+    for prediction, truth in pairs:
+        metrics.add(prediction, truth)
+    return metrics.scores()
+
+
+def score_reference(pairs, weighted_f: bool) -> list[dict]:
+    import py_sod_metrics as sod
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Fmeasure, which is faster than what is to replace it, warns of its future
+        metrics = [sod.MAE(), sod.Fmeasure(), sod.Smeasure(), sod.Emeasure()]
+    if weighted_f:
+        metrics.append(sod.WeightedFmeasure())
+    for prediction, truth in pairs:
+        grey = truth.astype(np.uint8) * 255
+        for metric in metrics:
+            metric.step(prediction, grey)
+    return [metric.get_results() for metric in metrics]
+
+
+def load_pairs(paths: list[tuple[Path, Path]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(load_grey(map_path), load_mask(mask_path)) for map_path, mask_path in paths]
+
+
+def drawn_pair(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy, blurred map of one to three ellipses, and these as the truth; many maps have every grey level."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(rng.integers(1, 4)):
+        centre = (int(width * rng.uniform(0.2, 0.8)), int(height * rng.uniform(0.2, 0.8)))
+        axes = (int(width * rng.uniform(0.05, 0.25)), int(height * rng.uniform(0.05, 0.25)))
+        cv2.ellipse(mask, centre, axes, rng.uniform(0, 180), 0, 360, 255, cv2.FILLED)
+    noise = cv2.GaussianBlur(rng.normal(0, 60, mask.shape), (0, 0), 5) * 5
+    saliency = cv2.GaussianBlur(mask.astype(np.float64), (0, 0), 4) + noise
+    return np.clip(saliency, 0, 255).astype(np.uint8), mask > 0
+
+
+def pairs_of_files(maps: Path, masks: Path, count: int) -> list[tuple[Path, Path]]:
+    found, truth = image_stems(maps), image_stems(masks)
+    missing = [stem for stem in truth if stem not in found]
+    if missing or not truth:
+        raise MissingInputError(f"{maps} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)})")
+    pairs = [(found[stem], path) for stem, path in truth.items()]
+    return [pairs[place % len(pairs)] for place in range(count)]
+
+
+def resident_mb() -> float:
+    """What the process holds in memory now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,73 @@
+"""The weighted F-measure against PySODMetrics, and the order in which the nearest pixel is chosen against SciPy."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+from test_saliency_metrics import random_pair
+
+from metrics.weighted_f import copy_from_nearest, padded, weighted_f
+
+
+def reference(prediction, truth) -> float:
+    metric = pytest.importorskip("py_sod_metrics").WeightedFmeasure()
+    metric.step(prediction, truth.astype(np.uint8) * 255)
+    return metric.get_results()["wfm"]
+
+
+def compare_random_pairs(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        prediction, truth = random_pair(rng)
+        assert weighted_f(prediction, truth) == pytest.approx(reference(prediction, truth), abs=1e-6)
+
+
+def test_equal_to_the_reference():
+    compare_random_pairs(200, seed=0)
+
+
+@pytest.mark.slow
+def test_equal_to_the_reference_on_thousands():
+    compare_random_pairs(10000, seed=1)
+
+
+def test_large_image_equals_the_reference():
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:700, :900]
+    truth = (np.hypot(y - 300, x - 500) < 200) ^ (np.hypot(y - 350, x - 450) < 80)
+    prediction = np.clip(255 * truth + rng.normal(0, 60, truth.shape), 0, 255).astype(np.uint8)
+    assert weighted_f(prediction, truth) == pytest.approx(reference(prediction, truth), abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.4])
+def test_nearest_pixel_is_that_of_scipy(share):
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        truth = rng.random(rng.integers(2, 40, 2)) < share
+        truth[0, 0] = True
+        distances, nearest = distance_transform_edt(~truth, return_indices=True)
+        errors = rng.random(truth.shape)
+        seen = distances**2 < 18.5
+        copied = padded(errors * truth)
+        copy_from_nearest(copied, padded(truth.view(np.uint8)), padded(distances.astype(np.float32)))
+        expected = np.where(seen, errors[tuple(nearest)], 0)
+        np.testing.assert_array_equal(copied[4:-4, 4:-4], expected)
+
+
+def test_by_hand():
+    """One pixel of the object, found by half: its 7×7 mean is that of a plane of its own error, so as large."""
+    truth = np.zeros((21, 21), bool)
+    truth[10, 10] = True
+    prediction = np.zeros((21, 21), np.uint8)
+    prediction[10, 10], prediction[10, 15] = 51, 102  # stretched to .5 and 1; 5 px away the weight is 2 − .5
+    hits, alarms = 0.5, 1.5
+    recall, precision = hits, hits / (hits + alarms)
+    assert weighted_f(prediction, truth) == pytest.approx(2 * recall * precision / (recall + precision), abs=1e-6)
+
+
+def test_limits():
+    truth = np.zeros((20, 30), bool)
+    assert weighted_f(np.full((20, 30), 255, np.uint8), truth) == 0
+    truth[5:9, 5:9] = True
+    assert weighted_f(truth.astype(np.uint8) * 255, truth) == pytest.approx(1, abs=1e-6)
+    assert weighted_f(np.zeros((20, 30), np.uint8), truth) == pytest.approx(0, abs=1e-6)
+    assert weighted_f(np.full((20, 30), 255, np.uint8), ~(truth & False)) == pytest.approx(1, abs=1e-6)
