@@ -40,7 +40,8 @@ def quality_table(kind: str, versions: dict) -> Table:
         sets = {"all": scores} | {which: scores[key] for key, which in SETS.items() if scores.get(key)}
         for which, part in sets.items():
             rows.append([name, which, part["images"], *(percent(part[key]) for key in QUALITY)])
-    return Table("quality", [kind, "which", "images", *QUALITY.values()], rows)
+    columns = tuple(QUALITY.values())
+    return Table("quality", [kind, "which", "images", *columns], rows, higher=columns, within="which")
 
 
 def selector_table(name: str, selector: dict) -> Table:

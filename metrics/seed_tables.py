@@ -50,7 +50,7 @@ def seed_table(over_seeds: dict[str, dict]) -> Table:
         [name, len(scores["seeds"]), *(mean_with_deviation(scores[key]) for key in MEASURES)]
         for name, scores in over_seeds.items()
     ]
-    return Table("over_seeds", ["setting", "seeds", *MEASURES], rows)
+    return Table("over_seeds", ["setting", "seeds", *MEASURES], rows, higher=MEASURES)
 
 
 def mean_with_deviation(value: dict[str, float | None]) -> str:

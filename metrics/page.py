@@ -1,0 +1,188 @@
+"""One HTML file of everything that was scored: tables to sort, curves, and pictures to search, filter and sort.
+
+Style, script and images are inside the file, which fetches nothing. Without scripts it lacks the controls alone.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from atomic_files import atomic_path
+from metrics.plots import Plot, plot_svg
+from metrics.tables import UNDEFINED, Table
+
+PHOTOGRAPH = "image"
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the gallery, under its truth and several methods.
+
+    group: its data set. classes: those that it shows, or none. images: PHOTOGRAPH, "truth" and methods in order, RGB
+    uint8 [H, W, 3] or grey uint8 [H, W]; RGB other than the photograph are painted labels. scores: method → measure →
+    value, None where it is not defined.
+    """
+
+    title: str
+    group: str
+    classes: tuple[str, ...]
+    images: dict[str, np.ndarray]
+    scores: dict[str, dict[str, float | None]]
+
+
+def write_page(
+    path,
+    title: str,
+    tables: list[Table],
+    plots: list[Plot],
+    pictures: Iterable[Picture],
+    notes: list[str],
+    lower: tuple[str, ...] = (),
+    thumbnail_px: int = 160,
+) -> None:
+    """Writes the page; one picture at a time is in memory.
+
+    pictures: in the order of the gallery, worst first. lower: measures of their scores of which the lowest value is
+    the best. thumbnail_px: the longest side of an image.
+    """
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_page(title, tables, plots, pictures, notes, lower, thumbnail_px))
+
+
+def _page(title, tables, plots, pictures, notes, lower, thumbnail_px) -> Iterator[str]:
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    yield f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<nav><a href="#tables">Tables</a> <a href="#curves">Curves</a> <a href="#pictures">Pictures</a></nav>
+<ul id="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
+<section id="tables"><h2>Tables</h2><div class="blocks">
+"""
+    yield from map(_table, tables)
+    yield '</div></section>\n<section id="curves"><h2>Curves</h2><div class="blocks">\n'
+    yield from map(_curve, plots)
+    yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS}'
+    yield f'<div id="gallery" data-lower="{_json(lower)}">\n'
+    for picture in pictures:
+        yield _card(picture, thumbnail_px)
+    yield f"</div></section>\n<script>{script}</script>\n</body>\n</html>\n"
+
+
+# Their choices are filled in by the script, from the pictures; without it they stay hidden.
+CONTROLS = """<form id="controls" autocomplete="off" hidden>
+<label>search <input name="text" type="search"></label>
+<label>class <select name="class"><option value="">all</option></select></label>
+<label>data set <select name="group"><option value="">all</option></select></label>
+<label>sort by <select name="measure"><option value="">order of the file</option></select></label>
+<label>order <select name="order"><option value="1">worst first</option><option value="-1">best first</option></select>
+</label>
+<output name="count"></output>
+</form>
+"""
+
+
+def _table(table: Table) -> str:
+    classes, best = ["number" if is_number else "text" for is_number in table.number_columns()], table.best()
+    name = escape(table.name)
+    head = "".join(f'<th scope="col" class="{kind}">{escape(cell)}</th>' for kind, cell in zip(classes, table.header))
+    rows = [
+        "".join(
+            f'<td class="{kind}{" best" * ((row, column) in best)}">{escape(str(cell))}</td>'
+            for column, (kind, cell) in enumerate(zip(classes, cells))
+        )
+        for row, cells in enumerate(table.rows)
+    ]
+    return (
+        f'<div><h3>{name}</h3>\n<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "".join(f"<tr>{row}</tr>\n" for row in rows)
+        + "</tbody></table></div></div>\n"
+    )
+
+
+def _curve(plot: Plot) -> str:
+    source = _data_uri("svg+xml", plot_svg(plot).encode("utf-8"))
+    alt = escape(f"{plot.name}: {plot.y_label} over {plot.x_label}")
+    return f'<div><h3>{escape(plot.name)}</h3>\n<img src="{source}" alt="{alt}"></div>\n'
+
+
+def _card(picture: Picture, thumbnail_px: int) -> str:
+    scores = {
+        method: {measure: _finite(value) for measure, value in values.items()}
+        for method, values in picture.scores.items()
+    }
+    about = " · ".join(part for part in (picture.group, ", ".join(picture.classes)) if part)
+    names = dict.fromkeys([*picture.images, *scores])
+    return (
+        f'<article data-title="{escape(picture.title)}" data-group="{escape(picture.group)}"'
+        f' data-classes="{_json(picture.classes)}" data-scores="{_json(scores)}">'
+        f"<h3>{escape(picture.title)} <small>{escape(about)}</small></h3>\n"
+        + "".join(_figure(name, picture, scores.get(name, {}), thumbnail_px) for name in names)
+        + "</article>\n"
+    )
+
+
+def _figure(name: str, picture: Picture, scores: dict[str, float | None], thumbnail_px: int) -> str:
+    image = ""
+    if name in picture.images:
+        kind, content, (height, width) = thumbnail(picture.images[name], name == PHOTOGRAPH, thumbnail_px)
+        alt = f"{picture.title}: {name}"
+        source = _data_uri(kind, content)
+        image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    values = "".join(f"<dt>{escape(measure)}</dt><dd>{_score(value)}</dd>" for measure, value in scores.items())
+    return f"<figure>{image}<figcaption>{escape(name)}</figcaption>" + f"<dl>{values}</dl>" * bool(values) + "</figure>"
+
+
+def thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) -> tuple[str, bytes, tuple[int, int]]:
+    """ "jpeg" or "png", the bytes of a file no larger than so many pixels, and its height and width."""
+    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+        raise ValueError(f"an image is uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
+    shrink = min(1, longest_px / max(image.shape[:2]))
+    height, width = (max(1, round(shrink * side)) for side in image.shape[:2])
+    is_painted = image.ndim == 3 and not is_photograph  # a mean of two labels' colours would be a third label's
+    if shrink < 1:
+        way = cv2.INTER_NEAREST if is_painted else cv2.INTER_AREA
+        image = cv2.resize(image, (width, height), interpolation=way)
+    kind = "jpeg" if is_photograph else "png"
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_photograph else []
+    bgr = np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
+    return kind, cv2.imencode(f".{kind}", bgr, options)[1].tobytes(), (height, width)
+
+
+def _score(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _json(content) -> str:
+    return escape(json.dumps(content))
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _hash(source: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode('utf-8')).digest()).decode('ascii')}"

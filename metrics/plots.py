@@ -1,0 +1,56 @@
+"""Curves, drawn without a screen: as PNG files, and as SVG for a page."""
+
+import io
+from dataclasses import dataclass
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+from numpy.typing import ArrayLike
+
+from atomic_files import atomic_path
+
+MARKED_POINTS = 30  # a longer line shows no points
+LEGEND_CHARACTERS = 80  # that stand side by side below a figure
+STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`lines`: name → x, y; a y of NaN is a gap. `name` is that of its file."""
+
+    name: str
+    x_label: str
+    y_label: str
+    lines: dict[str, tuple[ArrayLike, ArrayLike]]
+
+
+def save_plot(path, plot: Plot) -> None:
+    with atomic_path(path) as temporary:
+        _draw(plot, temporary, format="png", dpi=120)
+
+
+def plot_svg(plot: Plot) -> str:
+    """The same bytes for the same curves: without the date."""
+    text = io.StringIO()
+    _draw(plot, text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _draw(plot: Plot, target, **form) -> None:
+    # a $ in the name of a method is no formula; the salt makes the ids in an SVG those of every run
+    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": plot.name}):
+        longest = max(map(len, plot.lines), default=0)
+        columns = max(1, min(len(plot.lines), 4, LEGEND_CHARACTERS // (longest + 6)))
+        height = 4.2 + 0.22 * -(-len(plot.lines) // columns)
+        figure = matplotlib.figure.Figure(figsize=(7, height), layout="constrained")
+        axes = figure.subplots()
+        for number, (x, y) in enumerate(plot.lines.values()):
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            marker = "o" if x.size <= MARKED_POINTS else None
+            axes.plot(x, y, color=f"C{number % 10}", linestyle=STYLES[number // 10 % 4], marker=marker, markersize=4)
+        axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
+        axes.grid(alpha=0.3)
+        if plot.lines:
+            figure.legend(axes.lines, list(plot.lines), loc="outside lower center", ncols=columns, fontsize="small")
+        figure.savefig(target, **form)

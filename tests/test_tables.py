@@ -1,0 +1,153 @@
+"""Tables by hand: the best values, LaTeX and its escapes, files; curves as files."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from image_files import load_image
+from metrics.latex import escape_latex
+from metrics.plots import Plot, plot_svg, save_plot
+from metrics.tables import Table, first_number, save_tables
+
+HEADER = ["method", "data set", "MAE ↓", "S ↑"]
+ROWS = [
+    ["ours", "A", "0.031", "0.93"],
+    ["theirs", "A", "0.040", "0.93"],
+    ["ours", "B", "0.120", "–"],
+    ["theirs", "B", "0.099", "0.81"],
+    ["ours", "C", "0.2", "0.5"],
+]
+
+
+def column_of_best(cells: list, **directions) -> list[int]:
+    table = Table("t", ["x", "y"], [["", cell] for cell in cells], **(directions or {"higher": ("y",)}))
+    return sorted(row for row, _ in table.best())
+
+
+def test_best_of_each_group_and_direction():
+    table = Table("t", HEADER, ROWS, higher=("S ↑",), lower=("MAE ↓",), within="data set")
+    # both of an equal S; no S of B, where only one has a value; none of C, which has one row
+    assert table.best() == {(0, 2), (0, 3), (1, 3), (3, 2)}
+    assert Table("t", HEADER, ROWS, lower=("MAE ↓",)).best() == {(0, 2)}
+    assert Table("t", HEADER, ROWS).best() == set()
+
+
+@pytest.mark.parametrize(
+    ("cells", "rows"),
+    [
+        (["9.5", "10.2", "–"], [1]),
+        (["82.31 ± 0.42", "82.4 ± 9", "82.40 ± 0.10"], [1, 2]),
+        (["0.931 [0.921, 0.940]", "0.92 [0.99, 1.00]"], [0]),
+        ([3, 12, 7.5], [1]),
+        (["-2", "-1.5"], [1]),
+        (["1e-3", "2e-4"], [0]),
+        (["–", "–"], []),
+        (["–", "1"], []),
+        (["1"], []),
+        ([], []),
+    ],
+)
+def test_best_is_told_by_the_first_number(cells, rows):
+    assert column_of_best(cells) == rows
+
+
+def test_lowest_is_best_where_told():
+    assert column_of_best(["9.5", "10.2", "–", "9.50 ± 1"], lower=("y",)) == [0, 3]
+
+
+def test_first_number():
+    cells = ["82.31 ± 0.42", "50%", 7, "–", "2007_000033", "2-stage", "x 1", "nan", ""]
+    assert [first_number(cell) for cell in cells] == [82.31, 50, 7, None, None, None, None, None, None]
+
+
+def test_latex_by_hand():
+    table = Table("t", HEADER[:3], [["a_1", "A & B", "0.9 ± 0.1"], ["b", "–", "0.5"]], lower=("MAE ↓",))
+    assert table.latex().splitlines() == [
+        r"\begin{tabular}{llr}",
+        r"\toprule",
+        r"method & data set & MAE $\downarrow$ \\",
+        r"\midrule",
+        r"a\_1 & A \& B & 0.9 $\pm$ 0.1 \\",
+        r"b & -- & \textbf{0.5} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        (r"_%&#$", r"\_\%\&\#\$"),
+        ("{~^}", r"\{\textasciitilde{}\textasciicircum{}\}"),
+        (r"a\b", r"a\textbackslash{}b"),
+        ("<|>", r"\textless{}\textbar{}\textgreater{}"),
+        ("F ↑ ↓ ± × β² ≥ −1", r"F $\uparrow$ $\downarrow$ $\pm$ $\times$ $\beta$$^2$ $\geq$ $-$1"),
+        ("1–2 … é", r"1--2 \dots{} é"),
+        ("--sweep ---", "-{}-sweep -{}-{}-"),
+        ("two\n\nlines\t", "two lines"),
+    ],
+)
+def test_escapes(text, latex):
+    assert escape_latex(text) == latex
+
+
+def check_latex(text: str, columns: int) -> None:
+    """Braces are balanced, and each row between the rules has as many cells as there are columns."""
+    bare = re.sub(r"\\[\\_%&#${}]", lambda match: match[0] if match[0] == "\\\\" else "", text)
+    depth = np.cumsum([{"{": 1, "}": -1}.get(character, 0) for character in bare])
+    assert depth.min() == 0 == depth[-1]
+    assert bare.count("$") % 2 == 0
+    rows = [line for line in bare.splitlines() if line.endswith("\\\\")]
+    assert rows and all(row.count("&") == columns - 1 for row in rows)
+
+
+def test_hostile_cells_leave_latex_whole(tmp_path):
+    names = ["}{", r"\end{tabular}", "a & b \\\\", "$x^2$", "100%", "[1ex]", "*", "~", "a\nb", "", r"\input{x}"]
+    table = Table(
+        "q\n\\bad", ["[x]", "m & n"], [[name, number] for number, name in enumerate(names)], higher=("m & n",)
+    )
+    save_tables(tmp_path, [table])
+    text = (tmp_path / "tables.tex").read_text(encoding="utf-8")
+    check_latex(re.sub("(?m)^%.*$", "", text), columns=2)
+    lines = text.splitlines()
+    assert r"% q \bad" in lines
+    assert {r"{}[x] & m \& n \\", r"{}[1ex] & 5 \\", r"{}* & 6 \\"} <= set(lines)  # else they were arguments of \\
+    assert text.count(r"\textbf") == 1 and r"\input" not in text
+
+
+def test_files(tmp_path):
+    score = Table("score", HEADER, ROWS, higher=("S ↑",), lower=("MAE ↓",), within="data set")
+    curve = Table("curve", ["t", "a", "b"], [["0.1", "5.00", "–"], ["0.2", "6.00", "7.00"]], curve=("a", "b"))
+    save_tables(tmp_path, [score, curve])
+    names = {"tables.md", "tables.tex", "score.csv", "curve.csv", "curve.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    markdown = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert markdown == f"## score\n\n{score.markdown()}\n\n## curve\n\n{curve.markdown()}\n"
+    assert "**" not in markdown
+    with open(tmp_path / "score.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [HEADER, *ROWS]
+    latex = (tmp_path / "tables.tex").read_text(encoding="utf-8")
+    assert latex == f"% needs \\usepackage{{booktabs}}\n\n% score\n{score.latex()}\n\n% curve\n{curve.latex()}\n"
+    assert r"\begin{tabular}{llrr}" in latex and r"\begin{tabular}{rrr}" in latex
+    assert load_image(tmp_path / "curve.png").shape[1] > 500
+
+
+def test_curve_becomes_plot():
+    table = Table("curve", ["t", "a", "b"], [["0.1", "5.00", "–"], ["0.2", "6.00", "7.00"]], curve=("b",))
+    plot = table.plot()
+    assert (plot.name, plot.x_label, plot.y_label, list(plot.lines)) == ("curve", "t", "%", ["b"])
+    np.testing.assert_equal(plot.lines["b"], ([0.1, 0.2], [np.nan, 7]))
+
+
+def test_plots_of_odd_names(tmp_path):
+    """Ten lines, gaps, and names that matplotlib would read as formulas or leave out; the same SVG each time."""
+    x = np.linspace(0, 1, 40)
+    y = np.where(np.abs(x - 0.5) < 0.1, np.nan, x)
+    names = [r"$\frac$", "_hidden", "<b>&", "", *(f"a/long/folder/of/method/{number}" for number in range(8))]
+    plot = Plot("p", "x", "y $", {name: (x, y + number) for number, name in enumerate(names)})
+    save_plot(tmp_path / "p.png", plot)
+    svg = plot_svg(plot)
+    assert svg == plot_svg(plot) and "<svg" in svg and "_hidden" in svg
+    assert load_image(tmp_path / "p.png").shape[0] > 600  # 500 and the legend
