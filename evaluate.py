@@ -22,26 +22,33 @@ import options
 if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from atomic_files import write_json
 from datasets.image_sizes import image_size
-from image_files import image_stems, load_grey, load_mask
+from environment import current_commit, versions_of
+from image_files import load_image
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import load_label
+from label_files import load_label, paint_label
+from metrics.confidence import Sampled, compare, comparison_table, interval_table
 from metrics.label_quality import LabelQuality
-from metrics.label_tables import label_tables
-from metrics.saliency import SaliencyMetrics
+from metrics.label_sets import LabelSets, plain_scores, sum_of
+from metrics.label_tables import label_tables, short_names
+from metrics.page import Picture, write_page
+from metrics.plots import Plot, save_plot
+from metrics.saliency_folders import find_maps, map_pictures, score_maps
+from metrics.saliency_tables import saliency_plots, saliency_tables, show
+from metrics.scored_files import FileReport, measure_all, worst_first
 from metrics.seed_tables import scores_over_seeds, seed_table
-from metrics.tables import Table, save_tables
-from pseudo_labels.baseline_labels import find_baseline, load_baseline
+from metrics.tables import Table, percent, save_tables
+from pseudo_labels.baseline_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
 from pseudo_labels.selector import (
@@ -57,78 +64,128 @@ from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_name
 from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+PACKAGES = ("numpy", "scipy", "opencv-python-headless")
+OF_LABELS = [
+    "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
+    "pixels whose truth is 255 are not counted; classes that occur nowhere count in no mean",
+    "boundary IoU: within 2 % of the image's diagonal of the outlines",
+]
 CONVENTIONS = {
-    "saliency": "F: β² = 0.3, maximum and mean of the mean curve; maps stretched to 0..1 per image; truth over 128",
-    "labels": "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
-    "submission": "8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20",
+    "saliency": [
+        "maps: 8-bit, stretched to 0..1 image by image; truth: over 128; thresholds: 256, on the truncated 8-bit value",
+        "F: β² = 0.3; max and mean: of the mean curve over images; adp: at twice the mean of the map; wF: β² = 1",
+        "max F of mean PR: F of the mean precision and the mean recall; mean of max F: each image at its best",
+        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does, and at most 1",
+        "IoU, Dice, BER: over the thresholds, as F; boundary IoU: at half of the range",
+    ],
+    "labels": OF_LABELS,
+    "segmentation": OF_LABELS,
+    "submission": ["8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20"],
 }
-CONVENTIONS["segmentation"] = CONVENTIONS["labels"]
+STRICT_REFERENCE = "as PySODMetrics, where that gives more than 1 or no number too"
+OF_BOOTSTRAP = "[ , ]: 95 % intervals of {} Poisson bootstrap resamples of the images; p: two-sided, for no difference"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`scores`: for the JSON file. `notes`: on the files. `failures`: what could not be scored, and should have been.
+    `pictures`: for the page, made when they are written; measures in `lower` are better where they are lower."""
+
+    scores: dict
+    tables: list[Table]
+    plots: list[Plot] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    pictures: Iterable[Picture] = ()
+    lower: tuple[str, ...] = ()
+
+    def tell(self, name: str, report: FileReport, allow_missing: bool) -> None:
+        """Notes what became of the files of one method; a failure, where some should have been scored and were not."""
+        self.notes.extend(f"{name}: {line}" for line in report.lines())
+        if report.unusable and not (allow_missing and report.scored):
+            reasons = "; ".join(list(report.unusable.values())[:3])
+            self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
 
 
 def main(args) -> None:
-    evaluations = {"saliency": evaluate_saliency, "submission": evaluate_submission}
-    results, tables = evaluations.get(args.kind, evaluate_labels)(args)
-    for table in tables:
+    kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
+    done = kinds.get(args.kind, evaluate_labels)(args)
+    conventions = conventions_of(args)
+    for table in done.tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
-    print(CONVENTIONS[args.kind])
+    print("\n".join([*done.notes, *conventions]))
     if args.tables:
-        save_tables(args.tables, tables)
+        save_tables(args.tables, done.tables)
+        for plot in done.plots:
+            save_plot(Path(args.tables) / f"{plot.name}.png", plot)
     if args.json:
-        write_json(args.json, results)
+        versions = versions_of(PACKAGES) | {"commit": current_commit()}
+        write_json(args.json, done.scores | {"evaluation": {"conventions": conventions, "versions": versions}})
+    if args.kind != "submission" and args.report:
+        versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
+        notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
+        plots = [*done.plots, *(table.plot() for table in done.tables if table.curve)]
+        write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower)
+    if done.failures:
+        raise InputError(f"{'; '.join(done.failures)}: repair these files, or leave them out by --allow_missing")
 
 
-def evaluate_saliency(args) -> tuple[dict, list[Table]]:
-    """Scores every data set that a method has maps of. → {method: {data set: scores}}, tables"""
-    work = {method: find_maps(Path(method), Path(args.gt_root)) for method in args.pred}
-    results, rows = {}, []
-    for method, data_sets in work.items():
-        results[method] = {}
-        for data_set, pairs in data_sets.items():
-            scores, resized = score_saliency(pairs, f"{method} on {data_set}")
-            results[method][data_set] = scores | {"images": len(pairs), "resized": resized}
-            if resized:
-                print(f"{method} on {data_set}: {resized} of {len(pairs)} maps resized to the size of their truth")
-            numbers = [f"{scores[name]:.4f}" for name in ("MAE", "maxF", "meanF", "adpF", "S")]
-            rows.append([method, data_set, len(pairs), *numbers])
-    header = ["method", "data set", "images", "MAE ↓", "max F ↑", "mean F ↑", "adp F ↑", "S ↑"]
-    return results, [Table("saliency", header, rows)]
+def conventions_of(args) -> list[str]:
+    lines = list(CONVENTIONS[args.kind])
+    if args.kind == "saliency" and args.strict_reference:
+        lines.append(STRICT_REFERENCE)
+    if args.kind != "submission" and args.bootstrap:
+        lines.append(OF_BOOTSTRAP.format(args.bootstrap))
+    return lines
 
 
-def find_maps(method: Path, gt_root: Path) -> dict[str, list[tuple[Path, Path]]]:
-    """data set → (map, truth) of every truth; raises if a map is missing or there is no data set in common."""
-    for folder in (method, gt_root):
-        if not folder.is_dir():
-            raise MissingInputError(f"folder {folder} does not exist")
-    found = {}
-    for data_set in sorted(path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()):
-        if not (method / data_set).is_dir():
-            continue
-        truth, maps = image_stems(gt_root / data_set / "Masks"), image_stems(method / data_set)
-        missing = [stem for stem in truth if stem not in maps]
-        if missing or not truth:
-            raise MissingInputError(
-                f"{method / data_set} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)}): "
-                "predict.py makes them"
-            )
-        found[data_set] = [(maps[stem], path) for stem, path in truth.items()]
-    if not found:
-        raise MissingInputError(
-            f"no data set of {gt_root} has a folder in {method}: expected {method}/<data set>/<stem>.png"
-        )
-    return found
+def evaluate_saliency(args) -> Evaluation:
+    """Scores every data set that a method has maps of; `scores`: {method: {data set: scores}}."""
+    gt_root, done, scored = Path(args.gt_root), Evaluation({}, []), {}
+    work = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
+    files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
+    for key, found in files.items():
+        name, progress = " on ".join(key), progress_bar(len(found.maps), " on ".join(key))
+        maps = score_maps(found, args.weighted_f, args.strict_reference, args.bootstrap, args.workers, progress)
+        if maps:
+            scored[key] = maps
+        done.tell(name, found.report, args.allow_missing)
+    if not scored:
+        raise InputError("; ".join(done.failures))
+    data_sets = {data_set for _, data_set in files}
+    for method, found in work.items():
+        if found.keys() != data_sets:
+            done.notes.append(f"{method} has no folder of {shorten(sorted(data_sets - found.keys()))}")
+    for (method, data_set), maps in scored.items():
+        report, curves = files[method, data_set].report, {name: defined(curve) for name, curve in maps.curves.items()}
+        told = {"images": report.scored, "resized": len(report.resized), "files": report.plain(), "curves": curves}
+        if maps.sampled:
+            told["intervals"] = {name: defined(ends) for name, ends in maps.sampled.intervals().items()}
+        done.scores.setdefault(method, {})[data_set] = dict(zip(maps.scores, defined(maps.scores.values()))) | told
+    done.tables.extend(saliency_tables({key: done.scores[key[0]][key[1]] for key in scored}))
+    if args.bootstrap:
+        sampled = {key: maps.sampled for key, maps in scored.items()}
+        first = args.pred[0]
+        pairs = {
+            (data_set, f"{method} − {first}"): compare(sampled[first, data_set], found)
+            for (method, data_set), found in sampled.items()
+            if method != first and (first, data_set) in sampled
+        }
+        done.tables.append(interval_table(["method", "data set"], sampled, show))
+        if pairs:
+            done.tables.append(comparison_table(["data set", "difference"], pairs, show))
+    done.plots.extend(saliency_plots({key: maps.curves for key, maps in scored.items()}))
+    return replace(done, pictures=map_pictures(files, scored, gt_root, args.report_images), lower=("MAE",))
 
 
-def score_saliency(pairs: list[tuple[Path, Path]], title: str) -> tuple[dict[str, float], int]:
-    """Scores, and how many maps had to be resized to their truth."""
-    metrics, resized = SaliencyMetrics(), 0
-    for map_path, mask_path in tqdm(pairs, desc=title, mininterval=1, leave=False):
-        saliency, mask = load_grey(map_path), load_mask(mask_path)
-        if saliency.shape != mask.shape:
-            saliency = cv2.resize(saliency, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            resized += 1
-        metrics.add(saliency, mask)
-    return metrics.scores(), resized
+def defined(values: Iterable[float]) -> list[float | None]:
+    """None for what is not a number, which JSON does not know."""
+    return [None if value != value else float(value) for value in values]
+
+
+def progress_bar(total: int, title: str) -> Callable:
+    return partial(tqdm, total=total, desc=title, mininterval=1, leave=False)
 
 
 @dataclass(frozen=True)
@@ -141,6 +198,11 @@ class LabelData:
     image_labels: np.ndarray | None
     maps: list[Path] | None
 
+    @cached_property
+    def is_single(self) -> np.ndarray | None:
+        """bool [N]: which images have exactly one class; None where that is not known."""
+        return None if self.image_labels is None else self.image_labels.sum(axis=1) == 1
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -152,31 +214,62 @@ class Selection:
     split_cams: list[Path] | None
 
 
-def evaluate_labels(args) -> tuple[dict, list[Table]]:
+def evaluate_labels(args) -> Evaluation:
     """Scores label maps: as they are and, where saliency maps are given, after the selector.
 
-    → {folder or rule: scores}, with those "over_seeds" where a setting has several; tables
+    `scores`: {folder or rule: scores}, with those "over_seeds" where a setting has several.
     """
     voc_root = find_voc_root(args.data_dir)
-    data = load_label_data(args, voc_root)
-    selection, rules, bg_threshold = None, {}, None
-    if args.kind == "labels":
-        selection, bg_threshold = choose_selection(args, data), args.bg_threshold
-        rules = rule_readers(args, data, voc_root)
+    data, done = load_label_data(args, voc_root), Evaluation({}, [])
+    selection, bg_threshold = (
+        (choose_selection(args, data), args.bg_threshold) if args.kind == "labels" else (None, None)
+    )
+    sources = label_sources(args, data, voc_root, bg_threshold)
+    scored = {}
+    for name, source in sources.items():
+        labels = score_labels(source, data, selection, args, name)
+        if labels:
+            scored[name] = labels
+            done.scores[name] = labels.scores | {"files": source.report.plain()}
+        done.tell(name, source.report, args.allow_missing)
+    if not scored:
+        raise InputError("; ".join(done.failures))
+    which = " with exactly one class" if args.single_class else ""
+    done.notes.insert(0, f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
+    done.tables.extend(label_tables(args.kind, data.names, done.scores))
+    over_seeds = scores_over_seeds(done.scores)
+    if over_seeds:
+        done.tables.insert(1, seed_table(over_seeds))  # below the table of all folders
+        done.scores["over_seeds"] = over_seeds
+    if args.bootstrap:
+        sampled = {name: found for labels in scored.values() for name, found in labels.sampled.items()}
+        first, *others = sampled
+        short = dict(zip(sampled, short_names(sampled)))
+        pairs = {(f"{short[name]} − {short[first]}",): compare(sampled[first], sampled[name]) for name in others}
+        done.tables.append(interval_table([args.kind], {(name,): found for name, found in sampled.items()}, percent))
+        if pairs:
+            done.tables.append(comparison_table(["difference"], pairs, percent))
+    return replace(done, pictures=label_pictures(sources, scored, data, voc_root, args.report_images))
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Labels of one folder or rule: `read(index, shape_hw)` for the images that it has, by their places in the list."""
+
+    read: Callable
+    indices: list[int]
+    report: FileReport
+
+
+def label_sources(args, data: "LabelData", voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
+    """All that is to be scored, by name; raises if anything is missing that may not be."""
+    rules = rule_sources(args, data, voc_root) if args.kind == "labels" else {}
     if not args.pred and not rules:
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
     both = rules.keys() & set(args.pred)
     if both:
         raise InputError(f"--pred {shorten(both)}: a rule of --rules has that name; write ./{shorten(both)}")
-    readers = {folder: folder_reader(folder, data, bg_threshold) for folder in args.pred} | rules
-    results = {name: score_labels(read, data, selection, name) for name, read in readers.items()}
-    which = " with exactly one class" if args.single_class else ""
-    print(f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
-    tables, over_seeds = label_tables(args.kind, data.names, results), scores_over_seeds(results)
-    if over_seeds:
-        tables.insert(1, seed_table(over_seeds))  # below the table of all folders
-        results["over_seeds"] = over_seeds
-    return results, tables
+    return {name: folder_source(name, data, bg_threshold, args.allow_missing) for name in args.pred} | rules
 
 
 def load_label_data(args, voc_root: Path) -> LabelData:
@@ -219,24 +312,34 @@ def choose_selection(args, data: LabelData) -> Selection | None:
     return Selection(thresholds, args.saliency_threshold, alphas, split_cams)
 
 
-def folder_reader(folder: str, data: LabelData, bg_threshold: float | None):
-    """A function index → label of the files of a folder, all of which are there. Score dictionaries are made labels
-    by a constant background; where it is None, the files are label maps."""
+def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:
+    """The files of a folder, all of which must be there unless `allow_missing`. Score dictionaries are made labels by a
+    constant background; where it is None, the files are label maps."""
     only_label_maps = bg_threshold is None
-    paths = files_of_ids(folder, data.ids, ".png") if only_label_maps else find_baseline(folder, data.ids)
+    stems = stems_in(folder, (".png",) if only_label_maps else SUFFIXES)
+    missing = [name for name in data.ids if name not in stems]
+    indices = [index for index, name in enumerate(data.ids) if not (allow_missing and name not in stems)]
+    ids = [data.ids[index] for index in indices] or data.ids
+    paths = files_of_ids(folder, ids, ".png") if only_label_maps else find_baseline(folder, ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
         raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
-    none = np.zeros(len(data.names) - 1, bool)
-
-    def read(index: int, shape_hw) -> np.ndarray:
-        image_labels = none if data.image_labels is None else data.image_labels[index]
-        return load_baseline(paths[index], image_labels, shape_hw, bg_threshold)
-
-    return read
+    read = partial(read_folder, dict(zip(indices, paths)), data, bg_threshold)
+    return LabelSource(read, indices, FileReport(missing=missing, extra=sorted(stems.difference(data.ids))))
 
 
-def rule_readers(args, data: LabelData, voc_root: Path) -> dict:
-    """Rule → a function index → label by that rule, from the maps of --cam_dir."""
+def stems_in(folder: str, suffixes) -> set[str]:
+    if not Path(folder).is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    return {path.stem for path in Path(folder).iterdir() if path.suffix in suffixes}
+
+
+def read_folder(paths: dict[int, Path], data: LabelData, bg_threshold, index: int, shape_hw) -> np.ndarray:
+    image_labels = np.zeros(len(data.names) - 1, bool) if data.image_labels is None else data.image_labels[index]
+    return load_baseline(paths[index], image_labels, shape_hw, bg_threshold)
+
+
+def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
+    """Rule → labels by that rule, from the maps of --cam_dir."""
     if args.rules is None:
         return {}
     if not args.cam_dir or data.image_labels is None:
@@ -248,161 +351,212 @@ def rule_readers(args, data: LabelData, voc_root: Path) -> dict:
     cams = files_of_ids(args.cam_dir, data.ids, ".npz")
     second_cams = files_of_ids(args.second_cam_dir or args.cam_dir, data.ids, ".npz")
     images = files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
+    paths = list(zip(cams, second_cams, images, data.maps or [None] * len(data.ids)))
+    everything = list(range(len(data.ids)))
+    return {
+        rule: LabelSource(partial(read_rule, rule, paths, data, args.bg_threshold), everything, FileReport())
+        for rule in rules
+    }
 
-    def read(rule: str, index: int, shape_hw) -> np.ndarray:
-        saliency = data.maps[index] if data.maps else None
-        paths = cams[index], second_cams[index], images[index], saliency
-        evidence = load_evidence(evidence_of(rule), *paths, data.image_labels[index])
-        check_size(evidence["cams"].shape[1:], cams[index], shape_hw)
-        return fuse(rule, evidence, {"bg_threshold": args.bg_threshold} if rule == "none" else {})
 
-    return {rule: partial(read, rule) for rule in rules}
+def read_rule(rule: str, paths: list[tuple], data: LabelData, bg_threshold: float, index: int, shape_hw) -> np.ndarray:
+    evidence = load_evidence(evidence_of(rule), *paths[index], data.image_labels[index])
+    check_size(evidence["cams"].shape[1:], paths[index][0], shape_hw)
+    return fuse(rule, evidence, {"bg_threshold": bg_threshold} if rule == "none" else {})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A single-class image as the selector sees it, and its quality, packed, with either label."""
+    """A single-class image as the selector sees it, and its quality, packed, with the mask in place of its label."""
 
     label: int
     measured: tuple[float, float, float]  # of `measure`
-    kept: tuple
     replaced: tuple
 
 
-def score_labels(read, data: LabelData, selection: Selection | None, title: str) -> dict:
+@dataclass(frozen=True)
+class MeasuredImage:
+    """The quality of one label, packed; its scores; with a selector, where there is one class, what it chooses from."""
+
+    quality: tuple
+    scores: dict[str, float]
+    choice: Choice | None
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """One folder or rule: `scores`; by its name, and that of what is selected from it, the replicates, where there was
+    a bootstrap; and of each image that could be scored, by its place in the list, its scores."""
+
+    scores: dict
+    sampled: dict[str, Sampled]
+    images: dict[int, dict[str, float]]
+
+
+def score_labels(
+    source: LabelSource, data: LabelData, selection: Selection | None, args, name: str
+) -> LabelScores | None:
     """Scores of all images and, where image labels are known, of those with one and with several classes apart; the
-    same "selected"; statistics of the selector by class; the "sweep" over its thresholds."""
-    single, other, choices = LabelQuality(len(data.names)), LabelQuality(len(data.names)), []
-    is_single = np.zeros(len(data.ids), bool) if data.image_labels is None else data.image_labels.sum(axis=1) == 1
-    for index in tqdm(range(len(data.ids)), desc=title, mininterval=1, leave=False):
-        truth = load_label(data.truth[index])
-        label = read(index, truth.shape)
-        quality = quality_of(label, truth, data, index)
-        (single if is_single[index] else other).add_packed(quality)
-        if selection and is_single[index]:
-            choices.append(measure_choice(label, truth, quality, data, index, selection))
-    scores = scores_of_sets(single, other, data)
-    return scores | score_selection(choices, other, read, data, selection, title) if selection else scores
+    same "selected"; statistics of the selector by class; the "sweep" over its thresholds.
+
+    Fills `source.report`; None where no image could be scored.
+    """
+    sets, images = LabelSets(data.names, data.is_single, args.bootstrap), {}
+    kept = {}  # what the selector needs of the images, once all are known
+    results = measure_all(partial(measure_label, source.read, data, selection), source.indices, args.workers)
+    for index, found in zip(source.indices, progress_bar(len(source.indices), name)(results)):
+        if isinstance(found, InputError):
+            source.report.unusable[data.ids[index]] = str(found)
+            continue
+        sets.add(index, found.quality)
+        images[index] = found.scores
+        if selection:
+            kept[index] = found
+    source.report.scored = len(images)
+    if not images:
+        return None
+    scores, versions = sets.scores(), {name: sets}
+    if selection:
+        versions[f"{name} + selector"], told = score_selection(kept, source, data, selection, args, name)
+        scores |= told
+    sampled = {version: of_version.sampled() for version, of_version in versions.items()} if args.bootstrap else {}
+    for version, found in sampled.items():
+        intervals = {measure: defined(ends) for measure, ends in found.intervals().items()}
+        (scores if version == name else scores["selected"])["intervals"] = intervals
+    return LabelScores(scores, sampled, images)
 
 
-def score_selection(choices, other: LabelQuality, read, data: LabelData, selection: Selection, title: str) -> dict:
-    """What `score_labels` tells of the selector; `other` are the scores of images that have not one class."""
-    num_labels = len(data.names)
-    measured = np.array([choice.measured for choice in choices]).reshape(-1, 3)
-    overlaps = measured[:, 0]
-    classes = np.array([choice.label for choice in choices], int)
-    chosen = selection.thresholds.of_classes(measured, classes, num_labels - 1)
-    replaced = overlaps > chosen["values"][classes]
-    statistics = {"t0": chosen["t0"], "classes": class_statistics(choices, replaced, chosen, data.names)}
+def measure_label(read: Callable, data: LabelData, selection: Selection | None, index: int) -> MeasuredImage:
+    """Raises `InputError` where a file of the image cannot be used."""
+    truth = load_label(data.truth[index])
+    label = read(index, truth.shape)
+    quality, choice = quality_of(label, truth, data, index), None
+    if selection and data.is_single[index]:
+        label_of_class = int(data.image_labels[index].argmax()) + 1
+        saliency = load_saliency(data.maps[index], label.shape)
+        mask = painted(saliency_mask(saliency, selection.mask_threshold), label_of_class)
+        measured = measure(label, saliency, selection.mask_threshold)
+        choice = Choice(label_of_class, measured, quality_of(mask, truth, data, index).packed())
+    scores = quality.scores()
+    return MeasuredImage(quality.packed(), {name: scores[name] for name in ("mIoU", "Acc")}, choice)
+
+
+def score_selection(
+    kept: dict[int, MeasuredImage], source: LabelSource, data: LabelData, selection: Selection, args, name: str
+) -> tuple[LabelSets, dict]:
+    """The labels after the selector, and what `score_labels` tells of them."""
+    qualities = {index: found.quality for index, found in kept.items()}
+    choices = {index: found.choice for index, found in kept.items() if found.choice}
+    measured = np.array([choice.measured for choice in choices.values()]).reshape(-1, 3)
+    classes = np.array([choice.label for choice in choices.values()], int)
+    chosen, overlaps = selection.thresholds.of_classes(measured, classes, len(data.names) - 1), measured[:, 0]
+    replaced = dict(zip(choices, overlaps > chosen["values"][classes]))
+    qualities |= {index: choices[index].replaced for index in choices if replaced[index]}
+    statistics = {"t0": chosen["t0"], "classes": class_statistics(kept, choices, replaced, chosen, data)}
     if selection.split_cams:
-        other, statistics["split"] = score_split(read, data, selection, chosen["values"], title)
+        of_split, statistics["split"] = score_split(kept, source, data, selection, chosen["values"], args, name)
+        qualities |= of_split
+    sets = LabelSets(data.names, data.is_single, args.bootstrap)
+    for index, quality in qualities.items():
+        sets.add(index, quality)
     sweep = [
-        {"threshold": alpha, "replaced": int((overlaps > alpha).sum())}
-        | plain_scores(sum_of_choices(choices, overlaps > alpha, num_labels), data.names)
+        {"threshold": alpha, **of_choices(kept, choices, dict(zip(choices, overlaps > alpha)), data)}
         for alpha in (selection.alphas if choices else [])
     ]
-    return {
-        "selected": scores_of_sets(sum_of_choices(choices, replaced, num_labels), other, data),
-        "selector": statistics,
-        "sweep": sweep,
-    }
+    return sets, {"selected": sets.scores(), "selector": statistics, "sweep": sweep}
 
 
-def measure_choice(label, truth, quality: tuple, data: LabelData, index: int, selection: Selection) -> Choice:
-    label_of_class = int(data.image_labels[index].argmax()) + 1
-    saliency = load_saliency(data.maps[index], label.shape)
-    mask = saliency_mask(saliency, selection.mask_threshold)
-    of_mask = quality_of(painted(mask, label_of_class), truth, data, index)
-    return Choice(label_of_class, measure(label, saliency, selection.mask_threshold), quality, of_mask)
+def of_choices(kept, choices: dict[int, Choice], replaced: dict[int, bool], data: LabelData) -> dict:
+    """How many labels were replaced, and the scores of these images then."""
+    qualities = (choice.replaced if replaced[index] else kept[index].quality for index, choice in choices.items())
+    count = sum(int(replaced[index]) for index in choices)
+    return {"replaced": count, **plain_scores(sum_of(qualities, len(data.names)), data.names)}
 
 
-def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> tuple:
-    """The packed quality of one label."""
+def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> LabelQuality:
     try:
-        return LabelQuality(len(data.names)).add(label, truth).packed()
+        return LabelQuality(len(data.names)).add(label, truth)
     except ValueError as error:
         raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
 
 
-def sum_of_choices(choices: list[Choice], replaced: np.ndarray, num_labels: int) -> LabelQuality:
-    total = LabelQuality(num_labels)
-    for choice, is_replaced in zip(choices, replaced):
-        total.add_packed(choice.replaced if is_replaced else choice.kept)
-    return total
+def score_split(kept, source: LabelSource, data: LabelData, selection: Selection, thresholds, args, name: str):
+    """Images with other than one class after their masks were split by the strongest map: index → packed quality, and
+    class name → how many regions it had and how many were replaced."""
+    qualities, counts = {}, {}
+    indices = [index for index in kept if not data.is_single[index]]
+    results = measure_all(partial(measure_split, source.read, data, selection, thresholds), indices, args.workers)
+    for index, found in zip(indices, progress_bar(len(indices), f"{name}, split")(results)):
+        if isinstance(found, InputError):
+            raise found
+        qualities[index], classes, replaced = found
+        for label_of_class in classes:
+            count = counts.setdefault(data.names[label_of_class], {"images": 0, "replaced": 0})
+            count["images"] += 1
+            count["replaced"] += label_of_class in replaced
+    return qualities, counts
 
 
-def score_split(read, data: LabelData, selection: Selection, thresholds: np.ndarray, title: str):
-    """Images with other than one class after their masks were split by the strongest map: their quality, and class
-    name → how many regions it had and how many were replaced."""
-    total, counts = LabelQuality(len(data.names)), {}
-    indices = np.flatnonzero(data.image_labels.sum(axis=1) != 1)
-    for index in tqdm(indices, desc=f"{title}, split", mininterval=1, leave=False):
-        truth = load_label(data.truth[index])
-        label = read(index, truth.shape)
-        cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
-        check_size(cams.shape[1:], selection.split_cams[index], label.shape)
-        if len(classes):
-            mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
-            label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
-            for label_of_class in classes.tolist():
-                count = counts.setdefault(data.names[label_of_class], {"images": 0, "replaced": 0})
-                count["images"] += 1
-                count["replaced"] += label_of_class in replaced
-        total.add_packed(quality_of(label, truth, data, index))
-    return total, counts
+def measure_split(read: Callable, data: LabelData, selection: Selection, thresholds: np.ndarray, index: int) -> tuple:
+    """→ packed quality of the image's label after the selector, its classes, and those that were replaced."""
+    truth = load_label(data.truth[index])
+    label, replaced = read(index, truth.shape), ()
+    cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
+    check_size(cams.shape[1:], selection.split_cams[index], label.shape)
+    if len(classes):
+        mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
+        label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+    return quality_of(label, truth, data, index).packed(), classes.tolist(), replaced
 
 
-def scores_of_sets(single: LabelQuality, other: LabelQuality, data: LabelData) -> dict:
-    both = LabelQuality(len(data.names))
-    for part in (single, other):
-        both.add_packed(part.packed())
-    result = plain_scores(both, data.names)
-    if data.image_labels is not None:
-        for name, part in (("single_class", single), ("multi_class", other)):
-            result[name] = plain_scores(part, data.names) if part.num_images else None
-    return result
-
-
-def class_statistics(choices: list[Choice], replaced: np.ndarray, chosen: dict, names) -> dict:
+def class_statistics(
+    kept, choices: dict[int, Choice], replaced: dict[int, bool], chosen: dict, data: LabelData
+) -> dict:
     """Class name → its single-class images, how many labels were replaced, and its IoU on them before and after."""
-    labels, statistics = np.array([choice.label for choice in choices], int), {}
-    for label in np.unique(labels):
-        of_class = [choice for choice in choices if choice.label == label]
-        none, mine = np.zeros(len(of_class), bool), replaced[labels == label]
-        before, after = (plain_scores(sum_of_choices(of_class, which, len(names)), names) for which in (none, mine))
-        statistics[names[label]] = {
-            "images": len(of_class),
-            "replaced": int(mine.sum()),
+    statistics = {}
+    for label in sorted({choice.label for choice in choices.values()}):
+        name, mine = data.names[label], {index: choice for index, choice in choices.items() if choice.label == label}
+        before = of_choices(kept, mine, dict.fromkeys(mine, False), data)
+        after = of_choices(kept, mine, replaced, data)
+        statistics[name] = {
+            "images": len(mine),
+            "replaced": after["replaced"],
             "saliency": float(chosen["saliency"][label]),
             "threshold": float(chosen["values"][label]),
-            "IoU_before": before["IoU"][names[label]],
-            "IoU_after": after["IoU"][names[label]],
+            "IoU_before": before["IoU"][name],
+            "IoU_after": after["IoU"][name],
         }
     return statistics
 
 
-def plain_scores(quality: LabelQuality, names) -> dict:
-    """Its scores, arrays over the labels as name → number; None for what is not defined."""
+def label_pictures(
+    sources: dict[str, LabelSource], scored: dict[str, LabelScores], data: LabelData, voc_root: Path, count: int
+) -> Iterator[Picture]:
+    """The `count` images of lowest mIoU, on average over folders and rules."""
+    images: dict[int, dict[str, dict]] = {}
+    for name, labels in scored.items():
+        for index, scores in labels.images.items():
+            images.setdefault(index, {})[name] = scores
+    for index in worst_first(images, "mIoU", count):
+        truth, photograph = load_label(data.truth[index]), voc_root / "JPEGImages" / f"{data.ids[index]}.jpg"
+        shown = {"image": load_image(photograph)} if photograph.is_file() else {}
+        shown |= {"truth": paint_label(truth)}
+        shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
+        classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
+        yield Picture(data.ids[index], "", classes, shown, images[index])
 
-    def plain(value):
-        if isinstance(value, np.ndarray):
-            return {name: plain(number) for name, number in zip(names, value.tolist())}
-        return None if value != value else value
 
-    return {key: plain(value) for key, value in quality.scores().items()}
-
-
-def evaluate_submission(args) -> tuple[dict, list[Table]]:
-    """Checks an archive for VOC's test server; raises if anything is wrong. → {class: masks that hold it}, table"""
+def evaluate_submission(args) -> Evaluation:
+    """Checks an archive for VOC's test server; raises if anything is wrong. `scores`: {class: masks that hold it}"""
     ids = load_ids(args.list)
     photographs = files_of_ids(find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
     report = check_submission(args.archive, {name: image_size(path) for name, path in zip(ids, photographs)})
     if report.problems:
         raise InputError(f"--archive {args.archive} is no valid submission: {'; '.join(report.problems)}")
-    print(f"valid: {len(ids)} masks in {report.folder}\n")
     masks_of_class = dict(zip(("background", *VOC_CLASSES), report.masks_of_label))
     rows = [[name, count] for name, count in masks_of_class.items()]
-    return masks_of_class, [Table("submission", ["class", "masks that hold it"], rows)]
+    table = Table("submission", ["class", "masks that hold it"], rows)
+    return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {report.folder}"])
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def export_onnx() -> argparse.ArgumentParser:
 def evaluate() -> argparse.ArgumentParser:
     parser = _parser("Score files against the truth and print benchmark tables (stage 4).")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission")
-    saliency = kinds.add_parser("saliency", help="MAE, F-measure and S-measure of saliency maps", allow_abbrev=False)
+    saliency = kinds.add_parser("saliency", help="MAE, F, weighted F, S, E, IoU … of saliency maps", allow_abbrev=False)
     saliency.add_argument(
         "--pred",
         required=True,
@@ -288,6 +288,18 @@ def evaluate() -> argparse.ArgumentParser:
         help="maps in METHOD_DIR/<data set>/<stem>.png; several methods",
     )
     saliency.add_argument("--gt_root", required=True, metavar="DIR", help="truth in DIR/<data set>/Masks/<stem>.png")
+    saliency.add_argument(
+        "--weighted_f", type=_boolean, nargs="?", const=True, default=True, help="weighted F; False: in half the time"
+    )
+    saliency.add_argument(
+        "--strict_reference",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="give what PySODMetrics gives, also where that is more than 1 or not a number",
+    )
+    _add_scoring(saliency)
     for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
         scored = kinds.add_parser(
             kind, help=f"pixel accuracy and IoU of {text}", allow_abbrev=False, formatter_class=_Help
@@ -309,6 +321,7 @@ def evaluate() -> argparse.ArgumentParser:
         scored.add_argument(
             "--single_class", metavar="FILE", help="the same, to score only the images with exactly one class"
         )
+        _add_scoring(scored)
     _add_saliency(kinds.choices["labels"])
     _add_selector(kinds.choices["labels"], default="sos")
     submission = kinds.add_parser(
@@ -323,7 +336,7 @@ def evaluate() -> argparse.ArgumentParser:
         scored.formatter_class = _Help
         scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
         scored.add_argument(
-            "--tables", metavar="DIR", help="also write the tables to DIR: Markdown, CSV, and curves as PNG"
+            "--tables", metavar="DIR", help="also write the tables to DIR: Markdown, CSV, LaTeX, and curves as PNG"
         )
     return parser
 
@@ -551,6 +564,33 @@ def _add_scored_folders(scored, kind: str) -> None:
             metavar="T",
             help="table of single-class images by overlap threshold, without t1 (no number: the paper's)",
         )
+
+
+def _add_scoring(scored) -> None:
+    scored.add_argument(
+        "--allow_missing",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="leave out images whose file is missing or unusable, and count them",
+    )
+    scored.add_argument(
+        "--workers", type=_count, default=0, help="processes that read and score files; 0: one for each core"
+    )
+    scored.add_argument(
+        "--bootstrap",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="resamples of the images, for 95%% intervals and the comparison with the first --pred; 0: none",
+    )
+    scored.add_argument(
+        "--report", metavar="FILE", help="also write a page to FILE: tables, curves and pictures (HTML)"
+    )
+    scored.add_argument(
+        "--report_images", type=_count, default=200, metavar="N", help="pictures on the page, the worst first"
+    )
 
 
 def _add_train_lists(parser) -> None:

@@ -47,7 +47,9 @@ def score(scenes, label_parts, tmp_path):
         lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt {image_labels}"
         command = f"labels {lists} --json HERE/scores.json {flags}"
         run_main("evaluate", command.replace("PARTS", str(label_parts)).replace("HERE", str(tmp_path)))
-        return json.loads((tmp_path / "scores.json").read_text())
+        scores = json.loads((tmp_path / "scores.json").read_text())
+        assert scores.pop("evaluation")["conventions"]
+        return scores
 
     return run
 
@@ -181,7 +183,10 @@ def test_several_baselines(truth, label_parts, score, tmp_path):
     both = score(f"--baseline_dir HERE/one/labels HERE/two/labels {select}")
     for name, alone in (("one", "HERE/one/labels"), ("two", "PARTS/cams")):
         (expected,) = score(f"--baseline_dir {alone} --saliency_dir PARTS/saliency --sweep").values()
-        assert both[f"{tmp_path}/{name}/labels"] == expected
+        found = both[f"{tmp_path}/{name}/labels"]
+        assert {key: found[key] for key in found if key != "files"} == {
+            key: expected[key] for key in expected if key != "files"
+        }
         assert (tmp_path / f"tables/sweep_{name}_labels.png").is_file()
 
 
@@ -201,8 +206,10 @@ def test_tables(truth, label_parts, score, tmp_path, capsys):
     scores = score(f"{flags} --sweep --tables HERE/tables")
     names = ["quality", "IoU_by_class", "precision_by_class", "recall_by_class"]
     names += [f"{kind}_{which}" for which in ("rough", "icd") for kind in ("selector", "sweep")]
+    names += ["intervals", "comparison"]
     files = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert files == {"tables.md", "sweep_rough.png", "sweep_icd.png", *(f"{name}.csv" for name in names)}
+    curves = {"sweep_rough.png", "sweep_icd.png"}
+    assert files == {"tables.md", "tables.tex", *curves, *(f"{name}.csv" for name in names)}
     text = (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == names
     output = capsys.readouterr().out
@@ -314,6 +321,67 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
         score("--pred PARTS/rough", image_labels="--image_labels HERE/rows/labels.npy")
 
 
+def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_path, capsys):
+    """Scored as if the list were shorter, and told."""
+    shutil.copytree(label_parts / "rough", tmp_path / "rough")
+    gone = list(truth)[2]
+    (tmp_path / f"rough/{gone}.png").unlink()
+    save_label(tmp_path / "rough/other.png", np.zeros((4, 4), np.uint8))
+    scores = score("--pred HERE/rough --saliency_dir PARTS/saliency --allow_missing")[f"{tmp_path}/rough"]
+    output = capsys.readouterr().out
+    assert f"rough: 1 missing, left out: {gone}" in output
+    assert "extra, not scored: " in output
+    save_ids(tmp_path / "rest.txt", [name for name in truth if name != gone])
+    expected = score("--pred HERE/rough --saliency_dir PARTS/saliency --list HERE/rest.txt")[f"{tmp_path}/rough"]
+    assert scores["files"].pop("missing") == [gone]
+    assert expected["files"].pop("missing") == []
+    for part in (scores, expected, scores["selected"], expected["selected"]):
+        part.pop("intervals")  # an image that is missing has its place among the resamples
+    for part in (scores, expected):
+        part["files"].pop("extra")
+    assert scores == expected
+    for path in (tmp_path / "rough").iterdir():
+        path.unlink()
+    with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):
+        score("--pred HERE/rough --allow_missing")
+
+
+def test_page_of_labels(truth, label_parts, score, tmp_path):
+    score("--pred PARTS/rough --saliency_dir PARTS/saliency --report HERE/page.html --report_images 4")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 4
+    labels = labels_in(label_parts / "rough")
+    single_scores = {name: LabelQuality(11).add(labels[name], truth[name]).scores()["mIoU"] for name in truth}
+    worst = sorted(single_scores, key=single_scores.get)[:4]
+    assert [line.split('"')[0] for line in page.split('<article data-title="')[1:]] == worst
+    present = [NAMES[label] for label in np.unique(truth[worst[0]]) if 0 < label < 255]
+    first = page.split("<article")[1]
+    assert all(name in first for name in present)
+
+
+def test_several_processes_give_the_same_scores(scenes, truth, label_parts, tmp_path):
+    """Enough images to be worth two processes: the list of the images, repeated under other names."""
+    shutil.copytree(scenes / "data", tmp_path / "data")
+    for place, name in ((place, name) for place in range(5) for name in truth):
+        for folder, target in (
+            (scenes / "data/VOCdevkit/VOC2012/SegmentationClassAug", "data/VOCdevkit/VOC2012/SegmentationClass"),
+            (label_parts / "rough", "rough"),
+        ):
+            (tmp_path / target).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / f"{name}.png", tmp_path / target / f"{place}_{name}.png")
+    save_ids(tmp_path / "many.txt", [f"{place}_{name}" for place in range(5) for name in truth])
+    results = []
+    for workers in (1, 2):
+        run_main(
+            "evaluate",
+            f"segmentation --pred {tmp_path}/rough --data_dir {tmp_path}/data --list {tmp_path}/many.txt"
+            f" --gt SegmentationClass --workers {workers} --json {tmp_path}/scores.json --bootstrap 20",
+        )
+        results.append(json.loads((tmp_path / "scores.json").read_text()))
+    assert results[0] == results[1]
+    assert results[0][f"{tmp_path}/rough"]["images"] == 70
+
+
 def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tmp_path):
     name = list(truth)[2]
     for folder in ("rough", "saliency"):
@@ -321,6 +389,9 @@ def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tm
     save_label(tmp_path / f"rough/{name}.png", np.zeros((5, 7), np.uint8))
     with pytest.raises(InputError, match=rf"rough/{name}\.png is 7×5 px, but its image 80×64 px"):
         score("--pred HERE/rough")
+    scores = score("--pred HERE/rough --allow_missing")[f"{tmp_path}/rough"]
+    assert scores["images"] == 13
+    assert list(scores["files"]["unusable"]) == [name]
     save_label(tmp_path / f"rough/{name}.png", np.full((64, 80), 12, np.uint8))
     with pytest.raises(InputError, match=rf"rough/{name}\.png holds the labels \[12\]"):
         score("--pred HERE/rough")

@@ -1,32 +1,171 @@
-"""evaluate.py on saliency maps."""
+"""evaluate.py on saliency maps: what it reads, what it says of files that it cannot score, and what it writes."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import run_main
 
-from image_files import load_grey, save_grey
-from input_errors import MissingInputError
+from image_files import image_stems, load_grey, load_mask, save_grey
+from input_errors import InputError, MissingInputError
+from metrics.saliency import SaliencyMetrics
 
 
-def test_saliency_table(scenes, tmp_path, capsys):
-    truth = scenes / "dataset/benchmark/DRAWN-TE/Masks"
-    shutil.copytree(truth, tmp_path / "perfect/DRAWN-TE")
-    for path in truth.iterdir():
-        save_grey(tmp_path / f"small/DRAWN-TE/{path.name}", load_grey(path)[::2, ::2].copy())
-    command = f"saliency --pred {tmp_path}/perfect {tmp_path}/small --gt_root {scenes}/dataset/benchmark"
-    run_main("evaluate", f"{command} --json {tmp_path}/scores.json")
+@pytest.fixture
+def methods(scenes, tmp_path):
+    """Two data sets, DRAWN-TE and OTHER; methods `blurred` and `small`, the second with maps of half the size."""
+    rng = np.random.default_rng(0)
+    shutil.copytree(scenes / "dataset/benchmark", tmp_path / "truth")
+    shutil.copytree(tmp_path / "truth/DRAWN-TE", tmp_path / "truth/OTHER")
+    for data_set in ("DRAWN-TE", "OTHER"):
+        for stem, path in image_stems(tmp_path / "truth" / data_set / "Masks").items():
+            mask = load_grey(path)
+            noisy = np.clip(mask * 0.7 + rng.integers(0, 80, mask.shape), 0, 255).astype(np.uint8)
+            save_grey(tmp_path / f"blurred/{data_set}/{stem}.png", noisy)
+            save_grey(tmp_path / f"small/{data_set}/{stem}.png", mask[::2, ::2].copy())
+    return tmp_path
+
+
+@pytest.fixture
+def score(methods):
+    """Scores both methods; HERE stands for their folder."""
+
+    def run(flags: str = "", pred: str = "HERE/blurred HERE/small") -> dict:
+        command = f"saliency --pred {pred} --gt_root HERE/truth --json HERE/scores.json {flags}"
+        run_main("evaluate", command.replace("HERE", str(methods)))
+        return json.loads((methods / "scores.json").read_text())
+
+    return run
+
+
+def test_scores_are_those_of_the_metric(methods, score, capsys):
+    scores = score()
+    for data_set in ("DRAWN-TE", "OTHER"):
+        metrics = SaliencyMetrics()
+        for stem, path in image_stems(methods / "truth" / data_set / "Masks").items():
+            metrics.add(load_grey(methods / f"blurred/{data_set}/{stem}.png"), load_mask(path))
+        found = scores[f"{methods}/blurred"][data_set]
+        expected = metrics.scores()
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+        assert len(found["curves"]["precision"]) == 256
+    assert scores[f"{methods}/small"]["OTHER"]["resized"] == 5
     output = capsys.readouterr().out
-    assert "5 of 5 maps resized" in output
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    perfect, small = scores[f"{tmp_path}/perfect"]["DRAWN-TE"], scores[f"{tmp_path}/small"]["DRAWN-TE"]
-    assert perfect["MAE"] == 0
-    assert perfect["maxF"] == pytest.approx(1)
-    assert perfect["S"] == pytest.approx(1, abs=1e-9)
-    assert 0 < small["MAE"] < 0.1
-    next((tmp_path / "small/DRAWN-TE").iterdir()).unlink()
-    with pytest.raises(MissingInputError, match="lacks 1 of 5 maps"):
-        run_main("evaluate", command)
+    assert "small on OTHER: 5 resized to their truth: " in output
+    assert "β² = 0.3" in output
+    rows = [line for line in output.splitlines() if line.startswith(f"| {methods}/blurred")]
+    assert f"{scores[f'{methods}/blurred']['OTHER']['MAE']:.4f}" in rows[1]
+    told = scores["evaluation"]
+    assert any("β² = 0.3" in line for line in told["conventions"])
+    assert told["versions"]["numpy"] == np.__version__
+
+
+def test_perfect_maps(scenes, tmp_path):
+    shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE/Masks", tmp_path / "perfect/DRAWN-TE")
+    command = f"saliency --pred {tmp_path}/perfect --gt_root {scenes}/dataset/benchmark --json {tmp_path}/scores.json"
+    run_main("evaluate", command)
+    found = json.loads((tmp_path / "scores.json").read_text())[f"{tmp_path}/perfect"]["DRAWN-TE"]
+    assert found["MAE"] == 0
+    for name in ("maxF", "wF", "S", "maxE", "maxIoU", "maxDice", "boundary_IoU", "mean_of_maxF"):
+        assert found[name] == pytest.approx(1, abs=1e-9), name
+    assert found["maxE"] <= 1
+    run_main("evaluate", f"{command} --strict_reference")
+    strict = json.loads((tmp_path / "scores.json").read_text())[f"{tmp_path}/perfect"]["DRAWN-TE"]
+    assert strict["maxE"] > 1  # N / (N − 1), as in PySODMetrics
+
+
+def test_missing_maps(methods, score, capsys):
+    (methods / "small/OTHER").rename(methods / "gone")
+    assert "OTHER" not in score()[f"{methods}/small"]
+    (methods / "gone").rename(methods / "small/OTHER")
+    names = sorted(path.name for path in (methods / "blurred/OTHER").iterdir())
+    for name in names[:2]:
+        (methods / "blurred/OTHER" / name).unlink()
+    stems = ", ".join(name.removesuffix(".png") for name in names[:2])
+    with pytest.raises(MissingInputError, match=rf"blurred/OTHER lacks 2 of 5 maps \({stems}\).*--allow_missing"):
+        score()
+    capsys.readouterr()
+    scores = score("--allow_missing")
+    found = scores[f"{methods}/blurred"]["OTHER"]
+    assert found["images"] == found["files"]["scored"] == 3
+    assert found["files"]["missing"] == stems.split(", ")
+    assert f"2 missing, left out: {stems}" in capsys.readouterr().out
+    for name in names[2:]:
+        (methods / "blurred/OTHER" / name).unlink()
+    with pytest.raises(MissingInputError, match="lacks 5 of 5"):
+        score("--allow_missing")
     with pytest.raises(MissingInputError, match="no data set of"):
-        run_main("evaluate", f"saliency --pred {tmp_path} --gt_root {scenes}/dataset/benchmark")
+        score(pred="HERE")
+    with pytest.raises(MissingInputError, match="nowhere does not exist"):
+        score(pred="HERE/nowhere")
+
+
+def test_damaged_maps_are_all_told_and_cost_no_other_score(methods, score, capsys):
+    paths = sorted((methods / "blurred/OTHER").iterdir())
+    paths[0].write_bytes(b"no picture")
+    paths[3].write_bytes(paths[3].read_bytes()[:40])
+    save_grey(methods / "blurred/OTHER/extra.png", np.zeros((3, 3), np.uint8))
+    with pytest.raises(InputError, match=f"2 images cannot be scored: {paths[0]}.*{paths[3]}.*--allow_missing"):
+        score("--tables HERE/tables")
+    output = capsys.readouterr().out
+    assert f"| {methods}/small" in output
+    assert "1 extra, not scored: extra" in output
+    assert (methods / "tables/saliency.csv").is_file()
+    found = score("--allow_missing")[f"{methods}/blurred"]["OTHER"]
+    assert list(found["files"]["unusable"]) == [paths[0].stem, paths[3].stem]
+    assert found["files"]["extra"] == ["extra"]
+    assert found["images"] == 3
+
+
+def test_what_is_written(methods, score):
+    score("--tables HERE/tables --report HERE/page.html --report_images 3")
+    files = {path.name for path in (methods / "tables").iterdir()}
+    assert {"tables.md", "tables.tex", "saliency.csv", "saliency_overlap.csv", "intervals.csv"} <= files
+    assert {"comparison.csv", "PR_OTHER.png", "F_DRAWN-TE.png", "E_OTHER.png"} <= files
+    latex = (methods / "tables/tables.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\textbf{") > 10
+    page = (methods / "page.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 3
+    assert "DRAWN-TE" in page
+
+
+def test_worst_images_come_first(methods, score):
+    worst = sorted((methods / "blurred/OTHER").iterdir())[2]
+    save_grey(worst, 255 - load_grey(worst))
+    score("--report HERE/page.html --report_images 1", pred="HERE/blurred")
+    page = (methods / "page.html").read_text(encoding="utf-8")
+    assert f'data-title="{worst.stem}" data-group="OTHER"' in page
+
+
+def test_intervals_and_comparison(methods, score, capsys):
+    scores = score("--bootstrap 200")
+    for data_sets in (scores[f"{methods}/blurred"], scores[f"{methods}/small"]):
+        for found in data_sets.values():
+            for name, (low, high) in found["intervals"].items():
+                assert low <= found[name] <= high or found[name] == pytest.approx(low, abs=0.02)
+    output = capsys.readouterr().out
+    (row,) = [line for line in output.splitlines() if line.startswith("| OTHER") and "small − " in line]
+    assert " p 0.0" in row  # five images, each better by far
+    assert "intervals" not in score("--bootstrap 0")[f"{methods}/small"]["OTHER"]
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(scenes, tmp_path):
+    masks = list(image_stems(scenes / "dataset/benchmark/DRAWN-TE/Masks").values())
+    for number in range(70):
+        mask = load_grey(masks[number % len(masks)])
+        save_grey(tmp_path / f"truth/MANY/Masks/{number:03}.png", mask)
+        save_grey(tmp_path / f"method/MANY/{number:03}.png", np.roll(mask, number, axis=1))
+    (tmp_path / "method/MANY/011.png").write_bytes(b"no picture")
+    results = []
+    for workers in (1, 2):
+        command = f"saliency --pred {tmp_path}/method --gt_root {tmp_path}/truth --json {tmp_path}/{workers}.json"
+        run_main("evaluate", f"{command} --workers {workers} --allow_missing --bootstrap 50 --weighted_f False")
+        results.append(json.loads((tmp_path / f"{workers}.json").read_text()))
+    assert results[0] == results[1]
+    assert results[0][f"{tmp_path}/method"]["MANY"]["images"] == 69
+
+
+def test_without_weighted_f(methods, score, capsys):
+    found = score("--weighted_f False")[f"{methods}/blurred"]["OTHER"]
+    assert "wF" not in found
+    assert "wF ↑" not in capsys.readouterr().out

@@ -7,15 +7,14 @@ last.pth       the newest checkpoint, best.pth the one with the best validation 
 
 import json
 import platform
-import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from atomic_files import write_json, write_text
+from environment import current_commit, versions_of
 from input_errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
@@ -32,7 +31,6 @@ MAY_CHANGE = {
     "val_every",
     "save_every",
 }
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 class RunFolder:
@@ -111,25 +109,12 @@ class RunFolder:
 
 def environment() -> dict:
     """Versions, machine and commit a result was made with."""
-    versions = {package: installed_version(package) for package in PACKAGES}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
-        commit = git.stdout.strip() or None
-    except OSError:  # git is not installed
-        commit = None
     return {
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions_of(PACKAGES),
         "machine": {"platform": platform.platform(), "gpus": gpus},
-        "commit": commit,
+        "commit": current_commit(),
     }
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # such as another build of OpenCV
-        return None
 
 
 def load_json(path) -> dict:

@@ -1,0 +1,101 @@
+"""Scores of many files: measured by several processes, gathered in order, with a report on what was not scored."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+import cv2
+
+from input_errors import InputError, shorten
+
+SMALLEST_SHARE = 32  # tasks that are worth a process
+CHUNK = 8
+
+
+@dataclass
+class FileReport:
+    """Which files of one method were scored, by their stems, and which were not.
+
+    `unusable`: stem → why, of files that are damaged or do not fit their truth; `resized`: scored, but of another size
+    than their truth; `extra`: without truth, or not in the list.
+    """
+
+    scored: int = 0
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What is worth telling, one line each: counts, and the first names."""
+        told = {
+            "missing, left out": self.missing,
+            "unusable, left out": list(self.unusable.values()),
+            "resized to their truth": self.resized,
+            "extra, not scored": self.extra,
+        }
+        return [f"{len(names)} {what}: {shorten(names)}" for what, names in told.items() if names]
+
+    def plain(self) -> dict:
+        return {
+            "scored": self.scored,
+            "missing": self.missing,
+            "extra": self.extra,
+            "unusable": self.unusable,
+            "resized": self.resized,
+        }
+
+
+def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
+    """Yields `measure(task)` of each task in order; an `InputError` of one is yielded in its place, and ends nothing.
+
+    As many processes as are worth their start, at most `processes` (0: one for each core); one works in this process.
+    `measure` and its tasks must be picklable.
+    """
+    processes = min(processes or _usable_cores(), len(tasks) // SMALLEST_SHARE)
+    if processes < 2:
+        yield from (_measure_or_error(measure, task) for task in tasks)
+        return
+    # not forked from this process: a copy of OpenCV's threads hangs
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(measure,)) as pool:
+        try:
+            yield from pool.map(_measure_here, tasks, chunksize=CHUNK)
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of {processes} processes that score files died, perhaps for want of memory: fewer --workers"
+            ) from None
+
+
+def worst_first(images: dict, measure: str, count: int) -> list:
+    """The `count` keys of the lowest `measure`, on average over methods. images: key → method → measure → score."""
+    means = {}
+    for key, methods in images.items():
+        values = [scores[measure] for scores in methods.values() if scores[measure] == scores[measure]]
+        means[key] = sum(values) / len(values) if values else 0.0
+    return sorted(means, key=means.get)[:count]
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _start_process(measure: Callable) -> None:
+    global _MEASURE
+    _MEASURE = measure
+    cv2.setNumThreads(1)  # the processes share the cores already
+
+
+def _measure_here(task):
+    return _measure_or_error(_MEASURE, task)
+
+
+def _measure_or_error(measure: Callable, task):
+    try:
+        return measure(task)
+    except InputError as error:
+        return error

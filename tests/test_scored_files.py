@@ -1,0 +1,66 @@
+"""Files scored by several processes."""
+
+import os
+
+import pytest
+
+from input_errors import InputError
+from metrics.scored_files import FileReport, measure_all, worst_first
+
+
+def square_or_refuse(number: int) -> int:
+    if number % 10 == 7:
+        raise InputError(f"{number} is unlucky")
+    return number**2
+
+
+def process_of(number: int) -> int:
+    return os.getpid()
+
+
+def die(number: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_order_with_errors_in_their_places(processes):
+    found = list(measure_all(square_or_refuse, list(range(100)), processes))
+    for number, result in enumerate(found):
+        if number % 10 == 7:
+            assert isinstance(result, InputError)
+            assert str(result) == f"{number} is unlucky"
+        else:
+            assert result == number**2
+
+
+def test_few_files_need_no_process():
+    assert set(measure_all(process_of, list(range(40)), 8)) == {os.getpid()}
+    assert os.getpid() not in set(measure_all(process_of, list(range(100)), 2))
+
+
+def test_faults_of_the_program_pass_through():
+    with pytest.raises(TypeError):
+        list(measure_all(square_or_refuse, ["one"], 1))
+    with pytest.raises(TypeError):
+        list(measure_all(square_or_refuse, ["one"] * 100, 2))
+
+
+def test_a_process_that_dies():
+    with pytest.raises(InputError, match=r"one of 2 processes that score files died.*fewer --workers"):
+        list(measure_all(die, list(range(100)), 2))
+
+
+def test_report():
+    report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
+    assert report.lines() == ["2 missing, left out: a, b", "1 unusable, left out: c.png is damaged"]
+    assert report.plain()["unusable"] == {"c": "c.png is damaged"}
+
+
+def test_worst_first():
+    images = {
+        "a": {"one": {"S": 0.9}, "two": {"S": 0.5}},
+        "b": {"one": {"S": 0.6}},
+        "c": {"one": {"S": float("nan")}, "two": {"S": 0.8}},
+        "d": {"one": {"S": float("nan")}},
+    }
+    assert worst_first(images, "S", 3) == ["d", "b", "a"]
