@@ -36,7 +36,7 @@ def write_bytes(path, content: bytes) -> None:
 
 
 def write_text(path, content: str) -> None:
-    write_bytes(path, content.encode("utf-8"))
+    write_bytes(path, content.encode("utf-8", errors="replace"))  # file names need not be Unicode
 
 
 def write_json(path, content) -> None:

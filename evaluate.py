@@ -33,7 +33,6 @@ from tqdm import tqdm
 from atomic_files import write_json
 from datasets.image_sizes import image_size
 from environment import current_commit, versions_of
-from image_files import load_image
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import load_label, paint_label
@@ -41,9 +40,9 @@ from metrics.confidence import Sampled, compare, comparison_table, interval_tabl
 from metrics.label_quality import LabelQuality
 from metrics.label_sets import LabelSets, plain_scores, sum_of
 from metrics.label_tables import label_tables, short_names
-from metrics.page import Picture, write_page
+from metrics.page import Picture, photograph, write_page
 from metrics.plots import Plot, save_plot
-from metrics.saliency_folders import find_maps, map_pictures, score_maps
+from metrics.saliency_folders import data_sets_in, find_maps, map_pictures, score_maps
 from metrics.saliency_tables import saliency_plots, saliency_tables, show
 from metrics.scored_files import FileReport, measure_all, worst_first
 from metrics.seed_tables import scores_over_seeds, seed_table
@@ -64,6 +63,7 @@ from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_name
 from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+RESERVED = {"image", "truth", "evaluation", "over_seeds"}  # names that stand beside those of --pred
 PACKAGES = ("numpy", "scipy", "opencv-python-headless")
 OF_LABELS = [
     "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
@@ -75,25 +75,31 @@ CONVENTIONS = {
         "maps: 8-bit, stretched to 0..1 image by image; truth: over 128; thresholds: 256, on the truncated 8-bit value",
         "F: β² = 0.3; max and mean: of the mean curve over images; adp: at twice the mean of the map; wF: β² = 1",
         "max F of mean PR: F of the mean precision and the mean recall; mean of max F: each image at its best",
-        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does, and at most 1",
+        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does",
+        "a truth of 0 and 1 is read as what it means; of 16 bits the upper 8 count",
         "IoU, Dice, BER: over the thresholds, as F; boundary IoU: at half of the range",
     ],
     "labels": OF_LABELS,
     "segmentation": OF_LABELS,
     "submission": ["8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20"],
 }
-STRICT_REFERENCE = "as PySODMetrics, where that gives more than 1 or no number too"
-OF_BOOTSTRAP = "[ , ]: 95 % intervals of {} Poisson bootstrap resamples of the images; p: two-sided, for no difference"
+DEFINED = "no score is over 1, and none is undefined: --strict_reference gives what PySODMetrics gives then"
+STRICT_REFERENCE = "--strict_reference: as PySODMetrics, also where that gives more than 1 or no number"
+OF_BOOTSTRAP = (
+    "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images; p: two-sided, for no difference"
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores`: for the JSON file. `notes`: on the files. `failures`: what could not be scored, and should have been.
-    `pictures`: for the page, made when they are written; measures in `lower` are better where they are lower."""
+    """`scores`: for the JSON file. `comparison`: of methods with the first one. `notes`: on the files. `failures`: what
+    could not be scored, and should have been. `pictures`: for the page, made when they are written; measures in `lower`
+    are better where they are lower."""
 
     scores: dict
     tables: list[Table]
     plots: list[Plot] = field(default_factory=list)
+    comparison: dict[str, dict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     pictures: Iterable[Picture] = ()
@@ -106,8 +112,17 @@ class Evaluation:
             reasons = "; ".join(list(report.unusable.values())[:3])
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
 
+    def compare(self, pairs: dict[tuple, tuple], sampled: dict, images: dict) -> None:
+        """Compares each pair, name → keys of first and other, if they were scored on the same images."""
+        for name, (first, other) in pairs.items():
+            if images[first] == images[other]:
+                self.comparison[name] = compare(sampled[first], sampled[other])
+            else:
+                self.notes.append(f"{' '.join(name)}: not compared, for they were not scored on the same images")
+
 
 def main(args) -> None:
+    check_outputs(args)
     kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
     done = kinds.get(args.kind, evaluate_labels)(args)
     conventions = conventions_of(args)
@@ -121,7 +136,9 @@ def main(args) -> None:
             save_plot(Path(args.tables) / f"{plot.name}.png", plot)
     if args.json:
         versions = versions_of(PACKAGES) | {"commit": current_commit()}
-        write_json(args.json, done.scores | {"evaluation": {"conventions": conventions, "versions": versions}})
+        comparison = {" ".join(name): plain(measures) for name, measures in done.comparison.items()}
+        about = {"conventions": conventions, "versions": versions, "notes": done.notes, "comparison": comparison}
+        write_json(args.json, done.scores | {"evaluation": about})
     if args.kind != "submission" and args.report:
         versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
@@ -131,10 +148,23 @@ def main(args) -> None:
         raise InputError(f"{'; '.join(done.failures)}: repair these files, or leave them out by --allow_missing")
 
 
+def check_outputs(args) -> None:
+    """Raises where a file or folder to write, or a name, would only fail when all is scored."""
+    for flag in ("json", "report"):
+        path = getattr(args, flag, None)
+        if path and Path(path).is_dir():
+            raise InputError(f"--{flag} {path} is a folder: name a file")
+    if args.tables and Path(args.tables).exists() and not Path(args.tables).is_dir():
+        raise InputError(f"--tables {args.tables} is a file: name a folder")
+    taken = RESERVED & set(getattr(args, "pred", ()))
+    if taken:
+        raise InputError(f"--pred {shorten(taken)}: the results use this name for something else; write ./{min(taken)}")
+
+
 def conventions_of(args) -> list[str]:
     lines = list(CONVENTIONS[args.kind])
-    if args.kind == "saliency" and args.strict_reference:
-        lines.append(STRICT_REFERENCE)
+    if args.kind == "saliency":
+        lines.append(STRICT_REFERENCE if args.strict_reference else DEFINED)
     if args.kind != "submission" and args.bootstrap:
         lines.append(OF_BOOTSTRAP.format(args.bootstrap))
     return lines
@@ -153,35 +183,37 @@ def evaluate_saliency(args) -> Evaluation:
         done.tell(name, found.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
-    data_sets = {data_set for _, data_set in files}
     for method, found in work.items():
-        if found.keys() != data_sets:
-            done.notes.append(f"{method} has no folder of {shorten(sorted(data_sets - found.keys()))}")
+        lacking = data_sets_in(gt_root) - found.keys()
+        if lacking:
+            done.notes.append(f"{method} has no folder of {shorten(sorted(lacking))}, which is not scored")
     for (method, data_set), maps in scored.items():
-        report, curves = files[method, data_set].report, {name: defined(curve) for name, curve in maps.curves.items()}
+        report = files[method, data_set].report
+        curves = {name: maps.curves[name] for name in ("precision", "recall", "F", "E")}
         told = {"images": report.scored, "resized": len(report.resized), "files": report.plain(), "curves": curves}
-        if maps.sampled:
-            told["intervals"] = {name: defined(ends) for name, ends in maps.sampled.intervals().items()}
-        done.scores.setdefault(method, {})[data_set] = dict(zip(maps.scores, defined(maps.scores.values()))) | told
+        intervals = {"intervals": maps.sampled.intervals()} if maps.sampled else {}
+        done.scores.setdefault(method, {})[data_set] = plain(maps.scores | told | intervals)
     done.tables.extend(saliency_tables({key: done.scores[key[0]][key[1]] for key in scored}))
     if args.bootstrap:
         sampled = {key: maps.sampled for key, maps in scored.items()}
-        first = args.pred[0]
-        pairs = {
-            (data_set, f"{method} − {first}"): compare(sampled[first, data_set], found)
-            for (method, data_set), found in sampled.items()
-            if method != first and (first, data_set) in sampled
-        }
         done.tables.append(interval_table(["method", "data set"], sampled, show))
-        if pairs:
-            done.tables.append(comparison_table(["data set", "difference"], pairs, show))
+        first = args.pred[0]
+        pairs = [((first, key[1]), key) for key in scored if key[0] != first and (first, key[1]) in scored]
+        images = {key: maps.images.keys() for key, maps in scored.items()}
+        done.compare({(key[1], f"{key[0]} − {first}"): (start, key) for start, key in pairs}, sampled, images)
+        if done.comparison:
+            done.tables.append(comparison_table(["data set", "difference"], done.comparison, show))
     done.plots.extend(saliency_plots({key: maps.curves for key, maps in scored.items()}))
     return replace(done, pictures=map_pictures(files, scored, gt_root, args.report_images), lower=("MAE",))
 
 
-def defined(values: Iterable[float]) -> list[float | None]:
-    """None for what is not a number, which JSON does not know."""
-    return [None if value != value else float(value) for value in values]
+def plain(value):
+    """A score, or a dict or list of them, as JSON knows it: None for what is not a number."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [plain(one) for one in value]
+    return None if value != value else value
 
 
 def progress_bar(total: int, title: str) -> Callable:
@@ -243,12 +275,13 @@ def evaluate_labels(args) -> Evaluation:
         done.scores["over_seeds"] = over_seeds
     if args.bootstrap:
         sampled = {name: found for labels in scored.values() for name, found in labels.sampled.items()}
+        done.tables.append(interval_table([args.kind], {(name,): found for name, found in sampled.items()}, percent))
+        images = {name: labels.images.keys() for labels in scored.values() for name in labels.sampled}
         first, *others = sampled
         short = dict(zip(sampled, short_names(sampled)))
-        pairs = {(f"{short[name]} − {short[first]}",): compare(sampled[first], sampled[name]) for name in others}
-        done.tables.append(interval_table([args.kind], {(name,): found for name, found in sampled.items()}, percent))
-        if pairs:
-            done.tables.append(comparison_table(["difference"], pairs, percent))
+        done.compare({(f"{short[name]} − {short[first]}",): (first, name) for name in others}, sampled, images)
+        if done.comparison:
+            done.tables.append(comparison_table(["difference"], done.comparison, percent))
     return replace(done, pictures=label_pictures(sources, scored, data, voc_root, args.report_images))
 
 
@@ -261,7 +294,7 @@ class LabelSource:
     report: FileReport
 
 
-def label_sources(args, data: "LabelData", voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
+def label_sources(args, data: LabelData, voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
     """All that is to be scored, by name; raises if anything is missing that may not be."""
     rules = rule_sources(args, data, voc_root) if args.kind == "labels" else {}
     if not args.pred and not rules:
@@ -278,7 +311,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     source = args.single_class or args.image_labels
     beside = Path(args.list).with_name("cls_labels.npy")  # as in the README's tree
     if not source and args.kind == "labels" and beside.is_file():
-        holds_scores = any(path.suffix != ".png" for folder in args.pred for path in find_baseline(folder, ids))
+        holds_scores = any(stems_in(folder, SUFFIXES[1:]).intersection(ids) for folder in args.pred)
         source = beside if holds_scores or args.saliency_dir or args.rules is not None else None
     if source:
         image_labels = load_image_labels(source, ids, names[1:])
@@ -318,8 +351,13 @@ def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allo
     only_label_maps = bg_threshold is None
     stems = stems_in(folder, (".png",) if only_label_maps else SUFFIXES)
     missing = [name for name in data.ids if name not in stems]
-    indices = [index for index, name in enumerate(data.ids) if not (allow_missing and name not in stems)]
-    ids = [data.ids[index] for index in indices] or data.ids
+    if missing and not (allow_missing and len(missing) < len(data.ids)):
+        raise MissingInputError(
+            f"{folder} lacks the labels of {len(missing)} of {len(data.ids)} images ({shorten(missing)}): expected "
+            f"<id>{'.png' if only_label_maps else ', <id>'.join(SUFFIXES)}; --allow_missing scores the others alone"
+        )
+    indices = [index for index, name in enumerate(data.ids) if name in stems]
+    ids = [data.ids[index] for index in indices]
     paths = files_of_ids(folder, ids, ".png") if only_label_maps else find_baseline(folder, ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
         raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
@@ -421,8 +459,7 @@ def score_labels(
         scores |= told
     sampled = {version: of_version.sampled() for version, of_version in versions.items()} if args.bootstrap else {}
     for version, found in sampled.items():
-        intervals = {measure: defined(ends) for measure, ends in found.intervals().items()}
-        (scores if version == name else scores["selected"])["intervals"] = intervals
+        (scores if version == name else scores["selected"])["intervals"] = plain(found.intervals())
     return LabelScores(scores, sampled, images)
 
 
@@ -431,6 +468,8 @@ def measure_label(read: Callable, data: LabelData, selection: Selection | None, 
     truth = load_label(data.truth[index])
     label = read(index, truth.shape)
     quality, choice = quality_of(label, truth, data, index), None
+    if selection and selection.split_cams and not data.is_single[index]:
+        load_split(selection, data, index, label.shape)  # what cannot be split later is told now
     if selection and data.is_single[index]:
         label_of_class = int(data.image_labels[index].argmax()) + 1
         saliency = load_saliency(data.maps[index], label.shape)
@@ -497,14 +536,22 @@ def score_split(kept, source: LabelSource, data: LabelData, selection: Selection
     return qualities, counts
 
 
+def load_split(
+    selection: Selection, data: LabelData, index: int, shape_hw
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps and classes of an image whose mask is to be split, and its saliency map."""
+    cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
+    check_size(cams.shape[1:], selection.split_cams[index], shape_hw)
+    return cams, classes, load_saliency(data.maps[index], shape_hw)
+
+
 def measure_split(read: Callable, data: LabelData, selection: Selection, thresholds: np.ndarray, index: int) -> tuple:
     """→ packed quality of the image's label after the selector, its classes, and those that were replaced."""
     truth = load_label(data.truth[index])
     label, replaced = read(index, truth.shape), ()
-    cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
-    check_size(cams.shape[1:], selection.split_cams[index], label.shape)
+    cams, classes, saliency = load_split(selection, data, index, label.shape)
     if len(classes):
-        mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
+        mask = saliency_mask(saliency, selection.mask_threshold)
         label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
     return quality_of(label, truth, data, index).packed(), classes.tolist(), replaced
 
@@ -538,9 +585,8 @@ def label_pictures(
         for index, scores in labels.images.items():
             images.setdefault(index, {})[name] = scores
     for index in worst_first(images, "mIoU", count):
-        truth, photograph = load_label(data.truth[index]), voc_root / "JPEGImages" / f"{data.ids[index]}.jpg"
-        shown = {"image": load_image(photograph)} if photograph.is_file() else {}
-        shown |= {"truth": paint_label(truth)}
+        truth = load_label(data.truth[index])
+        shown = photograph(voc_root / "JPEGImages" / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
         shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
         classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
         yield Picture(data.ids[index], "", classes, shown, images[index])

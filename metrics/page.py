@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 
 from atomic_files import atomic_path
+from image_files import load_image
+from input_errors import InputError
 from metrics.plots import Plot, plot_svg
 from metrics.tables import UNDEFINED, Table
 
@@ -39,6 +41,14 @@ class Picture:
     scores: dict[str, dict[str, float | None]]
 
 
+def photograph(path: Path | None) -> dict[str, np.ndarray]:
+    """The entry of a picture's `images`; none where the file is missing or damaged, which is no matter of scores."""
+    try:
+        return {PHOTOGRAPH: load_image(path)} if path else {}
+    except InputError:
+        return {}
+
+
 def write_page(
     path,
     title: str,
@@ -54,7 +64,7 @@ def write_page(
     pictures: in the order of the gallery, worst first. lower: measures of their scores of which the lowest value is
     the best. thumbnail_px: the longest side of an image.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.writelines(_page(title, tables, plots, pictures, notes, lower, thumbnail_px))
 
 

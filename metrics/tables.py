@@ -89,7 +89,7 @@ def save_tables(folder, tables: list[Table]) -> None:
 
 def markdown_table(header: list[str], rows: list[list]) -> str:
     """Columns padded to one width; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     lines = [
         "| " + " | ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths))) + " |"

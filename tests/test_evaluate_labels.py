@@ -300,7 +300,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
         score("--pred PARTS/rough --t0 auto")
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
-    with pytest.raises(MissingInputError, match="14 of 14 files are missing"):  # segmentations are label maps
+    with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):  # segmentations are label maps
         run_main("evaluate", f"segmentation --pred {label_parts}/cams {lists}")
     with pytest.raises(MissingInputError):
         score("--pred PARTS/rough --list HERE/none.txt")
@@ -336,10 +336,14 @@ def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_p
     assert scores["files"].pop("missing") == [gone]
     assert expected["files"].pop("missing") == []
     for part in (scores, expected, scores["selected"], expected["selected"]):
-        part.pop("intervals")  # an image that is missing has its place among the resamples
+        assert part.pop("intervals")  # an image that is missing has its place among the resamples
     for part in (scores, expected):
         part["files"].pop("extra")
     assert scores == expected
+    told = score("--pred HERE/rough --allow_missing", image_labels="")[
+        f"{tmp_path}/rough"
+    ]  # labels lie beside the list
+    assert told["mIoU"] == expected["mIoU"]
     for path in (tmp_path / "rough").iterdir():
         path.unlink()
     with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):
