@@ -85,9 +85,9 @@ CONVENTIONS = {
 }
 DEFINED = "no score is over 1, and none is undefined: --strict_reference gives what PySODMetrics gives then"
 STRICT_REFERENCE = "--strict_reference: as PySODMetrics, also where that gives more than 1 or no number"
-OF_BOOTSTRAP = (
-    "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images; p: two-sided, for no difference"
-)
+OF_BOOTSTRAP = "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images"
+OF_COMPARISON = "p: two-sided, for no difference"
+WORST_BY = {"saliency": "S", "labels": "mIoU", "segmentation": "mIoU"}  # order of the pictures
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def main(args) -> None:
     check_outputs(args)
     kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
     done = kinds.get(args.kind, evaluate_labels)(args)
-    conventions = conventions_of(args)
+    conventions = conventions_of(args) + ([OF_COMPARISON] if done.comparison else [])
     for table in done.tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
@@ -143,7 +143,11 @@ def main(args) -> None:
         versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
         plots = [*done.plots, *(table.plot() for table in done.tables if table.curve)]
-        write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower)
+        order = f"{WORST_BY[args.kind]}, mean over methods"
+        write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower, order)
+    for written in (args.tables, args.json, getattr(args, "report", None)):
+        if written:
+            print(f"written: {written}")
     if done.failures:
         raise InputError(f"{'; '.join(done.failures)}: repair these files, or leave them out by --allow_missing")
 
@@ -267,7 +271,7 @@ def evaluate_labels(args) -> Evaluation:
     if not scored:
         raise InputError("; ".join(done.failures))
     which = " with exactly one class" if args.single_class else ""
-    done.notes.insert(0, f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
+    done.notes.insert(0, f"{len(data.ids)} images{which} in the list, truth {data.truth[0].parent}, %")
     done.tables.extend(label_tables(args.kind, data.names, done.scores))
     over_seeds = scores_over_seeds(done.scores)
     if over_seeds:
@@ -589,7 +593,10 @@ def label_pictures(
         shown = photograph(voc_root / "JPEGImages" / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
         shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
         classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
-        yield Picture(data.ids[index], "", classes, shown, images[index])
+        in_percent = {
+            name: {key: 100 * score for key, score in scores.items()} for name, scores in images[index].items()
+        }
+        yield Picture(data.ids[index], "", classes, shown, in_percent)
 
 
 def evaluate_submission(args) -> Evaluation:

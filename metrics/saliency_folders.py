@@ -38,6 +38,8 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     for folder in (method, gt_root):
         if not folder.is_dir():
             raise MissingInputError(f"folder {folder} does not exist")
+    if (gt_root / "Masks").is_dir():
+        raise InputError(f"{gt_root} is a data set itself: name the folder that holds it, here and of the maps")
     found = {}
     for data_set in sorted(data_sets_in(gt_root)):
         if not (method / data_set).is_dir():

@@ -36,8 +36,8 @@ class FileReport:
     def lines(self) -> list[str]:
         """What is worth telling, one line each: counts, and the first names."""
         told = {
-            "missing, left out": self.missing,
-            "unusable, left out": list(self.unusable.values()),
+            "missing": self.missing,
+            "unusable": list(self.unusable.values()),
             "resized to their truth": self.resized,
             "extra, not scored": self.extra,
         }

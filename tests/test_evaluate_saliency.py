@@ -90,7 +90,7 @@ def test_missing_maps(methods, score, capsys):
     found = scores[f"{methods}/blurred"]["OTHER"]
     assert found["images"] == found["files"]["scored"] == 3
     assert found["files"]["missing"] == stems.split(", ")
-    assert f"2 missing, left out: {stems}" in capsys.readouterr().out
+    assert f"2 missing: {stems}" in capsys.readouterr().out
     for name in names[2:]:
         (methods / "blurred/OTHER" / name).unlink()
     with pytest.raises(MissingInputError, match="lacks 5 of 5"):

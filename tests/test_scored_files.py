@@ -68,7 +68,7 @@ def test_a_process_that_dies():
 
 def test_report():
     report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
-    assert report.lines() == ["2 missing, left out: a, b", "1 unusable, left out: c.png is damaged"]
+    assert report.lines() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
     assert report.plain()["unusable"] == {"c": "c.png is damaged"}
 
 
