@@ -22,9 +22,9 @@ import options
 if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,30 +35,21 @@ from datasets.image_sizes import image_size
 from environment import current_commit, versions_of
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import load_label, paint_label
-from metrics.confidence import Sampled, compare, comparison_table, interval_table
-from metrics.label_quality import LabelQuality
-from metrics.label_sets import LabelSets, plain_scores, sum_of
+from metrics.confidence import compare, comparison_table, interval_table
+from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables, short_names
-from metrics.page import Picture, photograph, write_page
+from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
 from metrics.saliency_folders import data_sets_in, find_maps, map_pictures, score_maps
 from metrics.saliency_tables import saliency_plots, saliency_tables, show
-from metrics.scored_files import FileReport, measure_all, worst_first
+from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
 from pseudo_labels.baseline_labels import SUFFIXES, find_baseline, load_baseline
-from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import check_size, load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import (
-    Thresholds,
-    build_thresholds,
-    measure,
-    painted,
-    saliency_mask,
-    select_regions,
-    split_mask,
-)
+from pseudo_labels.image_selector import ImageSelector
+from pseudo_labels.selector import build_thresholds
 from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
 from voc_submission import check_submission
 
@@ -224,49 +215,26 @@ def progress_bar(total: int, title: str) -> Callable:
     return partial(tqdm, total=total, desc=title, mininterval=1, leave=False)
 
 
-@dataclass(frozen=True)
-class LabelData:
-    """The images to score: N ids, their truth, and where given their image labels (bool [N, C]) and saliency maps."""
-
-    ids: list[str]
-    names: tuple[str, ...]  # of the labels, background first
-    truth: list[Path]
-    image_labels: np.ndarray | None
-    maps: list[Path] | None
-
-    @cached_property
-    def is_single(self) -> np.ndarray | None:
-        """bool [N]: which images have exactly one class; None where that is not known."""
-        return None if self.image_labels is None else self.image_labels.sum(axis=1) == 1
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The selector as its user set it; `split_cams`: maps of all images, where masks of several classes are split."""
-
-    thresholds: Thresholds
-    mask_threshold: float
-    alphas: list[float]
-    split_cams: list[Path] | None
-
-
 def evaluate_labels(args) -> Evaluation:
     """Scores label maps: as they are and, where saliency maps are given, after the selector.
 
     `scores`: {folder or rule: scores}, with those "over_seeds" where a setting has several.
     """
     voc_root = find_voc_root(args.data_dir)
-    data, done = load_label_data(args, voc_root), Evaluation({}, [])
-    selection, bg_threshold = (
-        (choose_selection(args, data), args.bg_threshold) if args.kind == "labels" else (None, None)
-    )
+    data, done, scored = load_label_data(args, voc_root), Evaluation({}, []), {}
+    selector, bg_threshold, sweep = None, None, ()
+    if args.kind == "labels":
+        selector, bg_threshold = choose_selector(args, data), args.bg_threshold
+        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
     sources = label_sources(args, data, voc_root, bg_threshold)
-    scored = {}
     for name, source in sources.items():
-        labels = score_labels(source, data, selection, args, name)
+        labels = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers, progress_bar)
         if labels:
             scored[name] = labels
             done.scores[name] = labels.scores | {"files": source.report.plain()}
+            for version, found in labels.sampled.items():
+                target = done.scores[name] if version == name else done.scores[name]["selected"]
+                target["intervals"] = plain(found.intervals())
         done.tell(name, source.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
@@ -286,16 +254,7 @@ def evaluate_labels(args) -> Evaluation:
         done.compare({(f"{short[name]} − {short[first]}",): (first, name) for name in others}, sampled, images)
         if done.comparison:
             done.tables.append(comparison_table(["difference"], done.comparison, percent))
-    return replace(done, pictures=label_pictures(sources, scored, data, voc_root, args.report_images))
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """Labels of one folder or rule: `read(index, shape_hw)` for the images that it has, by their places in the list."""
-
-    read: Callable
-    indices: list[int]
-    report: FileReport
+    return replace(done, pictures=label_pictures(sources, scored, data, voc_root / "JPEGImages", args.report_images))
 
 
 def label_sources(args, data: LabelData, voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
@@ -325,11 +284,10 @@ def load_label_data(args, voc_root: Path) -> LabelData:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
     truth = files_of_ids(voc_root / args.gt if args.gt else truth_folder(voc_root, ids), ids, ".png")
-    saliency_dir = getattr(args, "saliency_dir", None)
-    return LabelData(ids, names, truth, image_labels, files_of_ids(saliency_dir, ids, ".png") if saliency_dir else None)
+    return LabelData(ids, names, truth, image_labels)
 
 
-def choose_selection(args, data: LabelData) -> Selection | None:
+def choose_selector(args, data: LabelData) -> ImageSelector | None:
     """The selector by its flags; None where it is off or has no maps. Asks for what is missing."""
     if args.selector == "none" or not args.saliency_dir:
         if args.sweep is not None or args.multi_class == "split" or args.t0 == "auto":
@@ -344,9 +302,9 @@ def choose_selection(args, data: LabelData) -> Selection | None:
         raise InputError(f"no image of {args.list} has exactly one class: there is nothing to select")
     given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
     thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
-    alphas = [] if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
+    maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
-    return Selection(thresholds, args.saliency_threshold, alphas, split_cams)
+    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams)
 
 
 def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:
@@ -387,13 +345,14 @@ def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource
     if not args.cam_dir or data.image_labels is None:
         raise InputError("--rules needs --cam_dir and --image_labels")
     rules = args.rules or list(RULES)
-    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and data.maps is None]
+    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and not args.saliency_dir]
     if unfounded:
         raise InputError(f"--rules {shorten(unfounded)} need --saliency_dir")
     cams = files_of_ids(args.cam_dir, data.ids, ".npz")
     second_cams = files_of_ids(args.second_cam_dir or args.cam_dir, data.ids, ".npz")
     images = files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
-    paths = list(zip(cams, second_cams, images, data.maps or [None] * len(data.ids)))
+    maps = files_of_ids(args.saliency_dir, data.ids, ".png") if args.saliency_dir else [None] * len(data.ids)
+    paths = list(zip(cams, second_cams, images, maps))
     everything = list(range(len(data.ids)))
     return {
         rule: LabelSource(partial(read_rule, rule, paths, data, args.bg_threshold), everything, FileReport())
@@ -405,198 +364,6 @@ def read_rule(rule: str, paths: list[tuple], data: LabelData, bg_threshold: floa
     evidence = load_evidence(evidence_of(rule), *paths[index], data.image_labels[index])
     check_size(evidence["cams"].shape[1:], paths[index][0], shape_hw)
     return fuse(rule, evidence, {"bg_threshold": bg_threshold} if rule == "none" else {})
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A single-class image as the selector sees it, and its quality, packed, with the mask in place of its label."""
-
-    label: int
-    measured: tuple[float, float, float]  # of `measure`
-    replaced: tuple
-
-
-@dataclass(frozen=True)
-class MeasuredImage:
-    """The quality of one label, packed; its scores; with a selector, where there is one class, what it chooses from."""
-
-    quality: tuple
-    scores: dict[str, float]
-    choice: Choice | None
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """One folder or rule: `scores`; by its name, and that of what is selected from it, the replicates, where there was
-    a bootstrap; and of each image that could be scored, by its place in the list, its scores."""
-
-    scores: dict
-    sampled: dict[str, Sampled]
-    images: dict[int, dict[str, float]]
-
-
-def score_labels(
-    source: LabelSource, data: LabelData, selection: Selection | None, args, name: str
-) -> LabelScores | None:
-    """Scores of all images and, where image labels are known, of those with one and with several classes apart; the
-    same "selected"; statistics of the selector by class; the "sweep" over its thresholds.
-
-    Fills `source.report`; None where no image could be scored.
-    """
-    sets, images = LabelSets(data.names, data.is_single, args.bootstrap), {}
-    kept = {}  # what the selector needs of the images, once all are known
-    results = measure_all(partial(measure_label, source.read, data, selection), source.indices, args.workers)
-    for index, found in zip(source.indices, progress_bar(len(source.indices), name)(results)):
-        if isinstance(found, InputError):
-            source.report.unusable[data.ids[index]] = str(found)
-            continue
-        sets.add(index, found.quality)
-        images[index] = found.scores
-        if selection:
-            kept[index] = found
-    source.report.scored = len(images)
-    if not images:
-        return None
-    scores, versions = sets.scores(), {name: sets}
-    if selection:
-        versions[f"{name} + selector"], told = score_selection(kept, source, data, selection, args, name)
-        scores |= told
-    sampled = {version: of_version.sampled() for version, of_version in versions.items()} if args.bootstrap else {}
-    for version, found in sampled.items():
-        (scores if version == name else scores["selected"])["intervals"] = plain(found.intervals())
-    return LabelScores(scores, sampled, images)
-
-
-def measure_label(read: Callable, data: LabelData, selection: Selection | None, index: int) -> MeasuredImage:
-    """Raises `InputError` where a file of the image cannot be used."""
-    truth = load_label(data.truth[index])
-    label = read(index, truth.shape)
-    quality, choice = quality_of(label, truth, data, index), None
-    if selection and selection.split_cams and not data.is_single[index]:
-        load_split(selection, data, index, label.shape)  # what cannot be split later is told now
-    if selection and data.is_single[index]:
-        label_of_class = int(data.image_labels[index].argmax()) + 1
-        saliency = load_saliency(data.maps[index], label.shape)
-        mask = painted(saliency_mask(saliency, selection.mask_threshold), label_of_class)
-        measured = measure(label, saliency, selection.mask_threshold)
-        choice = Choice(label_of_class, measured, quality_of(mask, truth, data, index).packed())
-    scores = quality.scores()
-    return MeasuredImage(quality.packed(), {name: scores[name] for name in ("mIoU", "Acc")}, choice)
-
-
-def score_selection(
-    kept: dict[int, MeasuredImage], source: LabelSource, data: LabelData, selection: Selection, args, name: str
-) -> tuple[LabelSets, dict]:
-    """The labels after the selector, and what `score_labels` tells of them."""
-    qualities = {index: found.quality for index, found in kept.items()}
-    choices = {index: found.choice for index, found in kept.items() if found.choice}
-    measured = np.array([choice.measured for choice in choices.values()]).reshape(-1, 3)
-    classes = np.array([choice.label for choice in choices.values()], int)
-    chosen, overlaps = selection.thresholds.of_classes(measured, classes, len(data.names) - 1), measured[:, 0]
-    replaced = dict(zip(choices, overlaps > chosen["values"][classes]))
-    qualities |= {index: choices[index].replaced for index in choices if replaced[index]}
-    statistics = {"t0": chosen["t0"], "classes": class_statistics(kept, choices, replaced, chosen, data)}
-    if selection.split_cams:
-        of_split, statistics["split"] = score_split(kept, source, data, selection, chosen["values"], args, name)
-        qualities |= of_split
-    sets = LabelSets(data.names, data.is_single, args.bootstrap)
-    for index, quality in qualities.items():
-        sets.add(index, quality)
-    sweep = [
-        {"threshold": alpha, **of_choices(kept, choices, dict(zip(choices, overlaps > alpha)), data)}
-        for alpha in (selection.alphas if choices else [])
-    ]
-    return sets, {"selected": sets.scores(), "selector": statistics, "sweep": sweep}
-
-
-def of_choices(kept, choices: dict[int, Choice], replaced: dict[int, bool], data: LabelData) -> dict:
-    """How many labels were replaced, and the scores of these images then."""
-    qualities = (choice.replaced if replaced[index] else kept[index].quality for index, choice in choices.items())
-    count = sum(int(replaced[index]) for index in choices)
-    return {"replaced": count, **plain_scores(sum_of(qualities, len(data.names)), data.names)}
-
-
-def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> LabelQuality:
-    try:
-        return LabelQuality(len(data.names)).add(label, truth)
-    except ValueError as error:
-        raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
-
-
-def score_split(kept, source: LabelSource, data: LabelData, selection: Selection, thresholds, args, name: str):
-    """Images with other than one class after their masks were split by the strongest map: index → packed quality, and
-    class name → how many regions it had and how many were replaced."""
-    qualities, counts = {}, {}
-    indices = [index for index in kept if not data.is_single[index]]
-    results = measure_all(partial(measure_split, source.read, data, selection, thresholds), indices, args.workers)
-    for index, found in zip(indices, progress_bar(len(indices), f"{name}, split")(results)):
-        if isinstance(found, InputError):
-            raise found
-        qualities[index], classes, replaced = found
-        for label_of_class in classes:
-            count = counts.setdefault(data.names[label_of_class], {"images": 0, "replaced": 0})
-            count["images"] += 1
-            count["replaced"] += label_of_class in replaced
-    return qualities, counts
-
-
-def load_split(
-    selection: Selection, data: LabelData, index: int, shape_hw
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maps and classes of an image whose mask is to be split, and its saliency map."""
-    cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
-    check_size(cams.shape[1:], selection.split_cams[index], shape_hw)
-    return cams, classes, load_saliency(data.maps[index], shape_hw)
-
-
-def measure_split(read: Callable, data: LabelData, selection: Selection, thresholds: np.ndarray, index: int) -> tuple:
-    """→ packed quality of the image's label after the selector, its classes, and those that were replaced."""
-    truth = load_label(data.truth[index])
-    label, replaced = read(index, truth.shape), ()
-    cams, classes, saliency = load_split(selection, data, index, label.shape)
-    if len(classes):
-        mask = saliency_mask(saliency, selection.mask_threshold)
-        label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
-    return quality_of(label, truth, data, index).packed(), classes.tolist(), replaced
-
-
-def class_statistics(
-    kept, choices: dict[int, Choice], replaced: dict[int, bool], chosen: dict, data: LabelData
-) -> dict:
-    """Class name → its single-class images, how many labels were replaced, and its IoU on them before and after."""
-    statistics = {}
-    for label in sorted({choice.label for choice in choices.values()}):
-        name, mine = data.names[label], {index: choice for index, choice in choices.items() if choice.label == label}
-        before = of_choices(kept, mine, dict.fromkeys(mine, False), data)
-        after = of_choices(kept, mine, replaced, data)
-        statistics[name] = {
-            "images": len(mine),
-            "replaced": after["replaced"],
-            "saliency": float(chosen["saliency"][label]),
-            "threshold": float(chosen["values"][label]),
-            "IoU_before": before["IoU"][name],
-            "IoU_after": after["IoU"][name],
-        }
-    return statistics
-
-
-def label_pictures(
-    sources: dict[str, LabelSource], scored: dict[str, LabelScores], data: LabelData, voc_root: Path, count: int
-) -> Iterator[Picture]:
-    """The `count` images of lowest mIoU, on average over folders and rules."""
-    images: dict[int, dict[str, dict]] = {}
-    for name, labels in scored.items():
-        for index, scores in labels.images.items():
-            images.setdefault(index, {})[name] = scores
-    for index in worst_first(images, "mIoU", count):
-        truth = load_label(data.truth[index])
-        shown = photograph(voc_root / "JPEGImages" / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
-        shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
-        classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
-        in_percent = {
-            name: {key: 100 * score for key, score in scores.items()} for name, scores in images[index].items()
-        }
-        yield Picture(data.ids[index], "", classes, shown, in_percent)
 
 
 def evaluate_submission(args) -> Evaluation:
