@@ -54,7 +54,7 @@ from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_name
 from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
-RESERVED = {"image", "truth", "evaluation", "over_seeds"}  # names that stand beside those of --pred
+RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
 PACKAGES = ("numpy", "scipy", "opencv-python-headless")
 OF_LABELS = [
     "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
@@ -126,10 +126,7 @@ def main(args) -> None:
         for plot in done.plots:
             save_plot(Path(args.tables) / f"{plot.name}.png", plot)
     if args.json:
-        versions = versions_of(PACKAGES) | {"commit": current_commit()}
-        comparison = {" ".join(name): plain(measures) for name, measures in done.comparison.items()}
-        about = {"conventions": conventions, "versions": versions, "notes": done.notes, "comparison": comparison}
-        write_json(args.json, done.scores | {"evaluation": about})
+        write_json(args.json, done.scores)
     if args.kind != "submission" and args.report:
         versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
@@ -156,6 +153,11 @@ def check_outputs(args) -> None:
         raise InputError(f"--pred {shorten(taken)}: the results use this name for something else; write ./{min(taken)}")
 
 
+def about(args) -> dict:
+    """What an entry of the JSON file says of how it was made."""
+    return {"conventions": conventions_of(args), "versions": versions_of(PACKAGES) | {"commit": current_commit()}}
+
+
 def conventions_of(args) -> list[str]:
     lines = list(CONVENTIONS[args.kind])
     if args.kind == "saliency":
@@ -167,7 +169,7 @@ def conventions_of(args) -> list[str]:
 
 def evaluate_saliency(args) -> Evaluation:
     """Scores every data set that a method has maps of; `scores`: {method: {data set: scores}}."""
-    gt_root, done, scored = Path(args.gt_root), Evaluation({}, []), {}
+    gt_root, done, scored, entries = Path(args.gt_root), Evaluation({}, []), {}, {}
     work = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
     files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
     for key, found in files.items():
@@ -187,8 +189,9 @@ def evaluate_saliency(args) -> Evaluation:
         curves = {name: maps.curves[name] for name in ("precision", "recall", "F", "E")}
         told = {"images": report.scored, "resized": len(report.resized), "files": report.plain(), "curves": curves}
         intervals = {"intervals": maps.sampled.intervals()} if maps.sampled else {}
-        done.scores.setdefault(method, {})[data_set] = plain(maps.scores | told | intervals)
-    done.tables.extend(saliency_tables({key: done.scores[key[0]][key[1]] for key in scored}))
+        entries[method, data_set] = plain(maps.scores | told | intervals) | about(args)
+        done.scores.setdefault(method, {})[data_set] = entries[method, data_set]
+    done.tables.extend(saliency_tables(entries))
     if args.bootstrap:
         sampled = {key: maps.sampled for key, maps in scored.items()}
         done.tables.append(interval_table(["method", "data set"], sampled, show))
@@ -231,10 +234,10 @@ def evaluate_labels(args) -> Evaluation:
         labels = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers, progress_bar)
         if labels:
             scored[name] = labels
-            done.scores[name] = labels.scores | {"files": source.report.plain()}
+            done.scores[name] = labels.scores | {"files": source.report.plain()} | about(args)
             for version, found in labels.sampled.items():
-                target = done.scores[name] if version == name else done.scores[name]["selected"]
-                target["intervals"] = plain(found.intervals())
+                entry = done.scores[name] if version == name else done.scores[name]["selected"]
+                entry["intervals"] = plain(found.intervals())
         done.tell(name, source.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))

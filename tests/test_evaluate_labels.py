@@ -48,9 +48,7 @@ def score(scenes, label_parts, tmp_path):
         lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt {image_labels}"
         command = f"labels {lists} --json HERE/scores.json {flags}"
         run_main("evaluate", command.replace("PARTS", str(label_parts)).replace("HERE", str(tmp_path)))
-        scores = json.loads((tmp_path / "scores.json").read_text())
-        assert scores.pop("evaluation")["conventions"]
-        return scores
+        return json.loads((tmp_path / "scores.json").read_text())
 
     return run
 
