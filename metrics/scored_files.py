@@ -67,7 +67,7 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
             yield from pool.map(_measure_here, tasks, chunksize=CHUNK)
         except BrokenProcessPool:
             raise InputError(
-                f"one of {processes} processes that score files died, perhaps for want of memory: fewer --workers"
+                f"one of {processes} processes that read files died, perhaps for want of memory: fewer --workers"
             ) from None
 
 
