@@ -62,7 +62,8 @@ def _bmp_size(content: bytes) -> tuple[int, int]:
 def _webp_size(content: bytes) -> tuple[int, int]:
     kind = content[12:16]
     if kind == b"VP8X":
-        width, height = (int.from_bytes(content[place : place + 3], "little") + 1 for place in (24, 27))
+        (width,), (height,) = struct.unpack_from("<I", content, 24), struct.unpack_from("<I", content, 26)
+        width, height = (width & 0xFFFFFF) + 1, (height >> 8) + 1  # three bytes each
     elif kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", content, 21)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1

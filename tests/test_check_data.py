@@ -18,13 +18,11 @@ import options
 from cam_files import save_cams
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
 from datasets.same_pictures import same_pictures, signature
-from image_files import image_stems, load_image, save_grey, save_image
+from image_files import image_stems, load_grey, load_image, save_grey, save_image
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, run_script
 from label_files import load_label, save_label
-from voc_layout import load_ids
-
-FIELDS = ("severity", "what", "file")
+from voc_layout import load_class_names, load_ids
 
 
 def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
@@ -97,9 +95,12 @@ def as_png(path: Path) -> None:
     Image.open(path).convert("RGBA").save(path, "PNG")
 
 
+def blur(path: Path) -> None:
+    save_grey(path, cv2.blur(load_grey(path), (5, 5)))
+
+
 def scaled(path: Path, factor: int) -> None:
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    save_grey(path, grey // factor)
+    save_grey(path, load_grey(path) // factor)
 
 
 IMAGE, MASK = "scene1_000002.jpg", "scene1_000002.png"
@@ -121,7 +122,7 @@ FAULTS_OF_MASKS = {
     "another size": (lambda path: save_grey(path, np.full((9, 9), 255, np.uint8)), "error", "sizes differ"),
     "dark": (lambda path: scaled(path, 5), "error", "mask without object"),
     "empty": (lambda path: save_grey(path, np.zeros((64, 80), np.uint8)), "note", "empty mask"),
-    "blurred": (lambda path: cv2.imwrite(str(path), cv2.blur(cv2.imread(str(path)), (5, 5))), "note", "not binary"),
+    "blurred": (blur, "note", "mask is not binary"),
     "16 bits": (deepen, "note", "16-bit mask"),
     "alpha": (as_png, "note", "transparent mask"),
 }
@@ -139,7 +140,6 @@ def test_faults_of_images(fault, pairs, tmp_path):
 def test_faults_of_masks(fault, pairs, tmp_path):
     damage, severity, what = FAULTS_OF_MASKS[fault]
     damage(pairs / "Masks" / MASK)
-    what = {"not binary": "mask is not binary"}.get(what, what)
     name = IMAGE if what == "image without mask" else MASK
     assert check("--train_root HERE/TR", tmp_path) == (severity == "error", [(severity, what, name)])
 
@@ -156,7 +156,7 @@ def test_graded_masks_of_a_benchmark_may_be_low(pairs, tmp_path):
 
 
 def test_several_faults_of_one_file(pairs, tmp_path):
-    grey = cv2.imread(str(pairs / "Images" / IMAGE), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 257
+    grey = load_grey(pairs / "Images" / IMAGE).astype(np.uint16) * 257
     Image.fromarray(grey).save(pairs / "Images" / IMAGE, "PNG")
     _, found = check("--train_root HERE/TR", tmp_path)
     assert found == [("note", "grey image", IMAGE), ("note", "16-bit image", IMAGE)]
@@ -257,8 +257,8 @@ def test_masks_that_are_missing(tree, tmp_path):
 
 
 def test_image_labels(tree, tmp_path):
-    path, ids = tmp_path / "voc12/cls_labels.npy", names_of(tree) + names_of(tree, "val")
-    classes = check_data.load_class_names(tree)
+    path, ids = tmp_path / "voc12/cls_labels.npy", names_of(tree, "train_aug") + names_of(tree, "val")
+    classes = load_class_names(tree)
     rows = dict(zip(ids, load_image_labels(path, ids, classes)))
     save_image_labels(path, rows | {ids[0]: np.zeros(len(classes))})
     assert check(VOC, tmp_path) == (0, [("note", "image labels without any class", "cls_labels.npy")])
@@ -268,8 +268,8 @@ def test_image_labels(tree, tmp_path):
     assert check(VOC, tmp_path) == (0, [("note", "no image labels", "cls_labels.npy")])
 
 
-def test_files_of_other_stages(tree, label_parts, tmp_path):
-    ids = names_of(tree)
+def test_files_of_other_stages(tree, tmp_path):
+    ids = names_of(tree, "train_aug")
     for number, name in enumerate(ids):
         label = load_label(tree / f"SegmentationClassAug/{name}.png")
         save_label(tmp_path / f"labels/{name}.png", label)
