@@ -76,7 +76,7 @@ def main(args) -> int:
     findings = list(dict.fromkeys(findings))
     print_table(findings)
     if args.csv:
-        rows = [(found.severity, found.what, found.path, found.detail) for found in findings]
+        rows = [(found.severity, found.what, in_utf8(found.path), in_utf8(found.detail)) for found in findings]
         write_csv(args.csv, [("severity", "what", "file", "detail"), *rows])
     errors = sum(found.severity == ERROR for found in findings)
     print(f"{errors} errors and {len(findings) - errors} notes on {len(pictures)} pictures")
@@ -161,6 +161,11 @@ def find_shared(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[F
             what = f"{SALIENCY_TRAINING} picture in {use} data"
             findings.append(Finding(severity, what, paths[SALIENCY_TRAINING][index], detail))
     return findings
+
+
+def in_utf8(text) -> str:
+    """Names on Linux may hold bytes that are no letters; they are written as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def print_table(findings: list[Finding]) -> None:

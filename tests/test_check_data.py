@@ -1,6 +1,7 @@
 """check_data.py: every fault is found where it was made, and nothing else; what its exit status tells."""
 
 import csv
+import os
 import shlex
 import shutil
 import subprocess
@@ -183,6 +184,13 @@ def test_names_may_hold_spaces_and_any_letters(tmp_path):
     turn(folder / "TR ü/Images/лодка =1, «β».jpg")
     flags = f"--train_root {shlex.quote(str(folder))}"
     assert check(flags, folder) == (0, [("note", "EXIF-rotated image", "лодка =1, «β».jpg")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(pairs, tmp_path):
+    (pairs / "Masks" / MASK).rename(pairs / "Masks" / os.fsdecode(b"caf\xe9.png"))
+    _, found = check("--train_root HERE/TR", tmp_path)
+    assert found == [("error", "image without mask", IMAGE), ("error", "mask without image", r"caf\udce9.png")]
 
 
 def test_lists(tree, tmp_path):
