@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
+from image_headers import jpeg_is_cut_short, size_in_header
 from input_errors import InputError, MissingInputError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 178_956_970  # where Pillow refuses too; larger files are more often attacks or mistakes than pictures
 
 
 def decode_image(content: bytes, name) -> np.ndarray:
@@ -77,15 +79,36 @@ def image_stems(folder) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingInputError(f"folder {folder} does not exist")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
-            found[path.stem] = path
+    for path in image_paths(folder):
+        if path.stem in found:
+            raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
+        found[path.stem] = path
     return found
 
 
+def image_paths(folder: Path) -> list[Path]:
+    """Every image file of `folder`, in order of their names."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
+def check_pixels(content: bytes, name) -> None:
+    """Raises `InputError` for a file whose header tells of more than `MAX_PIXELS`; the decoder judges other headers."""
+    height, width = size_in_header(content) or (0, 0)
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{name} has {width}×{height} = {width * height} px, more than the {MAX_PIXELS} that are admitted: make it "
+            "smaller or remove it"
+        )
+
+
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
+    check_pixels(content, name)
+    if jpeg_is_cut_short(content):  # OpenCV before 5 fills up what is missing
+        raise InputError(f"{name} is cut short: replace or remove it")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error as error:  # such as more pixels than OpenCV admits

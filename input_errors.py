@@ -13,7 +13,8 @@ class MissingInputError(InputError, FileNotFoundError):
 
 
 def run_script(main, args) -> int:
-    """Calls `main(args)`; returns the exit code: 0, or 2 after printing an `InputError` in one line.
+    """Calls `main(args)`; returns the exit code: what it returned, 0 for nothing, or 2 after printing an `InputError`
+    in one line.
 
     A path that is a file where a folder belongs, or may not be written, is such a mistake too. Every other exception
     passes through with its traceback: it is a fault of the program.
@@ -22,7 +23,7 @@ def run_script(main, args) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
     try:
-        main(args)
+        return main(args) or 0
     except InputError as error:
         # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
         line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
@@ -31,7 +32,6 @@ def run_script(main, args) -> int:
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
         print(f"error: {error.filename}: {error.strerror}: name another file or folder", file=sys.stderr)
         return 2
-    return 0
 
 
 def first_line(error: Exception) -> str:

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_files import read_bytes
+from image_files import check_pixels, read_bytes
+from image_headers import PNG_SIGNATURE
 from input_errors import InputError
 
 IGNORE_LABEL = 255
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3  # colour types of the PNG header
 
 
@@ -56,6 +56,7 @@ def load_label(path) -> np.ndarray:
 def decode_label(content: bytes, path) -> np.ndarray:
     """What `load_label` gives, from the bytes of a file; `path` is for the error message."""
     chunks = _png_chunks(content, path)
+    check_pixels(content, path)
     header = chunks[0][1]
     depth, colour_type = header[8], header[9]
     if colour_type == PALETTE:

@@ -359,6 +359,40 @@ def prepare_voc12() -> argparse.ArgumentParser:
     return parser
 
 
+def check_data() -> argparse.ArgumentParser:
+    parser = _parser(
+        "Look for faults in the data of all stages. Without --train_root, --benchmark and --data_dir it looks at the "
+        "README's places: dataset, dataset/benchmark, and data/voc12 with the lists of voc12. Exit status: 0 for notes "
+        "alone, 1 for errors, 2 for a mistake in the flags."
+    )
+    for name, text in (
+        ("--train_root", "saliency training sets with Images/ and Masks/, or folders of such; may be repeated"),
+        ("--benchmark", "saliency test sets, or folders of such; may be repeated"),
+    ):
+        parser.add_argument(name, nargs="+", action=_Collect, default=[], metavar="DIR", help=text)
+
+    voc = parser.add_argument_group("VOC")
+    voc.add_argument("--data_dir", metavar="DIR", help="the VOC2012 folder or a parent of it")
+    voc.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt")
+    voc.add_argument(
+        "--list", nargs="+", metavar="FILE", help="lists, in --list_dir or paths (default: every *_id.txt there)"
+    )
+    voc.add_argument(
+        "--image_labels",
+        metavar="FILE",
+        help="classes of the images, in --list_dir or a path (default: cls_labels.npy where it is there)",
+    )
+    for name, metavar, text in (
+        ("--label_name", "NAME", "labels: names below experiments/pseudo_labels, folders of the VOC tree, or paths"),
+        ("--saliency_dir", "DIR", "folders of saliency maps <id>.png"),
+        ("--cam_dir", "DIR", "folders of class activation maps <id>.npz"),
+    ):
+        voc.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
+    parser.add_argument("--csv", metavar="FILE", help="also write everything that was found to FILE")
+    parser.add_argument("--workers", type=_count, default=0, help="processes that read files; 0: one for each core")
+    return parser
+
+
 def demo() -> argparse.ArgumentParser:
     parser = _parser("Run the whole sequence on scenes drawn here: a few minutes on two CPU cores.")
     parser.add_argument(

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from archive_files import Archive, open_archive
 from atomic_files import write_bytes
+from image_headers import PNG_SIGNATURE
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import GREY, IGNORE_LABEL, PALETTE, PNG_SIGNATURE, load_label
+from label_files import GREY, IGNORE_LABEL, PALETTE, load_label
 from voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from voc_layout import find_voc_root, load_class_names, load_ids, save_ids
 

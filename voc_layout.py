@@ -72,14 +72,18 @@ def load_ids(path) -> list[str]:
 
 def parse_ids(content: bytes, name) -> list[str]:
     """The ids of a list from the bytes of its file; `name` is for the error message."""
-    text = content.decode("utf-8-sig", errors="replace")
-    ids = [line.split()[0].rsplit("/", 1)[-1].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
+    ids = ids_in(content.decode("utf-8-sig", errors="replace"))
     if not ids:
         raise InputError(f"{name} is empty: it must name one image id per line")
     repeated = len(ids) - len(set(ids))
     if repeated:
         raise InputError(f"{name} names {repeated} ids more than once: remove the repetitions")
     return ids
+
+
+def ids_in(text: str) -> list[str]:
+    """The ids of a list as they stand in it, be they none or repeated."""
+    return [line.split()[0].rsplit("/", 1)[-1].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
 
 
 def save_ids(path, ids) -> None:

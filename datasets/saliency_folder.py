@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.image_sizes import check_size
 from datasets.paired_transforms import augment_saliency
 from image_files import binarize_mask, decode_grey, decode_image, read_bytes
 from input_errors import InputError
@@ -63,11 +64,7 @@ def load_edge(path, size_hw: tuple[int, int], read=read_bytes) -> np.ndarray:
 def load_pair(image_path, mask_path, read=read_bytes) -> tuple[np.ndarray, np.ndarray]:
     """Image RGB uint8 [H, W, 3] and mask bool [H, W], as on disk; `read` gives the bytes of a path."""
     image, mask = decode_image(read(image_path), image_path), binarize_mask(decode_grey(read(mask_path), mask_path))
-    if image.shape[:2] != mask.shape:
-        raise InputError(
-            f"{image_path} is {image.shape[1]}×{image.shape[0]} px, "
-            f"but its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]} px"
-        )
+    check_size(image_path, image.shape[:2], "mask", mask_path, mask.shape)
     return image, mask
 
 

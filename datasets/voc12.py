@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.image_sizes import check_size
 from datasets.paired_transforms import check_long_side, random_crop
 from image_files import load_grey, load_image
-from input_errors import InputError
 from label_files import check_labels, load_label
 
 
@@ -65,21 +65,13 @@ def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.nd
 def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:
     """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
     saliency = load_grey(map_path)
-    if saliency.shape != image.shape[:2]:
-        raise InputError(
-            f"{map_path} is {saliency.shape[1]}×{saliency.shape[0]} px, "
-            f"but its image {image_path} is {image.shape[1]}×{image.shape[0]} px"
-        )
+    check_size(image_path, image.shape[:2], "saliency map", map_path, saliency.shape)
     return saliency
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Image RGB uint8 [H, W, 3] and label uint8 [H, W] in 0..num_labels-1 or 255, checked against each other."""
     image, label = load_image(image_path), load_label(label_path)
-    if image.shape[:2] != label.shape:
-        raise InputError(
-            f"{image_path} is {image.shape[1]}×{image.shape[0]} px, "
-            f"but its label {label_path} is {label.shape[1]}×{label.shape[0]} px"
-        )
+    check_size(image_path, image.shape[:2], "label", label_path, label.shape)
     check_labels(label, num_labels, label_path)
     return image, label

@@ -75,7 +75,7 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
                 waiting.extend(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, 1))
         except BrokenProcessPool:
             raise InputError(
-                f"one of {processes} processes that score files died, perhaps for want of memory: fewer --workers"
+                f"one of {processes} processes that read files died, perhaps for want of memory: fewer --workers"
             ) from None
 
 

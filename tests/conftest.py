@@ -26,6 +26,7 @@ SCRIPTS = (
     "export_onnx",
     "evaluate",
     "prepare_voc12",
+    "check_data",
     "demo",
 )
 TINY_SWIN = (

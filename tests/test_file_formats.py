@@ -1,7 +1,9 @@
 """Labels, saliency maps, CAMs and images as files: parity with PIL, round trips, damaged and odd files."""
 
+import io
 import os
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from PIL import Image
 
 from atomic_files import atomic_path, write_bytes
 from cam_files import load_cams, save_cams
-from image_files import image_stems, load_grey, load_image, load_mask, save_grey, save_image
+from image_files import decode_image, image_stems, load_grey, load_image, load_mask, save_grey, save_image
+from image_headers import jpeg_is_cut_short, size_in_header
 from input_errors import InputError, MissingInputError
 from label_files import VOC_PALETTE, load_label, save_label
 
@@ -120,6 +123,59 @@ def test_unreadable_images(tmp_path):
         (tmp_path / "a.jpg").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.jpg is not an image"):
             load_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 300), (513, 7)])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *(("JPEG", {"progressive": progressive}) for progressive in (False, True)),
+        *(("WEBP", {"lossless": lossless}) for lossless in (False, True)),
+        ("WEBP", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}),
+        *((kind, {}) for kind in ("PNG", "BMP", "TIFF")),
+        ("TIFF", {"big_endian": True}),
+    ],
+)
+def test_size_in_header(kind, settings, shape):
+    """And a file that is cut short within its header says nothing else."""
+    content = encoded(RNG.integers(0, 256, (*shape, 3)).astype(np.uint8), kind, settings)
+    assert size_in_header(content) == shape
+    assert {size_in_header(content[:length]) for length in range(min(200, len(content)))} <= {None, shape}
+    assert not jpeg_is_cut_short(content)
+
+
+def encoded(image: np.ndarray, kind: str, settings: dict) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **settings)
+    return file.getvalue()
+
+
+def test_a_thumbnail_is_not_the_picture():
+    """Camera files hold a small JPEG in their EXIF part, and may have something behind their end."""
+    image = RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    thumbnail = encoded(image[:6, :8], "JPEG", {})
+    content = encoded(image, "JPEG", {"exif": b"Exif\0\0" + thumbnail}) + b"\xff\xda a film"
+    assert size_in_header(content) == (60, 80)
+    assert not jpeg_is_cut_short(content)
+    with pytest.raises(InputError, match="a is cut short"):
+        decode_image(content[: content.rindex(b"\xff\xd9")], "a")
+
+
+def test_pictures_of_absurd_size_are_not_decoded(tmp_path, monkeypatch):
+    """13378 px squared are just above the limit; the files hold next to nothing."""
+    save_label(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 13378, 13378) + whole[24:29]
+    png = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    (tmp_path / "a.png").write_bytes(png)
+    jpeg = encoded(np.zeros((4, 5, 3), np.uint8), "JPEG", {})
+    jpeg = jpeg.replace(struct.pack(">HH", 4, 5), struct.pack(">HH", 60000, 50000))
+    monkeypatch.setattr("cv2.imdecode", None)
+    for load in (load_image, load_grey, load_label):
+        with pytest.raises(InputError, match=r"a\.png has 13378×13378 = 178970884 px, more than the 178956970"):
+            load(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"b has 50000×60000 = 3000000000 px"):
+        decode_image(jpeg, "b")
 
 
 def test_stems(tmp_path):

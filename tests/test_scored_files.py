@@ -62,7 +62,7 @@ def test_faults_of_the_program_pass_through():
 
 
 def test_a_process_that_dies():
-    with pytest.raises(InputError, match=r"one of 2 processes that score files died.*fewer --workers"):
+    with pytest.raises(InputError, match=r"one of 2 processes that read files died.*fewer --workers"):
         list(measure_all(die, list(range(100)), 2))
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 import archive_files
 import voc_submission
+from image_headers import PNG_SIGNATURE
 from input_errors import InputError, MissingInputError, run_script
-from label_files import PNG_SIGNATURE, VOC_PALETTE, save_label
+from label_files import VOC_PALETTE, save_label
 from models.deeplabv3plus import build_deeplabv3plus
 from utils.checkpoint import save_checkpoint
 from voc_layout import VOC_CLASSES, load_ids

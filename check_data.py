@@ -1,0 +1,182 @@
+"""What is wrong with the data of every stage, found before work starts.
+
+    python check_data.py                                        the README's places
+    python check_data.py --train_root dataset --benchmark dataset/benchmark --csv faults.csv
+    python check_data.py --data_dir data/voc12 --label_name pslabel_ours --saliency_dir maps
+
+Every file is read as the other scripts read it. Errors are what work cannot be right with: files that are missing,
+damaged or of another size than their image, class ids that do not exist, ids and stems that occur twice, and saliency
+training pictures that stand in test data too, known by what they show. Notes are legal, but worth knowing. Exit status:
+0 nothing or notes alone, 1 errors, 2 a mistake in the flags.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.check_data().parse_args()
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from atomic_files import write_csv
+from datasets.data_check import ERROR, NOTE, Finding, Picture, check_picture
+from datasets.layout_check import check_image_labels, check_list, check_saliency_set, check_voc, is_test_list
+from datasets.same_pictures import same_pictures
+from input_errors import InputError, MissingInputError, run_script, shorten
+from metrics.scored_files import measure_all
+from saliency_layout import data_sets_in, find_data_sets
+from voc_layout import find_voc_root, label_folder, list_path, load_class_names
+
+TRAIN_ROOT, BENCHMARK, DATA_DIR = Path("dataset"), Path("dataset/benchmark"), Path("data/voc12")
+SALIENCY_TRAINING, VOC_TRAINING, TEST = "saliency training", "VOC training", "test"
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures that are used for one thing."""
+
+    name: Path
+    use: str
+    pictures: list[Picture]
+
+
+def main(args) -> int:
+    # layouts
+    train_roots, benchmarks, data_dir = places(args)
+    parts, findings = check_saliency_sets(train_roots, benchmarks)
+    if not data_dir and (args.label_name or args.saliency_dir or args.cam_dir):
+        raise InputError("--label_name, --saliency_dir and --cam_dir belong to a VOC tree: name it by --data_dir")
+    if data_dir:
+        voc_parts, found = check_voc_tree(args, find_voc_root(data_dir))
+        parts, findings = parts + voc_parts, findings + found
+    for part in parts:
+        print(f"{part.name}: {len(part.pictures)} pictures for {part.use}", flush=True)
+
+    # files
+    pictures = list(dict.fromkeys(picture for part in parts for picture in part.pictures))
+    results = measure_all(check_picture, pictures, args.workers)
+    bar = tqdm(results, total=len(pictures), unit="picture", mininterval=1, leave=False)
+    signatures = {}
+    for picture, (found, signature) in zip(pictures, bar):
+        findings += found
+        if signature is not None:
+            signatures[picture.image] = signature
+
+    # training pictures in test data
+    findings += find_shared(parts, signatures)
+
+    # report
+    findings = list(dict.fromkeys(findings))
+    print_table(findings)
+    if args.csv:
+        rows = [(found.severity, found.what, in_utf8(found.path), in_utf8(found.detail)) for found in findings]
+        write_csv(args.csv, [("severity", "what", "file", "detail"), *rows])
+    errors = sum(found.severity == ERROR for found in findings)
+    print(f"{errors} errors and {len(findings) - errors} notes on {len(pictures)} pictures")
+    return int(errors > 0)
+
+
+def places(args) -> tuple[list[Path], list[Path], Path | None]:
+    """Roots of training sets, roots of test sets and a VOC tree: those that were named, or the README's that exist."""
+    if args.train_root or args.benchmark or args.data_dir:
+        return list(map(Path, args.train_root)), list(map(Path, args.benchmark)), args.data_dir and Path(args.data_dir)
+    finders = {TRAIN_ROOT: find_data_sets, BENCHMARK: data_sets_in, DATA_DIR: find_voc_root}
+    there = [place for place, find in finders.items() if finds(find, place)]
+    for place in finders:
+        print(f"{place}: {'is looked at' if place in there else 'holds nothing to look at'}", flush=True)
+    if not there:
+        raise InputError("there is no data: name it by --train_root, --benchmark or --data_dir")
+    train_roots, benchmarks = ([place] if place in there else [] for place in (TRAIN_ROOT, BENCHMARK))
+    return train_roots, benchmarks, DATA_DIR if DATA_DIR in there else None
+
+
+def finds(find: Callable, place: Path) -> bool:
+    try:
+        find(place)
+    except MissingInputError:
+        return False
+    return True
+
+
+def check_saliency_sets(train_roots: list[Path], benchmarks: list[Path]) -> tuple[list[Part], list[Finding]]:
+    training = [(data_set, SALIENCY_TRAINING, "mask") for root in train_roots for data_set in find_data_sets(root)]
+    tests = [(data_set, TEST, "test mask") for root in benchmarks for data_set in data_sets_in(root)]
+    parts, findings = [], []
+    for data_set, use, kind in training + tests:
+        pictures, found = check_saliency_set(data_set, kind)
+        parts.append(Part(data_set, use, pictures))
+        findings += found
+    return parts, findings
+
+
+def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
+    """The pictures of all lists, those for training and those for testing."""
+    list_dir, classes = Path(args.list_dir), load_class_names(voc_root)
+    paths = [list_path(list_dir, name) for name in args.list or []] or sorted(list_dir.glob("*_id.txt"))
+    if not paths:
+        raise MissingInputError(f"--list_dir: no *_id.txt in {list_dir}: prepare_voc12.py makes them")
+    folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
+    folders += [("saliency map", existing(folder)) for folder in args.saliency_dir]
+    folders += [("CAM", existing(folder)) for folder in args.cam_dir]
+
+    lists, findings = {}, []
+    for path in paths:
+        lists[path], found = check_list(path)
+        findings += found
+    findings += check_image_labels(list_path(list_dir, args.image_labels or "cls_labels.npy"), lists, classes)
+    pictures, found = check_voc(voc_root, lists, folders, len(classes) + 1)
+
+    tested = {name for path, ids in lists.items() if is_test_list(path) for name in ids}
+    parts = [
+        Part(voc_root, use, [picture for name, picture in pictures.items() if (name in tested) == (use == TEST)])
+        for use in (VOC_TRAINING, TEST)
+    ]
+    return parts, findings + found
+
+
+def existing(folder: str) -> Path:
+    if not Path(folder).is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    return Path(folder)
+
+
+def find_shared(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[Finding]:
+    """Saliency training pictures that stand in test data too; or in VOC's training lists, where the network then has
+    seen more than image labels."""
+    paths: dict[str, list[Path]] = {use: [] for use in (SALIENCY_TRAINING, VOC_TRAINING, TEST)}
+    for part in parts:
+        paths[part.use] += [picture.image for picture in part.pictures if picture.image in signatures]
+    rows = {use: [signatures[path] for path in of_use] for use, of_use in paths.items()}
+    findings = []
+    for use, severity in ((TEST, ERROR), (VOC_TRAINING, NOTE)):
+        for index, place, similarity in same_pictures(rows[SALIENCY_TRAINING], rows[use]):
+            detail = f"{paths[use][place]} shows the same ({similarity:.3f})"
+            what = f"{SALIENCY_TRAINING} picture in {use} data"
+            findings.append(Finding(severity, what, paths[SALIENCY_TRAINING][index], detail))
+    return findings
+
+
+def in_utf8(text) -> str:
+    """Names on Linux may hold bytes that are no letters; they are written as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def print_table(findings: list[Finding]) -> None:
+    """One line for each kind of fault, errors first: how many, and the first names."""
+    kinds: dict[tuple[str, str], list[Path]] = {}
+    for found in sorted(findings, key=lambda found: found.severity):
+        kinds.setdefault((found.severity, found.what), []).append(found.path)
+    width = max((len(what) for _, what in kinds), default=0)
+    for (severity, what), paths in kinds.items():
+        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, NAMES_SHOWN)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))

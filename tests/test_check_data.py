@@ -1,0 +1,427 @@
+"""check_data.py: every fault is found where it was made, and nothing else; what its exit status tells."""
+
+import csv
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import PROJECT, run_main
+from PIL import Image
+
+import check_data
+import options
+from cam_files import save_cams
+from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
+from datasets.same_pictures import same_pictures, signature
+from image_files import image_stems, load_grey, load_image, save_grey, save_image
+from image_labels import load_image_labels, save_image_labels
+from input_errors import InputError, run_script
+from label_files import load_label, save_label
+from voc_layout import load_class_names, load_ids
+
+
+def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
+    """The exit status, and (severity, what, file) of all that was found; in the flags HERE is `folder`."""
+    command = f"{flags} --workers 1 --csv HERE/found.csv".replace("HERE", shlex.quote(str(folder)))
+    status = check_data.main(options.check_data().parse_args(shlex.split(command)))
+    with open(folder / "found.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return status, [(row["severity"], row["what"], Path(row["file"]).name) for row in rows]
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """A saliency set of six scenes, scene1_000000 to scene1_000005."""
+    write_saliency_scenes(tmp_path / "TR", count=6, seed=1, height=64, width=80)
+    return tmp_path / "TR"
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A VOC tree in data/, with voc12/."""
+    root = tmp_path / "data/VOCdevkit/VOC2012"
+    write_voc_scenes(root, tmp_path / "voc12", num_train=6, num_val=4, seed=3, height=64, width=80)
+    return root
+
+
+VOC = "--data_dir HERE/data --list_dir HERE/voc12"
+
+
+def names_of(root: Path, part: str = "train") -> list[str]:
+    return load_ids(root.parents[2] / f"voc12/{part}_id.txt")
+
+
+def test_nothing_is_found_in_sound_data(scenes, label_parts, tmp_path, capsys):
+    flags = f"--train_root {scenes}/dataset --benchmark {scenes}/dataset/benchmark --data_dir {scenes}/data"
+    maps = f"--label_name {label_parts}/rough --saliency_dir {label_parts}/saliency --cam_dir {label_parts}/cams"
+    assert check(f"{flags} --list_dir {scenes}/voc12 {maps}", tmp_path) == (0, [])
+    printed = capsys.readouterr().out
+    assert f"{scenes}/dataset/DRAWN-TR: 12 pictures for saliency training" in printed
+    assert "0 errors and 0 notes on 37 pictures" in printed
+
+
+def test_data_of_the_demo(tmp_path):
+    run_main("demo", f"--work_dir {tmp_path}/demo --num_saliency 20 --num_train 20 --num_val 8 --draw_only")
+    saliency = "--train_root HERE/demo/dataset --benchmark HERE/demo/dataset/benchmark"
+    status, found = check(f"{saliency} --data_dir HERE/demo/data --list_dir HERE/demo/voc12", tmp_path)
+    assert status == 0, found
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turn(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+
+
+def convert(path: Path, mode: str, format: str = "JPEG") -> None:
+    Image.open(path).convert(mode).save(path, format)
+
+
+def deepen(path: Path) -> None:
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.uint16) * 257)
+
+
+def as_png(path: Path) -> None:
+    """Its content as PNG under the same name, a colour type that JPEG does not have."""
+    Image.open(path).convert("RGBA").save(path, "PNG")
+
+
+def blur(path: Path) -> None:
+    save_grey(path, cv2.blur(load_grey(path), (5, 5)))
+
+
+def scaled(path: Path, factor: int) -> None:
+    save_grey(path, load_grey(path) // factor)
+
+
+IMAGE, MASK = "scene1_000002.jpg", "scene1_000002.png"
+FAULTS_OF_IMAGES = {
+    "cut short": (cut, "error", "cannot be read"),
+    "no bytes": (lambda path: path.write_bytes(b""), "error", "zero-byte file"),
+    "text": (lambda path: path.write_bytes(b"<html>404</html>"), "error", "cannot be read"),
+    "no image": (Path.unlink, "error", "mask without image"),
+    "turned": (turn, "note", "EXIF-rotated image"),
+    "grey": (lambda path: convert(path, "L"), "note", "grey image"),
+    "cmyk": (lambda path: convert(path, "CMYK"), "note", "CMYK image"),
+    "alpha": (as_png, "note", "transparent image"),
+    "alpha and cut short": (lambda path: (as_png(path), cut(path)), "error", "cannot be read"),
+}
+FAULTS_OF_MASKS = {
+    "cut short": (cut, "error", "cannot be read"),
+    "no bytes": (lambda path: path.write_bytes(b""), "error", "zero-byte file"),
+    "no mask": (Path.unlink, "error", "image without mask"),
+    "another size": (lambda path: save_grey(path, np.full((9, 9), 255, np.uint8)), "error", "sizes differ"),
+    "dark": (lambda path: scaled(path, 5), "error", "mask without object"),
+    "empty": (lambda path: save_grey(path, np.zeros((64, 80), np.uint8)), "note", "empty mask"),
+    "blurred": (blur, "note", "mask is not binary"),
+    "16 bits": (deepen, "note", "16-bit mask"),
+    "alpha": (as_png, "note", "transparent mask"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_IMAGES)
+def test_faults_of_images(fault, pairs, tmp_path):
+    damage, severity, what = FAULTS_OF_IMAGES[fault]
+    damage(pairs / "Images" / IMAGE)
+    name = MASK if what == "mask without image" else IMAGE
+    assert check("--train_root HERE/TR", tmp_path) == (severity == "error", [(severity, what, name)])
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_MASKS)
+def test_faults_of_masks(fault, pairs, tmp_path):
+    damage, severity, what = FAULTS_OF_MASKS[fault]
+    damage(pairs / "Masks" / MASK)
+    name = IMAGE if what == "image without mask" else MASK
+    assert check("--train_root HERE/TR", tmp_path) == (severity == "error", [(severity, what, name)])
+
+
+def test_masks_of_zeros_and_ones_are_sound(pairs, tmp_path):
+    scaled(pairs / "Masks" / MASK, 255)
+    assert check("--train_root HERE/TR", tmp_path) == (0, [])
+
+
+def test_graded_masks_of_a_benchmark_may_be_low(pairs, tmp_path):
+    scaled(pairs / "Masks" / MASK, 2)
+    assert check("--train_root HERE/TR", tmp_path)[0] == 1
+    assert check("--benchmark HERE/TR", tmp_path) == (0, [("note", "mask without object", MASK)])
+
+
+def test_several_faults_of_one_file(pairs, tmp_path):
+    grey = load_grey(pairs / "Images" / IMAGE).astype(np.uint16) * 257
+    Image.fromarray(grey).save(pairs / "Images" / IMAGE, "PNG")
+    _, found = check("--train_root HERE/TR", tmp_path)
+    assert found == [("note", "grey image", IMAGE), ("note", "16-bit image", IMAGE)]
+
+
+def test_stems_that_occur_twice(pairs, tmp_path):
+    save_image(pairs / "Images/scene1_000002.png", np.zeros((4, 4, 3), np.uint8))
+    assert check("--train_root HERE/TR", tmp_path) == (1, [("error", "duplicate stem", "scene1_000002.png")])
+
+
+def test_folders_that_hold_nothing(tmp_path):
+    (tmp_path / "TR/Images").mkdir(parents=True)
+    assert check("--train_root HERE/TR", tmp_path) == (1, [("error", "folder without images", "Images")])
+    save_image(tmp_path / "TR/Images/a.jpg", draw_scene(0, 0).image)
+    assert check("--train_root HERE/TR", tmp_path) == (1, [("error", "image without mask", "a.jpg")])
+
+
+def test_names_may_hold_spaces_and_any_letters(tmp_path):
+    folder = tmp_path / "мои данные, 图"
+    write_saliency_scenes(folder / "TR ü", count=3, seed=1, height=64, width=80)
+    for name, suffix in (("Images", "jpg"), ("Masks", "png")):
+        (folder / "TR ü" / name / f"scene1_000001.{suffix}").rename(folder / "TR ü" / name / f"лодка =1, «β».{suffix}")
+    assert check("--train_root 'HERE/TR ü'".replace("HERE", str(folder)), folder) == (0, [])
+    turn(folder / "TR ü/Images/лодка =1, «β».jpg")
+    flags = f"--train_root {shlex.quote(str(folder))}"
+    assert check(flags, folder) == (0, [("note", "EXIF-rotated image", "лодка =1, «β».jpg")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(pairs, tmp_path):
+    (pairs / "Masks" / MASK).rename(pairs / "Masks" / os.fsdecode(b"caf\xe9.png"))
+    _, found = check("--train_root HERE/TR", tmp_path)
+    assert found == [("error", "image without mask", IMAGE), ("error", "mask without image", r"caf\udce9.png")]
+
+
+def test_lists(tree, tmp_path):
+    ids = names_of(tree)
+    text = "\r\n".join([*ids[:2], "", *ids[2:], "nobody", ids[0]])
+    (tmp_path / "voc12/train_id.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    status, found = check(f"{VOC} --list train_id.txt", tmp_path)
+    assert status == 1
+    assert sorted(found) == [
+        ("error", "id listed twice", "train_id.txt"),
+        ("error", "id without image", "nobody.jpg"),
+        ("error", "id without label", "nobody.png"),
+        ("error", "image labels cannot be used", "cls_labels.npy"),
+        ("note", "list with Windows line ends", "train_id.txt"),
+        ("note", "list with a byte order mark", "train_id.txt"),
+        ("note", "list with blank lines", "train_id.txt"),
+    ]
+
+
+def test_windows_line_ends_alone_are_a_note(tree, tmp_path):
+    path = tmp_path / "voc12/val_id.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert check(VOC, tmp_path) == (0, [("note", "list with Windows line ends", "val_id.txt")])
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", "2008_000001\n".encode("utf-16")])
+def test_lists_that_cannot_be_used(content, tree, tmp_path):
+    (tmp_path / "voc12/val_id.txt").write_bytes(content)
+    status, found = check(VOC, tmp_path)
+    assert status == 1
+    what = "cannot be read" if content else "zero-byte file"
+    assert ("error", what, "val_id.txt") in found
+    assert len([row for row in found if row[0] == "error"]) == 1
+
+
+def test_lists_that_overlap(tree, tmp_path):
+    first = names_of(tree)[0]
+    with open(tmp_path / "voc12/val_id.txt", "a") as file:
+        file.write(f"{first}\n")
+    status, found = check(VOC, tmp_path)
+    assert status == 1
+    assert set(found) == {("error", "id in training and test list", f"train{aug}_id.txt") for aug in ("", "_aug")}
+
+
+def test_masks_of_a_voc_tree(tree, tmp_path):
+    first, second, third = names_of(tree)[:3]
+    masks = tree / "SegmentationClass"
+    save_label(masks / f"{first}.png", np.where(load_label(masks / f"{first}.png") > 0, 77, 0).astype(np.uint8))
+    save_label(masks / f"{second}.png", np.full((64, 80), 255, np.uint8))
+    save_image(masks / f"{third}.png", np.full((64, 80, 3), 9, np.uint8))
+    save_label(masks / "alone.png", np.ones((64, 80), np.uint8))
+    (tree / f"SegmentationClassAug/{names_of(tree, 'val')[0]}.png").unlink()  # SegmentationClass has it
+    status, found = check(VOC, tmp_path)
+    assert status == 1
+    assert sorted(found) == [
+        ("error", "cannot be read", f"{third}.png"),
+        ("error", "class id that does not exist", f"{first}.png"),
+        ("note", "label without any class", f"{second}.png"),
+        ("note", "label without image", "alone.png"),
+    ]
+
+
+def test_masks_that_are_missing(tree, tmp_path):
+    lost = names_of(tree, "val")[1]
+    for folder in ("SegmentationClass", "SegmentationClassAug"):
+        (tree / folder / f"{lost}.png").unlink()
+    assert check(VOC, tmp_path) == (1, [("error", "id without label", f"{lost}.png")])
+    shutil.copy(tree / f"JPEGImages/{lost}.jpg", tree / "JPEGImages/secret.jpg")
+    (tmp_path / "voc12/test_id.txt").write_text("secret\n")  # the server's masks are nobody's
+    _, found = check(f"{VOC} --list test_id.txt", tmp_path)
+    assert found == [("note", "list without any label", "test_id.txt")]
+
+
+def test_image_labels(tree, tmp_path):
+    path, ids = tmp_path / "voc12/cls_labels.npy", names_of(tree, "train_aug") + names_of(tree, "val")
+    classes = load_class_names(tree)
+    rows = dict(zip(ids, load_image_labels(path, ids, classes)))
+    save_image_labels(path, rows | {ids[0]: np.zeros(len(classes))})
+    assert check(VOC, tmp_path) == (0, [("note", "image labels without any class", "cls_labels.npy")])
+    save_image_labels(path, {name: row[:5] for name, row in rows.items()})
+    assert check(VOC, tmp_path)[0] == 1
+    path.unlink()
+    assert check(VOC, tmp_path) == (0, [("note", "no image labels", "cls_labels.npy")])
+
+
+def test_files_of_other_stages(tree, tmp_path):
+    ids = names_of(tree, "train_aug")
+    for number, name in enumerate(ids):
+        label = load_label(tree / f"SegmentationClassAug/{name}.png")
+        save_label(tmp_path / f"labels/{name}.png", label)
+        save_grey(tmp_path / f"maps/{name}.png", label[: 64 - (number == 1)])
+        save_cams(tmp_path / f"cams/{name}.npz", np.zeros((1, 64, 80)), np.array([1 + 40 * (number == 2)]))
+    (tmp_path / f"labels/{ids[0]}.png").unlink()
+    (tmp_path / f"cams/{ids[3]}.npz").write_bytes(b"text")
+    save_grey(tmp_path / "maps/other.png", np.zeros((4, 4), np.uint8))
+    folders = "--label_name HERE/labels --saliency_dir HERE/maps --cam_dir HERE/cams"
+    status, found = check(f"{VOC} --list train_aug_id.txt {folders}", tmp_path)
+    assert status == 1
+    assert sorted(found) == [
+        ("error", "cannot be read", f"{ids[3]}.npz"),
+        ("error", "class id that does not exist", f"{ids[2]}.npz"),
+        ("error", "id without label", f"{ids[0]}.png"),
+        ("error", "sizes differ", f"{ids[1]}.png"),
+        ("note", "saliency map without image", "other.png"),
+    ]
+    _, found = check(f"{VOC} --list val_id.txt --saliency_dir HERE/maps", tmp_path)
+    assert ("error", "list without any saliency map", "val_id.txt") in found
+
+
+def test_the_same_picture_in_training_and_test_data(pairs, tree, tmp_path):
+    """Renamed, scaled and encoded again."""
+    images = [load_image(path) for path in image_stems(pairs / "Images").values()]
+    write_saliency_scenes(tmp_path / "TE", count=3, seed=8, height=64, width=80)
+    half = cv2.resize(images[1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "TE/Images/other.jpg"), half[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])
+    save_grey(tmp_path / "TE/Masks/other.png", np.full(half.shape[:2], 255, np.uint8))
+    save_image(tree / f"JPEGImages/{names_of(tree, 'val')[0]}.jpg", images[3])
+    save_image(tree / f"JPEGImages/{names_of(tree)[0]}.jpg", images[4])
+    status, found = check(f"--train_root HERE/TR --benchmark HERE/TE {VOC}", tmp_path)
+    assert status == 1
+    assert found == [
+        ("error", "saliency training picture in test data", "scene1_000001.jpg"),
+        ("error", "saliency training picture in test data", "scene1_000003.jpg"),
+        ("note", "saliency training picture in VOC training data", "scene1_000004.jpg"),
+    ]
+    with open(tmp_path / "found.csv", encoding="utf-8", newline="") as file:
+        first, *_ = csv.DictReader(file)
+    assert f"{tmp_path}/TE/Images/other.jpg shows the same" in first["detail"]
+
+
+def test_signatures():
+    """Pictures of one colour are like nothing; tables larger than one block are searched whole."""
+    flat = signature(np.full((30, 40, 3), 90, np.uint8))
+    assert not flat.any()
+    assert not list(same_pictures([flat], [flat]))
+    assert not list(same_pictures([], [flat]))
+    noise = np.random.default_rng(0).integers(-127, 128, (1500, 576)).astype(np.int8)
+    assert [(i, j) for i, j, _ in same_pictures(list(noise), list(noise[::-1]))] == [(i, 1499 - i) for i in range(1500)]
+
+
+def test_processes_find_what_one_finds(tmp_path):
+    write_saliency_scenes(tmp_path / "TR", count=70, seed=1, height=32, width=40)
+    for number in (3, 40, 69):
+        cut(tmp_path / f"TR/Images/scene1_{number:06}.jpg")
+    alone = check("--train_root HERE/TR", tmp_path)
+    command = f"--train_root {tmp_path}/TR --workers 2 --csv {tmp_path}/shared.csv"
+    assert check_data.main(options.check_data().parse_args(command.split())) == 1
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "found.csv").read_bytes()
+    assert [name for _, _, name in alone[1]] == ["scene1_000003.jpg", "scene1_000040.jpg", "scene1_000069.jpg"]
+
+
+def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="there is no data: name it by --train_root"):
+        check("", tmp_path)
+    shutil.copytree(scenes / "dataset/benchmark", tmp_path / "dataset/benchmark")
+    assert check("", tmp_path) == (0, [])
+    printed = capsys.readouterr().out
+    assert "dataset: holds nothing to look at" in printed
+    assert "DRAWN-TE: 5 pictures for test" in printed
+    shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "dataset/DRAWN-TR")
+    shutil.copytree(scenes / "data", tmp_path / "data/voc12")
+    shutil.copytree(scenes / "voc12", tmp_path / "voc12")
+    assert check("", tmp_path) == (0, [])
+    assert "on 37 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--train_root HERE/nowhere", "nowhere does not exist"),
+        ("--train_root HERE/benchmark", "is for testing"),
+        ("--data_dir HERE", "no JPEGImages"),
+        ("--data_dir HERE/data --list_dir HERE", r"no \*_id\.txt"),
+        (f"{VOC} --label_name HERE/none", "none of"),
+        (f"{VOC} --cam_dir HERE/none", "none does not exist"),
+        ("--train_root HERE/TR --cam_dir HERE", "belong to a VOC tree"),
+    ],
+)
+def test_mistakes_in_the_flags(flags, words, pairs, tree, tmp_path):
+    (tmp_path / "benchmark").mkdir()
+    with pytest.raises(InputError, match=words):
+        check(flags, tmp_path)
+
+
+def test_exit_status(pairs, tmp_path):
+    def status(flags: str) -> int:
+        return run_script(check_data.main, options.check_data().parse_args(flags.split()))
+
+    assert status(f"--train_root {pairs}") == 0
+    turn(pairs / "Images" / IMAGE)
+    assert status(f"--train_root {pairs}") == 0
+    assert status(f"--train_root {tmp_path}/nowhere") == 2
+    cut(pairs / "Images" / IMAGE)
+    command = [sys.executable, "check_data.py", "--train_root", str(pairs)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert f"error       1  cannot be read  {pairs}/Images/{IMAGE}" in done.stdout
+
+
+def test_help_tells_the_exit_status(capsys):
+    with pytest.raises(SystemExit) as end:
+        options.check_data().parse_args(["--help"])
+    assert end.value.code == 0
+    assert "1 for errors" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module")
+def real_tree(real_data) -> str:
+    return f"--data_dir {real_data}/voc12-photos/data/voc12 --list_dir {real_data}/voc12-photos/voc12"
+
+
+def test_real_photographs_of_two_data_sets(real_data, tmp_path):
+    status, found = check(f"--train_root {real_data}/sod/train --benchmark {real_data}/sod/benchmark", tmp_path)
+    assert status == 0, found
+    assert {what for _, what, _ in found} <= {"mask is not binary", "mask without object", "grey image"}
+
+
+def test_real_photographs_that_are_in_both(real_data, real_tree, tmp_path):
+    """PASCAL-S as a training set, encoded again: all of it is found in VOC, and nothing else."""
+    for folder in ("Images", "Masks"):
+        (tmp_path / "TR" / folder).mkdir(parents=True)
+    for number, (stem, path) in enumerate(image_stems(real_data / "sod/benchmark/PASCAL-S/Images").items()):
+        small = cv2.resize(load_image(path), None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(tmp_path / f"TR/Images/{number}.jpg"), small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 50])
+        save_grey(tmp_path / f"TR/Masks/{number}.png", np.full(small.shape[:2], 255, np.uint8))
+        (tmp_path / f"TR/{number}.txt").write_text(stem)
+    check(f"--train_root HERE/TR {real_tree}", tmp_path)
+    with open(tmp_path / "found.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["what"].startswith("saliency training picture")]
+    assert len(rows) == number + 1 == len({row["file"] for row in rows})
+    for row in rows:
+        stem = (tmp_path / f"TR/{Path(row['file']).stem}.txt").read_text()
+        assert f"/JPEGImages/{stem}.jpg shows the same" in row["detail"]
