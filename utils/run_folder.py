@@ -57,7 +57,9 @@ class RunFolder:
 
         An option that is not recorded is younger than the run.
         """
-        recorded = load_json(self.path / "options.json")["options"]
+        recorded = load_json(self.path / "options.json").get("options")
+        if not isinstance(recorded, dict):
+            raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in MAY_CHANGE and name in recorded and recorded[name] != value:
                 raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
@@ -118,10 +120,14 @@ def environment() -> dict:
 
 
 def load_json(path) -> dict:
+    """The object in a JSON file that was written here."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise InputError(f"a {type(content).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): delete its folder, or choose another") from None
+    return content
 
 
 def recorded_options(folder) -> dict:
