@@ -35,6 +35,8 @@ def decode_grey(content: bytes, name) -> np.ndarray:
     image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{name} holds {image.dtype} numbers: maps and masks have 8 or 16 bits")
     return image
 
 

@@ -54,7 +54,7 @@ def write_page(
     pictures: in the order of the gallery, worst first. lower: measures of their scores of which the lowest value is
     the best. thumbnail_px: the longest side of an image.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.writelines(_page(title, tables, plots, pictures, notes, lower, thumbnail_px))
 
 

@@ -79,6 +79,7 @@ SHORT = (
     f"{TINY_RESNEST} {VOC} --crop_size 48 --long_side 48 80 --max_epoch 1 --train_batch 4 --train_list ids.txt"
     " --pretrained none --log_path HERE/out --tag run"
 )
+TRAIN = f"{SHORT} --label_name HERE/labels --head_width 16 --val_list none"
 MAKE = f"{VOC} --list ids.txt --label_name HERE/out/labels"
 SCORE = "--data_dir HERE/data --list HERE/voc12/ids.txt --bootstrap 0 --workers 1"
 SELECT = "--selector sos --saliency_dir HERE/saliency"
@@ -392,10 +393,9 @@ def test_scores_of_others_that_cannot_be_used(suffix, tree, answer):
         ("predict", f"--load_path HERE/last.pth --input HERE/{PHOTOGRAPHS} --output HERE/out", "affinity"),
         ("export_onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "segmentation"),
         ("make_pseudo_labels", f"{MAKE} --load_path HERE/last.pth --cam_dir HERE/out/cams", "saliency"),
-        ("make_pseudo_labels", f"{MAKE} --load_path HERE/last.pth --cam_dir HERE/cams", "saliency"),
         ("make_pseudo_labels", f"{MAKE} --cam_dir HERE/cams --affinity_path HERE/last.pth", "classification"),
-        ("train_segmentation", f"{SHORT} --label_name HERE/labels --load_path HERE/last.pth", "saliency"),
-        ("train_segmentation", f"{SHORT} --label_name HERE/labels".replace("none", "HERE/last.pth"), "saliency"),
+        ("train_segmentation", f"{TRAIN} --load_path HERE/last.pth", "saliency"),
+        ("train_segmentation", TRAIN.replace("--pretrained none", "--pretrained HERE/last.pth"), "saliency"),
     ],
 )
 def test_checkpoints_that_cannot_be_used(script, flags, other, tree, networks, answer):

@@ -72,7 +72,7 @@ class RunFolder:
         write_json(self.path / "options.json", {"options": self.options, **environment()})
         self.drop_rows_after(total_steps)
         # both stay open as long as the run: every line is flushed
-        self.text = open(self.path / "log.txt", "a", encoding="utf-8")
+        self.text = open(self.path / "log.txt", "a", encoding="utf-8", errors="replace")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
         self.events = SummaryWriter(self.path, purge_step=total_steps + 1 if self.resumes else None)
         self.log(f"run folder {self.path}")
@@ -80,8 +80,11 @@ class RunFolder:
     def drop_rows_after(self, total_steps: int) -> None:
         path = self.path / "log.jsonl"
         if path.is_file():
-            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+            try:
+                rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{path} is damaged ({error}): move it away, and the run goes on without") from None
             write_text(path, "".join(kept))
 
     def log(self, line: str) -> None:
