@@ -113,7 +113,11 @@ COMMANDS = {  # name → script, flags, and the folders of images that it reads
         f" {SELECT} --multi_class split",
         (PHOTOGRAPHS, "saliency"),
     ),
-    "baseline": ("make_pseudo_labels", f"{MAKE} --baseline_dir HERE/labels {SELECT}", (PHOTOGRAPHS, "saliency", "labels")),
+    "baseline": (
+        "make_pseudo_labels",
+        f"{MAKE} --baseline_dir HERE/labels {SELECT}",
+        (PHOTOGRAPHS, "saliency", "labels"),
+    ),
     "saliency maps": (
         "predict",
         f"--load_path NETWORKS/saliency.pth --input HERE/{PHOTOGRAPHS} --output HERE/out --overlay",
@@ -479,7 +483,10 @@ def test_names_that_are_no_text(tree, networks, tmp_path, capsys):
             f"saliency --pred {tmp_path}/maps --gt_root {tmp_path} --bootstrap 0 --workers 1"
             f" --report {tmp_path}/page.html --json {tmp_path}/scores.json --tables {tmp_path}/tables",
         ),
-        ("SOD_train", COMMANDS["saliency training"][1].replace("--edge_dir HERE/edges", "").replace("HERE", str(tmp_path))),
+        (
+            "SOD_train",
+            COMMANDS["saliency training"][1].replace("--edge_dir HERE/edges", "").replace("HERE", str(tmp_path)),
+        ),
     ):
         args = getattr(options, script)().parse_args(shlex.split(flags))
         assert run_script(importlib.import_module(script).main, args) == 0, capsys.readouterr().err

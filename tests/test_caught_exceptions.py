@@ -60,7 +60,9 @@ def test_nothing_else_catches_everything():
     assert found == REASONS.keys()
 
 
-@pytest.mark.parametrize("fault", [KeyError, TypeError, ValueError, OSError, FileNotFoundError, MemoryError, AssertionError])
+@pytest.mark.parametrize(
+    "fault", [KeyError, TypeError, ValueError, OSError, FileNotFoundError, MemoryError, AssertionError]
+)
 def test_faults_keep_their_traceback(fault, capsys):
     def main(args):
         raise fault("of the program")

@@ -60,7 +60,9 @@ def peak_of(function, *args) -> int:
 # lists of ids
 
 
-@pytest.mark.parametrize("name", ["../outside", "below/../../outside", "ABSOLUTE/outside", "./x", "/JPEGImages/../../x"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "below/../../outside", "ABSOLUTE/outside", "./x", "/JPEGImages/../../x"]
+)
 def test_ids_lead_nowhere_else(tmp_path, name):
     name = name.replace("ABSOLUTE", str(tmp_path))
     folder = tmp_path / "labels"
@@ -91,7 +93,9 @@ def test_ids_that_are_no_names(tmp_path, name):
 
 def test_forms_of_lists(tmp_path):
     path = tmp_path / "ids.txt"
-    path.write_text("a.b\nJPEGImages/c.jpg\n/JPEGImages/d.jpg /SegmentationClass/d.png\nüñ-1\ne.jpg\n", encoding="utf-8")
+    path.write_text(
+        "a.b\nJPEGImages/c.jpg\n/JPEGImages/d.jpg /SegmentationClass/d.png\nüñ-1\ne.jpg\n", encoding="utf-8"
+    )
     assert load_ids(path) == ["a.b", "c", "d", "üñ-1", "e"]
     for content in ("ü\n".encode("latin-1"), "a\nb\n".encode("utf-16")):
         path.write_bytes(content)
