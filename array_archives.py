@@ -1,4 +1,4 @@
-"""Named arrays in `.npz` archives, read without pickles; what a file claims is checked before memory is taken for it."""
+"""Named arrays in `.npz` archives, without pickles; a file is checked before memory is taken for what it claims."""
 
 import io
 import lzma

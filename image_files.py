@@ -12,6 +12,7 @@ import numpy as np
 from atomic_files import write_bytes
 from input_errors import InputError, MissingInputError, first_line
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -86,6 +87,7 @@ def image_stems(folder) -> dict[str, Path]:
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
+    _check_png_chunks(content, name)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error as error:  # such as more pixels than OpenCV admits
@@ -93,6 +95,16 @@ def _decode(content: bytes, name, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
     return image
+
+
+def _check_png_chunks(content: bytes, name) -> None:
+    """Raises `InputError` where a part of a PNG claims more bytes than there are: OpenCV would take memory for it."""
+    place = len(PNG_SIGNATURE) if content.startswith(PNG_SIGNATURE) else len(content)
+    while place + 8 <= len(content):
+        kind, end = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if end > len(content):
+            raise InputError(f"{name} is damaged or cut short: replace or remove it")
+        place = len(content) if kind == b"IEND" else end
 
 
 def _encode(suffix: str, image: np.ndarray, name) -> bytes:

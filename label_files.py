@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_files import read_bytes
+from image_files import PNG_SIGNATURE, read_bytes
 from input_errors import InputError
 
 IGNORE_LABEL = 255
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3  # colour types of the PNG header
 
 

@@ -7,7 +7,6 @@ import pickle
 import re
 import shlex
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
@@ -15,8 +14,6 @@ from conftest import TINY_RESNEST, TINY_SWIN, bytes_in
 from PIL import Image
 
 import options
-from cam_files import save_cams
-from image_files import save_grey
 from image_labels import load_image_labels, save_image_labels
 from input_errors import run_script
 from voc_layout import load_class_names, load_ids, save_ids
@@ -167,9 +164,9 @@ def tree(scenes, label_parts, networks, tmp_path_factory):
     }
     pictures, masks = (scenes / f"dataset/DRAWN-TR/{name}" for name in ("Images", "Masks"))
     stems = sorted(path.stem for path in masks.iterdir())[:3]
-    copies |= {"set/Images": (pictures, stems, ".jpg")} | {
-        name: (masks, stems, ".png") for name in ("set/Masks", "maps/set", "edges")
-    }
+    copies |= {"set/Images": (pictures, stems, ".jpg")} | dict.fromkeys(
+        ("set/Masks", "maps/set", "edges"), (masks, stems, ".png")
+    )
     for name, (folder, files, suffix) in copies.items():
         (root / name).mkdir(parents=True)
         for file in files:

@@ -28,7 +28,9 @@ from archive_files import open_archive
 from array_archives import load_named_arrays
 from cam_files import load_cams
 from datasets.image_sizes import image_size
+from image_files import load_grey, load_image, save_grey
 from input_errors import InputError
+from label_files import load_label
 from models.saliency_net import build_saliency_net
 from restricted_pickle import load_object_array
 from utils.checkpoint import load_checkpoint, rebuild
@@ -458,6 +460,17 @@ def test_odd_settings(checkpoint, tmp_path, settings):
 
 
 # pictures
+
+
+def test_a_part_of_a_png_does_not_fill_the_memory(tmp_path):
+    """OpenCV takes the memory that the length of a part asks for, here 3 GiB, before it looks for its bytes."""
+    save_grey(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(whole[:place] + b"\xc0\0\0\0" + whole[place + 4 :])
+    for load in (load_grey, load_image, load_label):
+        with pytest.raises(InputError, match=r"a\.png is damaged or cut short"):
+            load(tmp_path / "a.png")
 
 
 def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
