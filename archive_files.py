@@ -16,10 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from array_archives import read_member
 from image_files import read_bytes
 from input_errors import InputError, MissingInputError, first_line
 
 LARGEST_MEMBER = 1 << 26  # bytes; no photograph, mask or annotation comes near
+LARGEST_TOTAL = 1 << 34  # bytes; VOC's largest archive has an eighth of it
+MOST_MEMBERS = 200_000  # VOC's largest archive has some 40 000
+ATTRIBUTES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+LARGEST_ATTRIBUTES = 1 << 20  # bytes
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError),
     *(RuntimeError, NotImplementedError, ValueError),  # of zipfile: a password, an unknown compression, absurd places
@@ -55,10 +63,13 @@ def open_archive(path) -> Iterator[Archive]:
         raise MissingInputError(f"{path} does not exist")
     with _damage_as_input_error(path):
         is_zip = zipfile.is_zipfile(path)
-        file = zipfile.ZipFile(path) if is_zip else tarfile.open(path)
+        file = zipfile.ZipFile(path) if is_zip else tarfile.open(path, tarinfo=_Header)
     with file:
         with _damage_as_input_error(path):
             archive = _zip(path, file) if is_zip else _tar(path, file)
+            total = sum(archive.sizes.values())
+            if total > LARGEST_TOTAL:
+                raise InputError(f"{path} would unpack to {total} bytes, several times the size of VOC")
         yield archive
 
 
@@ -84,12 +95,26 @@ def _zip(path: Path, file: zipfile.ZipFile) -> Archive:
         _check(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size)
     files = [member for member in members if not member.is_dir()]
     sizes = {member.filename: member.file_size for member in files}
-    return Archive(path, sizes, file.read, _repeated(member.filename for member in files))
+    named = {member.filename: member for member in files}
+    return Archive(path, sizes, lambda name: read_member(file, named[name]), _repeated(m.filename for m in files))
+
+
+class _Header(tarfile.TarInfo):
+    """Tarfile reads the long names and attributes that precede a file into memory, whatever size they claim."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in ATTRIBUTES and header.size > LARGEST_ATTRIBUTES:
+            raise InputError(f"the attributes of {header.name} have {header.size} bytes")
+        return header
 
 
 def _tar(path: Path, file: tarfile.TarFile) -> Archive:
     members, names = {}, []
-    for member in file:
+    for count, member in enumerate(file, start=1):
+        if count > MOST_MEMBERS:
+            raise InputError(f"{path} holds more than {MOST_MEMBERS} files, several times as many as VOC")
         name = member.name.removeprefix("./")
         _check(path, name, member.isreg() or member.isdir(), member.size)
         if member.isreg():

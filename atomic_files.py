@@ -36,7 +36,8 @@ def write_bytes(path, content: bytes) -> None:
 
 
 def write_text(path, content: str) -> None:
-    write_bytes(path, content.encode("utf-8", errors="replace"))  # file names need not be Unicode
+    """UTF-8; names of files that are no text in it have a question mark."""
+    write_bytes(path, content.encode("utf-8", errors="replace"))
 
 
 def write_json(path, content) -> None:

@@ -4,13 +4,11 @@ cams     float16 [K, H, W], 0..1   one map for each class of the image, at the s
 classes  uint8 [K]                 their labels, 1..C (0 is background)
 """
 
-import zipfile
-import zlib
-
 import numpy as np
 
+from array_archives import load_named_arrays
 from atomic_files import atomic_path
-from input_errors import InputError, MissingInputError
+from input_errors import InputError, shorten
 
 
 def save_cams(path, cams: np.ndarray, classes: np.ndarray) -> None:
@@ -22,11 +20,16 @@ def save_cams(path, cams: np.ndarray, classes: np.ndarray) -> None:
 
 
 def load_cams(path) -> tuple[np.ndarray, np.ndarray]:
-    """→ cams float32 [K, H, W], classes uint8 [K]."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["cams"].astype(np.float32), arrays["classes"]
-    except FileNotFoundError:
-        raise MissingInputError(f"{path} does not exist") from None
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} does not hold `cams` and `classes` ({error}): delete it and make it again") from None
+    """→ cams float32 [K, H, W], classes uint8 [K]. Raises `InputError` for a file that does not hold such maps."""
+    arrays = load_named_arrays(path)
+    if not {"cams", "classes"} <= arrays.keys():
+        raise InputError(f"{path} holds {shorten(arrays) or 'nothing'}, not `cams` and `classes`: make it again")
+    cams, classes = arrays["cams"], arrays["classes"]
+    if cams.dtype.kind != "f" or cams.ndim != 3 or classes.dtype != np.uint8 or classes.shape != cams.shape[:1]:
+        raise InputError(
+            f"{path} holds cams {cams.dtype} {list(cams.shape)} and classes {classes.dtype} {list(classes.shape)}, not "
+            "float [K, H, W] and uint8 [K]: make it again"
+        )
+    if not np.isfinite(cams).all():
+        raise InputError(f"{path} holds numbers that are not finite: make it again")
+    return cams.astype(np.float32), classes

@@ -49,7 +49,10 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
             raise InputError(
                 f"{path}: {name} has {row.dtype} {list(row.shape)}, but there are {len(classes)} classes (classes.txt?)"
             )
-    return np.stack(rows) > 0.5
+    rows = np.stack(rows)
+    if not np.isfinite(rows).all():
+        raise InputError(f"{path} holds numbers that are not finite: make it again")
+    return rows > 0.5
 
 
 def _load_annotations(folder, ids, classes) -> np.ndarray:

@@ -27,11 +27,11 @@ def run_script(main, args) -> int:
     except InputError as error:
         # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
         line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
-        print(f"error: {line}", file=sys.stderr)
-        return 2
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
-        print(f"error: {error.filename}: {error.strerror}: name another file or folder", file=sys.stderr)
-        return 2
+        line = f"{error.filename}: {error.strerror}: name another file or folder"
+    # here, where the frames of the exception are gone, and with them progress bars, on whose line this would stand
+    print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from image_files import read_bytes
 from input_errors import InputError, first_line
-from restricted_tensors import TYPES, Tensor
+from restricted_tensors import TYPES, Tensor, check_memo
 
 PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
 NUMBER_OR_TEXT = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O[48]?")  # dtypes as a pickle writes them
@@ -39,6 +39,7 @@ def load_object_array(path) -> np.ndarray:
         shape, _, dtype = read_header(stream)
         if not dtype.hasobject:
             raise InputError(f"it is an array of {dtype} {list(shape)}, not a pickled dict")
+        check_memo(stream)
         loaded = _plain(_ArrayUnpickler(stream, encoding="latin1").load(), {})  # latin1: bytes written by Python 2
     except DAMAGE as error:
         raise InputError(f"{path} cannot be read as pickled arrays: {first_line(error)}") from None

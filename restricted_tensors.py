@@ -8,6 +8,7 @@ numbers themselves. Only the form that every tensor of plain numbers has is read
 import io
 import math
 import pickle
+import pickletools
 import struct
 
 import numpy as np
@@ -69,7 +70,7 @@ def numbers_of_storage(content: bytes) -> np.ndarray:
     if type(content) is not bytes:
         raise InputError(f"it holds a tensor over a {type(content).__name__}, not over the bytes of a storage")
     stream = io.BytesIO(content)
-    magic, protocol, _system, described, keys = (_StorageUnpickler(stream).load() for _ in range(5))
+    magic, protocol, _system, described, keys = (_load_part(stream) for _ in range(5))
     if (magic, protocol) != (MAGIC, PROTOCOL):
         raise InputError("it holds a tensor whose storage is not as torch.save writes it")
     if type(described) is not tuple or len(described) != 6 or described[0] != "storage":
@@ -82,6 +83,23 @@ def numbers_of_storage(content: bytes) -> np.ndarray:
     if stored != count or len(numbers) != count * np.dtype(code).itemsize:
         raise InputError(f"it holds a storage of {count} numbers, {stored} by its header, in {len(numbers)} bytes")
     return np.frombuffer(numbers, code)
+
+
+def check_memo(stream: io.BytesIO) -> None:
+    """Raises `InputError` where the pickle that begins here keeps a value under a number beyond its file's length.
+
+    Values are kept in a table as long as the largest number: ten bytes could ask for all memory. Picklers count up.
+    """
+    start, length = stream.tell(), len(stream.getbuffer())
+    for instruction, argument, _ in pickletools.genops(stream):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > length:
+            raise InputError(f"it keeps a value under the number {argument}, in {length} bytes")
+    stream.seek(start)
+
+
+def _load_part(stream: io.BytesIO):
+    check_memo(stream)
+    return _StorageUnpickler(stream).load()
 
 
 class _StorageUnpickler(pickle.Unpickler):

@@ -6,6 +6,7 @@
 `classes.txt` (foreground names, one per line) belongs to data of one's own; without it VOC's twenty classes hold.
 """
 
+import re
 from pathlib import Path
 
 from atomic_files import write_text
@@ -19,6 +20,8 @@ VOC_CLASSES = (
 )
 # fmt: on
 MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 is ignored
+VOC_PHOTOGRAPH = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # how VOC's own lists begin
+OF_PATHS = "/\\:"  # separators, and the colon of a drive: no id may lead out of its folder
 LABEL_ROOT = Path("experiments/pseudo_labels")
 BELOW_DATA_DIR = ("", "VOC2012", "VOCdevkit", "VOCdevkit/VOC2012", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
 
@@ -72,7 +75,13 @@ def load_ids(path) -> list[str]:
 
 def parse_ids(content: bytes, name) -> list[str]:
     """The ids of a list from the bytes of its file; `name` is for the error message."""
-    ids = ids_in(content.decode("utf-8-sig", errors="replace"))
+    try:
+        ids = ids_in(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not text in UTF-8 ({error.reason}): save it as such") from None
+    for image_id in ids:
+        if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(OF_PATHS):
+            raise InputError(f"{name} names {image_id!r}: an id is the name of a file, without folder and suffix")
     if not ids:
         raise InputError(f"{name} is empty: it must name one image id per line")
     repeated = len(ids) - len(set(ids))
@@ -83,7 +92,8 @@ def parse_ids(content: bytes, name) -> list[str]:
 
 def ids_in(text: str) -> list[str]:
     """The ids of a list as they stand in it, be they none or repeated."""
-    return [line.split()[0].rsplit("/", 1)[-1].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
+    lines = text.splitlines()
+    return [VOC_PHOTOGRAPH.sub("", line.split()[0]).removesuffix(".jpg") for line in lines if line.strip()]
 
 
 def save_ids(path, ids) -> None:

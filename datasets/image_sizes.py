@@ -12,7 +12,7 @@ def image_size(path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, Image.DecompressionBombError) as error:  # PIL's own error is an OSError
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
         raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
 
 

@@ -37,6 +37,7 @@ README_NAMES = {
     "resnest269": "resnest269e.in1k",
 }
 NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
+NAME_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 NUM_STAGES = 4
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
 
@@ -118,6 +119,7 @@ def build_backbone(
     """
     name = settings["backbone"]
     full_name = timm_name(name)
+    check_backbone_args(settings["backbone_args"])
     options = timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
     own_checkpoint = None
     if pretrained == "imagenet":
@@ -136,12 +138,21 @@ def build_backbone(
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     config = timm.get_pretrained_cfg(full_name)
     mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std
+    if not min(std) > 0:
+        raise InputError(f"pixel_std {list(std)}: pixels are divided by these numbers, which must be above 0")
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
     if own_checkpoint is not None:
         load_own_backbone(backbone, own_checkpoint, pretrained)
     elif pretrained not in ("imagenet", "none"):
         check_all_loaded(network, pretrained)
     return backbone
+
+
+def check_backbone_args(backbone_args: dict) -> None:
+    """Raises `InputError` for what makes timm read files or fetch addresses: a checkpoint could name its author's."""
+    names = sorted(NAME_FILES.intersection(backbone_args))
+    if names:
+        raise InputError(f"--backbone_args {names[0]} names weights: they come by --pretrained alone")
 
 
 def create_network(full_name: str, options: dict, settings: dict, pretrained: str) -> nn.Module:

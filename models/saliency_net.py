@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from input_errors import InputError
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
 
@@ -113,6 +114,8 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
     quarter and an eighth of it. The paper's decoder, of 152 M parameters on Swin-B, is that of 1024. `pretrained`: see
     `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
+    if settings["image_size"] < 1 or settings["decoder_width"] < 8:
+        raise InputError(f"image_size {settings['image_size']}, decoder_width {settings['decoder_width']}: too small")
     backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
     inner, output = (
         tuple(int(settings["decoder_width"] * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES)

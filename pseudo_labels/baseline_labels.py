@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from image_files import read_bytes
+from array_archives import load_named_arrays
 from input_errors import InputError, MissingInputError, shorten
 from label_files import check_labels, load_label
 from pseudo_labels.fusion_rules import strongest
@@ -69,7 +69,7 @@ def load_baseline(path: Path, image_labels: np.ndarray, shape_hw, bg_threshold: 
 
 def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [K, h, w] of an image with the labels `expected` (1..C), and whose they are, uint8 [K], rising."""
-    content = load_named_arrays(path)
+    content = load_dict(path)
     numbers = [key for key in content if isinstance(key, (int, np.integer))]
     if len(numbers) == len(content):  # none for an image without classes
         keys, maps = numbers, [content[key] for key in numbers]
@@ -113,15 +113,10 @@ def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_
     )
 
 
-def load_named_arrays(path: Path) -> dict:
+def load_dict(path: Path) -> dict:
     """Keys and arrays of a `.npz`, or of a `.npy` that holds a pickled dict."""
     if path.suffix == ".npz":
-        read_bytes(path)  # a file that is not there or not readable has its own message
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except Exception as error:  # a damaged archive fails in many ways
-            raise InputError(f"{path} cannot be read as named arrays ({error}): make it again") from None
+        return load_named_arrays(path)
     content = load_object_array(path)
     content = content.item() if content.shape == () else content
     if not isinstance(content, dict):

@@ -14,6 +14,7 @@ from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from image_files import save_grey
 from label_files import load_label, save_label
+from voc_layout import load_class_names
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -89,6 +90,35 @@ def label_parts(scenes, tmp_path_factory) -> Path:
         blurred = cv2.GaussianBlur(objects, (0, 0), 2) * (255, 160)[place % 2] * (place != 4)
         save_grey(root / "saliency" / path.name, blurred.astype(np.uint8))
         save_label(root / "rough" / path.name, np.roll(truth, (place % 4) * 3, axis=1))
+    return root
+
+
+@pytest.fixture(scope="session")
+def networks(scenes, tmp_path_factory) -> Path:
+    """A folder with saliency.pth, segmentation.pth, classification.pth and affinity.pth, of random weights."""
+    from models.affinity_net import build_affinity_net
+    from models.cam_classifier import build_cam_classifier
+    from models.deeplabv3plus import build_deeplabv3plus
+    from models.saliency_net import build_saliency_net
+    from utils.checkpoint import save_checkpoint
+
+    root = tmp_path_factory.mktemp("networks")
+    swin, resnest = (
+        options.backbone_settings(parser.parse_args(shlex.split(f"{flags} {required}")))
+        for parser, flags, required in (
+            (options.SOD_train(), TINY_SWIN, ""),
+            (options.train_segmentation(), TINY_RESNEST, "--label_name a"),
+        )
+    )
+    classes = list(load_class_names(scenes / "data/VOCdevkit/VOC2012"))
+    head = {"classes": classes, "head_width": 16, "use_gn": True, "mode": "fix", "output_stride": 16}
+    for stage, build, settings in (
+        ("saliency", build_saliency_net, swin | {"decoder_width": 8, "image_size": 64}),
+        ("segmentation", build_deeplabv3plus, resnest | head),
+        ("classification", build_cam_classifier, resnest | {"classes": classes}),
+        ("affinity", build_affinity_net, resnest),
+    ):
+        save_checkpoint(root / f"{stage}.pth", stage, settings, build(settings), {})
     return root
 
 

@@ -155,7 +155,7 @@ BEYOND = "but only 4 numbers"
         (tensor(storage(count=-4, stored=-4)), "in 16 bytes"),
         (tensor(storage(numbers=bytes(17))), "in 17 bytes"),
         (tensor(storage()[:-20]), "unpack requires"),
-        (tensor(b""), "Ran out of input"),
+        (tensor(b""), "exhausted"),
         (tensor(storage(), offset=1), BEYOND),
         (tensor(storage(), offset=-1), "whole numbers"),
         (tensor(storage(), offset=True), "whole numbers"),

@@ -10,10 +10,13 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atomic_files import atomic_path
 from input_errors import InputError, MissingInputError, first_line
+
+LARGEST_SETTING = 1 << 14  # of widths, sides in px and numbers of blocks
+KINDS = {"stage": str, "settings": dict, "network": dict, "training": dict}
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
@@ -35,34 +38,76 @@ def load_checkpoint(path, convert=None) -> dict:
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if convert:
         content = convert(content, path)
-    absent = (
-        [key for key in ("stage", "settings", "network", "training") if key not in content]
-        if isinstance(content, dict)
-        else ["stage"]
-    )
+    absent = [key for key in KINDS if not isinstance(content, dict) or key not in content]
     if absent:
         raise InputError(f"{path} is no checkpoint of this project: it lacks {', '.join(absent)}")
+    wrong = [key for key, kind in KINDS.items() if not isinstance(content[key], kind)]
+    if wrong:
+        raise InputError(f"{path} is no checkpoint of this project: {wrong[0]} is a {type(content[wrong[0]]).__name__}")
+    for name, weight in content["network"].items():
+        check_weight(name, weight, path)
     return content
+
+
+def check_weight(name, weight, path) -> None:
+    """Raises `InputError` unless a weight is a tensor of finite numbers, each of which the file holds."""
+    if not (isinstance(name, str) and isinstance(weight, Tensor) and weight.layout == torch.strided) or weight.is_meta:
+        raise InputError(f"{path} cannot be used: {name} is no tensor of numbers")
+    if weight.untyped_storage().nbytes() < weight.numel() * weight.element_size():  # expanded: a few bytes ask for all
+        raise InputError(f"{path} cannot be used: {name} {list(weight.shape)} has fewer numbers than its shape")
+    if weight.is_floating_point() and not weight.isfinite().all():
+        raise InputError(f"{path} cannot be used: {name} holds numbers that are not finite")
 
 
 def file_digest(path) -> str:
     """SHA-256 of a checkpoint file: what tells results of one training from those of another."""
+    if not Path(path).is_file():
+        raise MissingInputError(f"checkpoint {path} does not exist")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rebuild(builder, checkpoint: dict, path) -> nn.Module:
-    """The network of a checkpoint, made by `builder(settings)`, with its weights. `path` is for the error message."""
+    """The network of a checkpoint, made by `builder(settings)`, with its weights. `path` is for the error message.
+
+    Before any memory is taken, the network is drawn up without numbers and compared with the weights: settings that
+    describe an absurd one do not fit what the file holds.
+    """
+    settings, state = checkpoint["settings"], checkpoint["network"]
+    absurd = [number for number in numbers_in(settings) if not abs(number) <= LARGEST_SETTING]  # NaN too
+    if absurd:
+        raise InputError(f"{path} cannot be used: {absurd[0]} in the settings of its network, over {LARGEST_SETTING}")
     try:
-        network = builder(checkpoint["settings"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be used: the settings of its network are incomplete ({error})") from error
-    load_weights(network, checkpoint["network"], path)
+        with torch.device("meta"):
+            outline = builder(settings)
+        check_weights(outline, state, path)
+        network = builder(settings)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # as absent and odd values fail
+        raise InputError(
+            f"{path} cannot be used: the settings of its network are incomplete or no such ({first_line(error)})"
+        ) from error
+    load_weights(network, state, path)
     return network
 
 
+def numbers_in(value) -> list:
+    """All numbers within plain containers."""
+    if isinstance(value, (int, float)):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [number for item in items for number in numbers_in(item)]
+
+
 def load_weights(network: nn.Module, state: dict, path) -> None:
-    """Loads every weight of `network`; raises `InputError` that names missing, unexpected and misshapen ones."""
+    """Loads every weight of `network`; raises `InputError` where `check_weights` does."""
+    check_weights(network, state, path)
+    network.load_state_dict(state)
+
+
+def check_weights(network: nn.Module, state: dict, path) -> None:
+    """Raises `InputError` that names missing, unexpected and misshapen weights."""
     own = network.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
@@ -71,4 +116,3 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
             f"{path} does not fit the network: {len(missing)} weights missing {missing[:2]}, "
             f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
         )
-    network.load_state_dict(state)

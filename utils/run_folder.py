@@ -57,7 +57,9 @@ class RunFolder:
 
         An option that is not recorded is younger than the run.
         """
-        recorded = load_json(self.path / "options.json")["options"]
+        recorded = load_json(self.path / "options.json").get("options")
+        if not isinstance(recorded, dict):
+            raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in MAY_CHANGE and name in recorded and recorded[name] != value:
                 raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
@@ -70,7 +72,7 @@ class RunFolder:
         write_json(self.path / "options.json", {"options": self.options, **environment()})
         self.drop_rows_after(total_steps)
         # both stay open as long as the run: every line is flushed
-        self.text = open(self.path / "log.txt", "a", encoding="utf-8")
+        self.text = open(self.path / "log.txt", "a", encoding="utf-8", errors="replace")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
         self.events = SummaryWriter(self.path, purge_step=total_steps + 1 if self.resumes else None)
         self.log(f"run folder {self.path}")
@@ -78,8 +80,11 @@ class RunFolder:
     def drop_rows_after(self, total_steps: int) -> None:
         path = self.path / "log.jsonl"
         if path.is_file():
-            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+            try:
+                rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{path} is damaged ({error}): move it away, and the run goes on without") from None
             write_text(path, "".join(kept))
 
     def log(self, line: str) -> None:
@@ -118,10 +123,14 @@ def environment() -> dict:
 
 
 def load_json(path) -> dict:
+    """The object in a JSON file that was written here."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise InputError(f"a {type(content).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): delete its folder, or choose another") from None
+    return content
 
 
 def recorded_options(folder) -> dict:

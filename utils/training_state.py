@@ -14,6 +14,9 @@ from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.distributed import mean_over_processes, min_over_processes, share_buffers
 
 NEVER = 2**62  # no epoch has so many steps
+RESUMED = (
+    *("optimizer", "scaler", "weights", "epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums"),
+)  # what a checkpoint must hold besides the network
 
 
 class TrainingState:
@@ -43,7 +46,7 @@ class TrainingState:
         self.loss_sums: dict[str, Tensor] = {}
         self.first_bad_step: Tensor | None = None  # of the epoch; NEVER where all losses are finite
         stems = "\n".join(Path(name).stem for name in names)
-        self.names_digest = hashlib.sha256(stems.encode()).hexdigest()
+        self.names_digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
 
     @property
     def result(self) -> nn.Module:
@@ -133,6 +136,9 @@ class TrainingState:
         """Restores what `save` wrote."""
         content = load_checkpoint(path)
         training = content["training"]
+        absent = [key for key in RESUMED if key not in training]
+        if absent:
+            raise InputError(f"--resume: {path} lacks {', '.join(absent)}, without which no training can go on")
         if training["num_samples"] != len(self.names):
             raise InputError(
                 f"--resume: {path} was trained on {training['num_samples']} images, now there are {len(self.names)}: "

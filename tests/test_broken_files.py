@@ -1,0 +1,491 @@
+"""Broken and odd files through every script: work done, or one line that names the file; never a traceback."""
+
+import importlib
+import io
+import os
+import pickle
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY_RESNEST, TINY_SWIN, bytes_in
+from PIL import Image
+
+import options
+from image_labels import load_image_labels, save_image_labels
+from input_errors import run_script
+from voc_layout import load_class_names, load_ids, save_ids
+
+HEIGHT, WIDTH = 64, 80  # of the scenes
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def encoded(pixels, kind: str, mode: str | None = None, **options) -> bytes:
+    image, stream = Image.fromarray(pixels), io.BytesIO()
+    (image.convert(mode) if mode else image).save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+JPEG, PNG = encoded(PIXELS, "JPEG"), encoded(PIXELS, "PNG")
+UNREADABLE = {
+    "empty": b"",
+    "html": b"<html>404 not found</html>\n",
+    "jpeg cut": JPEG[: len(JPEG) // 2],
+    "jpeg header": JPEG[:20],
+    "png cut": PNG[: len(PNG) // 2],
+    "png header": PNG[:30],
+    "huge": PNG[:16] + b"\x7f\xff\xff\xff" * 2 + PNG[24:],
+    "zip": b"PK\x03\x04",
+    "folder": "folder",
+    "dangling link": "dangling link",
+}
+ODD = {
+    "jpeg": JPEG,
+    "png": PNG,
+    "jpeg without its end": JPEG[:-20],
+    "png without its end": PNG[:-20],
+    "cmyk": encoded(PIXELS, "JPEG", "CMYK"),
+    "rgba": encoded(PIXELS, "PNG", "RGBA"),
+    "grey and alpha": encoded(PIXELS, "PNG", "LA"),
+    "palette": encoded(PIXELS, "PNG", "P"),
+    "one bit": encoded(PIXELS, "PNG", "1"),
+    "16 bits": encoded(PIXELS[:, :, 0].astype(np.uint16) * 257, "PNG"),
+    "float": encoded(PIXELS[:, :, 0].astype(np.float32), "TIFF"),
+    "gif of two": encoded(PIXELS, "GIF", save_all=True, append_images=[Image.fromarray(PIXELS)]),
+    "png of two": encoded(PIXELS, "PNG", save_all=True, append_images=[Image.fromarray(PIXELS)]),
+    "turned": encoded(PIXELS, "JPEG", exif=turned()),
+    "one pixel": encoded(PIXELS[:1, :1], "PNG"),
+    "one row": encoded(np.tile(PIXELS[:1], (1, 50, 1)), "PNG"),
+    "one column": encoded(np.tile(PIXELS[:, :1], (50, 1, 1)), "PNG"),
+    "label 0": encoded(np.zeros((HEIGHT, WIDTH), np.uint8), "PNG"),
+    "label 77": encoded(np.full((HEIGHT, WIDTH), 77, np.uint8), "PNG"),
+    "label 255": encoded(np.full((HEIGHT, WIDTH), 255, np.uint8), "PNG"),
+}
+
+VOC = "--data_dir HERE/data --list_dir HERE/voc12"
+SHORT = (
+    f"{TINY_RESNEST} {VOC} --crop_size 48 --long_side 48 80 --max_epoch 1 --train_batch 4 --train_list ids.txt"
+    " --pretrained none --log_path HERE/out --tag run"
+)
+TRAIN = f"{SHORT} --label_name HERE/labels --head_width 16 --val_list none"
+MAKE = f"{VOC} --list ids.txt --label_name HERE/out/labels"
+SCORE = "--data_dir HERE/data --list HERE/voc12/ids.txt --bootstrap 0 --workers 1"
+SELECT = "--selector sos --saliency_dir HERE/saliency"
+PHOTOGRAPHS, TRUTH = "data/JPEGImages", "data/SegmentationClassAug"
+COMMANDS = {  # name → script, flags, and the folders of images that it reads
+    "saliency training": (
+        "SOD_train",
+        f"{TINY_SWIN} --train_root HERE/set --val_root HERE/set --edge_dir HERE/edges --max_epoch 1 --train_batch 3"
+        " --log_path HERE/out --tag run",
+        ("set/Images", "set/Masks", "edges"),
+    ),
+    "classification": (
+        "train_classification",
+        f"{SHORT} --val_list ids.txt --saliency_dir HERE/saliency",
+        (PHOTOGRAPHS, "saliency", TRUTH),
+    ),
+    "affinity": ("train_affinity", f"{SHORT} --label_name HERE/labels", (PHOTOGRAPHS, "labels")),
+    "segmentation": (
+        "train_segmentation",
+        f"{SHORT} --label_name HERE/labels --head_width 16 --val_list ids.txt --class_balance 0.9",
+        (PHOTOGRAPHS, "labels", TRUTH),
+    ),
+    "maps": (
+        "make_pseudo_labels",
+        f"{MAKE} --load_path NETWORKS/classification.pth --cam_dir HERE/out/cams --scales 1 --crf --crf_iterations 1",
+        (PHOTOGRAPHS,),
+    ),
+    "walk": (
+        "make_pseudo_labels",
+        f"{MAKE} --cam_dir HERE/cams --affinity_path NETWORKS/affinity.pth --expanded_dir HERE/out/walked --exp_times 2"
+        f" {SELECT} --multi_class split",
+        (PHOTOGRAPHS, "saliency"),
+    ),
+    "baseline": (
+        "make_pseudo_labels",
+        f"{MAKE} --baseline_dir HERE/labels {SELECT}",
+        (PHOTOGRAPHS, "saliency", "labels"),
+    ),
+    "saliency maps": (
+        "predict",
+        f"--load_path NETWORKS/saliency.pth --input HERE/{PHOTOGRAPHS} --output HERE/out --overlay",
+        (PHOTOGRAPHS,),
+    ),
+    "segmentations": (
+        "predict",
+        f"--load_path NETWORKS/segmentation.pth --input HERE/{PHOTOGRAPHS} --list HERE/voc12/ids.txt --output HERE/out"
+        " --scales 0.5 1 --flip --crf --crf_iterations 1",
+        (PHOTOGRAPHS,),
+    ),
+    "overlays": (
+        "predict",
+        f"--load_path NETWORKS/classification.pth --input HERE/{PHOTOGRAPHS} --output HERE/out --scales 0.5 1",
+        (PHOTOGRAPHS,),
+    ),
+    "scores of maps": (
+        "evaluate",
+        "saliency --pred HERE/maps --gt_root HERE --bootstrap 0 --workers 1 --json HERE/out/scores.json",
+        ("maps/set", "set/Masks"),
+    ),
+    "scores of labels": (
+        "evaluate",
+        f"labels {SCORE} --pred HERE/labels --image_labels HERE/voc12/cls_labels.npy {SELECT} --multi_class split"
+        " --rules none oaa --cam_dir HERE/cams",
+        ("labels", TRUTH, "saliency"),
+    ),
+    "scores of segmentations": (
+        "evaluate",
+        f"segmentation {SCORE} --pred HERE/labels --report HERE/out/page.html",
+        ("labels", TRUTH, PHOTOGRAPHS),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tree(scenes, label_parts, networks, tmp_path_factory):
+    """Four images of VOC and three of a saliency data set, with all that belongs to them. Left as it was."""
+    root, voc = tmp_path_factory.mktemp("tree"), scenes / "data/VOCdevkit/VOC2012"
+    ids, classes = load_ids(scenes / "voc12/train_aug_id.txt")[:4], load_class_names(voc)
+    copies = {
+        PHOTOGRAPHS: (voc / "JPEGImages", ids, ".jpg"),
+        TRUTH: (voc / "SegmentationClassAug", ids, ".png"),
+        "labels": (label_parts / "rough", ids, ".png"),
+        "saliency": (label_parts / "saliency", ids, ".png"),
+        "cams": (label_parts / "cams", ids, ".npz"),
+    }
+    pictures, masks = (scenes / f"dataset/DRAWN-TR/{name}" for name in ("Images", "Masks"))
+    stems = sorted(path.stem for path in masks.iterdir())[:3]
+    copies |= {"set/Images": (pictures, stems, ".jpg")} | dict.fromkeys(
+        ("set/Masks", "maps/set", "edges"), (masks, stems, ".png")
+    )
+    for name, (folder, files, suffix) in copies.items():
+        (root / name).mkdir(parents=True)
+        for file in files:
+            shutil.copy(folder / f"{file}{suffix}", root / name)
+    shutil.copy(voc / "classes.txt", root / "data")
+    save_ids(root / "voc12/ids.txt", ids)
+    rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, classes)
+    save_image_labels(root / "voc12/cls_labels.npy", dict(zip(ids, rows)))
+    return root
+
+
+@pytest.fixture
+def answer(tree, networks, capsys):
+    """Runs a script as its command line does, with a file of the tree replaced for the while: → exit code, error."""
+
+    def run(script: str, flags: str, name: str, content) -> tuple[int, str]:
+        path = tree / name
+        kept = path.read_bytes()
+        path.unlink()
+        if content == "folder":
+            path.mkdir()
+        elif content == "dangling link":
+            path.symlink_to(tree / "nowhere")
+        else:
+            path.write_bytes(content)
+        try:
+            flags = flags.replace("HERE", str(tree)).replace("NETWORKS", str(networks))
+            args = getattr(options, script)().parse_args(shlex.split(flags))
+            capsys.readouterr()
+            code = run_script(importlib.import_module(script).main, args)
+            error = capsys.readouterr().err
+            assert not list(tree.rglob("*.tmp"))
+        finally:
+            shutil.rmtree(tree / "out", ignore_errors=True)
+            path.rmdir() if content == "folder" else path.unlink()
+            path.write_bytes(kept)
+        said = [line.strip() for line in re.split(r"[\r\n]+", error) if line.strip() and "%|" not in line]
+        assert "Traceback" not in error
+        if code == 2:
+            assert len(said) == 1, said
+            assert said[0].startswith("error: "), said
+        return code, "\n".join(said)
+
+    return run
+
+
+def first_of(tree, folder: str) -> str:
+    return str(sorted((tree / folder).iterdir())[0].relative_to(tree))
+
+
+PLACES = [(command, folder) for command, (_, _, folders) in COMMANDS.items() for folder in folders]
+
+
+@pytest.mark.parametrize(("command", "folder"), PLACES)
+def test_an_image_cut_short(command, folder, tree, answer):
+    check_unreadable(command, folder, "png header", tree, answer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize(("command", "folder"), PLACES)
+def test_images_that_cannot_be_read(command, folder, kind, tree, answer):
+    check_unreadable(command, folder, kind, tree, answer)
+
+
+def check_unreadable(command: str, folder: str, kind: str, tree, answer) -> None:
+    script, flags, _ = COMMANDS[command]
+    name = first_of(tree, folder)
+    code, said = answer(script, flags, name, UNREADABLE[kind])
+    skipped = kind in ("folder", "dangling link")  # not taken for an image in a folder of any
+    assert code == 2 or script == "predict" or (skipped and folder == PHOTOGRAPHS)
+    assert os.path.basename(name).split(".")[0] in said or skipped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize(("command", "folder"), PLACES)
+def test_odd_images(command, folder, kind, tree, answer):
+    script, flags, _ = COMMANDS[command]
+    name = first_of(tree, folder)
+    code, said = answer(script, flags, name, ODD[kind])
+    assert code == 0 or os.path.basename(name).split(".")[0] in said
+
+
+# lists of ids and image labels
+
+LISTED = {
+    "classification": "train_classification",
+    "affinity": "train_affinity",
+    "segmentation": "train_segmentation",
+    "baseline": "make_pseudo_labels",
+    "segmentations": "predict",
+    "scores of segmentations": "evaluate",
+}
+
+
+@pytest.mark.parametrize("command", LISTED)
+def test_lists_that_cannot_be_used(command, tree, answer):
+    script, flags, _ = COMMANDS[command]
+    for content, words in (
+        (b"", "is empty"),
+        (b"\n \r\n", "is empty"),
+        (b"../../outside\n", "an id is the name of a file"),
+        (b"/etc/passwd\n", "an id is the name of a file"),
+        (b"a\na\n", "more than once"),
+        (b"\xff\xfea\0\n\0", "not text in UTF-8"),
+        (bytes(100), "an id is the name of a file"),
+        (b"b\xe4r\n", "not text in UTF-8"),
+        ("folder", "ids.txt"),
+        ("dangling link", "ids.txt does not exist"),
+    ):
+        code, said = answer(script, flags, "voc12/ids.txt", content)
+        assert (code, "ids.txt" in said, words in said) == (2, True, True), said
+    code, said = answer(script, flags, "voc12/ids.txt", b"nobody\n")
+    assert (code, "nobody" in said) == (2, True), said
+
+
+def test_lists_of_windows(tree, answer):
+    ids = load_ids(tree / "voc12/ids.txt")
+    script, flags, _ = COMMANDS["scores of segmentations"]
+    content = b"\xef\xbb\xbf" + "\r\n\r\n".join(ids).encode() + b" \r\n\r\n"
+    assert answer(script, flags, "voc12/ids.txt", content) == (0, "")
+
+
+class Fails:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it was executed')",)
+
+
+def saved(value) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, value, allow_pickle=True)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("command", ["classification", "baseline", "scores of labels"])
+def test_image_labels_that_cannot_be_used(command, tree, answer):
+    ids = load_ids(tree / "voc12/ids.txt")
+    whole = (tree / "voc12/cls_labels.npy").read_bytes()
+    script, flags, _ = COMMANDS[command]
+    for content in (
+        b"",
+        b"id,classes\n",
+        whole[:60],
+        whole[: len(whole) // 2],
+        saved({"a": Fails()}),
+        pickle.dumps({name: np.zeros(10) for name in ids}),
+        saved(np.zeros((4, 10))),
+        saved({name: np.zeros(7) for name in ids}),
+        saved(dict.fromkeys(ids, "ball")),
+        saved({name: np.full(10, np.nan) for name in ids}),
+        saved({name: np.zeros(10) for name in ids[1:]}),
+        "folder",
+        "dangling link",
+    ):
+        code, said = answer(script, flags, "voc12/cls_labels.npy", content)
+        assert (code, "cls_labels.npy" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a\na\n", b"background\n", b"x\n" * 300, bytes(5), "folder"])
+def test_class_names_that_cannot_be_used(content, answer):
+    code, said = answer(*COMMANDS["baseline"][:2], "data/classes.txt", content)
+    assert code == 2
+    assert "class" in said
+
+
+# maps and scores
+
+
+def maps_of(cams, classes) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, cams=cams, classes=classes)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("command", ["walk", "scores of labels"])
+def test_maps_that_cannot_be_used(command, tree, answer):
+    name = first_of(tree, "cams")
+    whole = (tree / name).read_bytes()
+    one = np.ones(1, np.uint8)
+    for content in (
+        *(b"", b"text", whole[:50], whole[:-9], whole[:70] + b"\xff\x00" + whole[72:]),
+        maps_of(np.zeros((1, HEIGHT), np.float16), one),
+        maps_of(np.full((1, HEIGHT, WIDTH), np.nan, np.float16), one),
+        maps_of(np.zeros((1, 9, 9), np.float16), one),
+        maps_of(np.array([Fails()], object), one),
+        maps_of(np.zeros((10, HEIGHT, WIDTH), np.float16), np.arange(1, 11, dtype=np.uint8)),
+        maps_of(np.zeros((0, 0, 0), np.float16), np.zeros(0, np.uint8)),
+        saved(np.zeros(3)),
+        "folder",
+        "dangling link",
+    ):
+        code, said = answer(*COMMANDS[command][:2], name, content)
+        assert (code, os.path.basename(name).split(".")[0] in said) == (2, True), said
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_scores_of_others_that_cannot_be_used(suffix, tree, answer):
+    label = tree / first_of(tree, "labels")
+    other = label.with_suffix(suffix)
+    label.rename(other)
+    other.write_bytes(b"")
+    try:
+        for content in (
+            *(b"", b"text", saved({1: Fails()}), saved({0: np.zeros(3)}), saved({"keys": {}, "cam": {}})),
+            *(saved({"keys": np.zeros(10**4), "cam": 5}), saved([]), saved({}), saved({1: None}), saved({(1, 2): 3})),
+            maps_of(np.zeros(3), np.zeros((2, 2))),
+            maps_of(np.array(["a"]), np.array(5)),
+            maps_of(np.zeros(3), np.array([Fails()], object)),
+            "dangling link",
+        ):
+            code, said = answer(*COMMANDS["baseline"][:2], str(other.relative_to(tree)), content)
+            assert (code, other.stem in said) == (2, True), said
+    finally:
+        other.unlink()
+        shutil.copy(tree / TRUTH / label.name, label)
+
+
+# checkpoints
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "other"),
+    [
+        ("predict", f"--load_path HERE/last.pth --input HERE/{PHOTOGRAPHS} --output HERE/out", "affinity"),
+        ("export_onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "segmentation"),
+        ("make_pseudo_labels", f"{MAKE} --load_path HERE/last.pth --cam_dir HERE/out/cams", "saliency"),
+        ("make_pseudo_labels", f"{MAKE} --cam_dir HERE/cams --affinity_path HERE/last.pth", "classification"),
+        ("train_segmentation", f"{TRAIN} --load_path HERE/last.pth", "saliency"),
+        ("train_segmentation", TRAIN.replace("--pretrained none", "--pretrained HERE/last.pth"), "saliency"),
+    ],
+)
+def test_checkpoints_that_cannot_be_used(script, flags, other, tree, networks, answer):
+    whole = (networks / f"{other}.pth").read_bytes()
+    (tree / "last.pth").touch()
+    contents = {
+        "empty": b"",
+        "text": b"epoch,loss\n1,2\n",
+        "header": whole[:30],
+        "cut": whole[: len(whole) // 2],
+        "without its end": whole[:-40],
+        "pickle": pickle.dumps(Fails()),
+        "archive of arrays": maps_of(np.zeros(3), np.zeros(3)),
+        "folder": "folder",
+        "dangling link": "dangling link",
+        "of another stage": whole,
+    }
+    for kind, content in contents.items():
+        code, said = answer(script, flags, "last.pth", content)
+        assert (code, "last.pth" in said) == (2, True), (kind, said)
+
+
+def test_run_folders_that_cannot_be_resumed(tree, answer, tmp_path):
+    script, flags, _ = COMMANDS["affinity"]
+    flags = flags.replace("HERE/out", str(tmp_path))
+    ids = (tree / "voc12/ids.txt").read_bytes()
+    assert answer(script, flags, "voc12/ids.txt", ids)[0] == 0
+    whole = bytes_in(tmp_path)
+    for name, content in (
+        *(("last.pth", b""), ("last.pth", b"text"), ("last.pth", whole["run/last.pth"][:-50])),
+        *(("options.json", b""), ("options.json", b"[]"), ("options.json", b"{}"), ("options.json", b"[" * 99999)),
+        *(("log.jsonl", bytes(40) + b"\n"), ("log.jsonl", b"5\n"), ("log.jsonl", b"\xff\n")),
+    ):
+        path = tmp_path / "run" / name
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        code, said = answer(script, f"{flags} --resume", "voc12/ids.txt", ids)
+        assert (code, name in said) == (2, True), (name, content[:9], said)
+        path.write_bytes(kept)
+    assert answer(script, f"{flags} --resume", "voc12/ids.txt", ids) == (0, "")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"checkpoint": 5}', b"[" * 99999])
+def test_recorded_options_that_cannot_be_used(content, tree, answer, tmp_path):
+    (tmp_path / "options.json").write_bytes(content)
+    ids = (tree / "voc12/ids.txt").read_bytes()
+    flags = COMMANDS["saliency maps"][1].replace("HERE/out", str(tmp_path))
+    code, said = answer("predict", flags, "voc12/ids.txt", ids)
+    assert (code, str(tmp_path) in said) == (2, True), said
+
+
+# archives
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x1f\x8b\x08", bytes(2000), "dangling link"])
+def test_archives_that_cannot_be_used(content, tree, answer):
+    (tree / "a.tar.gz").touch()
+    flags = "submission --archive HERE/a.tar.gz --data_dir HERE/data --list HERE/voc12/ids.txt"
+    code, said = answer("evaluate", flags, "a.tar.gz", content)
+    assert (code, "a.tar.gz" in said) == (2, True), said
+    flags = "--trainval HERE/a.tar.gz --aug HERE/a.tar.gz --data_dir HERE/out/data --list_dir HERE/out"
+    code, said = answer("prepare_voc12", flags, "a.tar.gz", content)
+    assert (code, "a.tar.gz" in said) == (2, True), said
+
+
+# names of files
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_names_that_are_no_text(tree, networks, tmp_path, capsys):
+    """A name in another encoding than that of the system."""
+    name = os.fsdecode(b"b\xe4r")
+    for folder in ("set/Images", "set/Masks", "maps/set"):
+        shutil.copytree(tree / folder, tmp_path / folder)
+        path = sorted((tmp_path / folder).iterdir())[0]
+        path.rename(path.with_name(name + path.suffix))
+    for script, flags in (
+        ("predict", f"--load_path {networks}/saliency.pth --input {tmp_path}/set --output {tmp_path}/out --overlay"),
+        (
+            "evaluate",
+            f"saliency --pred {tmp_path}/maps --gt_root {tmp_path} --bootstrap 0 --workers 1"
+            f" --report {tmp_path}/page.html --json {tmp_path}/scores.json --tables {tmp_path}/tables",
+        ),
+        (
+            "SOD_train",
+            COMMANDS["saliency training"][1].replace("--edge_dir HERE/edges", "").replace("HERE", str(tmp_path)),
+        ),
+    ):
+        args = getattr(options, script)().parse_args(shlex.split(flags))
+        assert run_script(importlib.import_module(script).main, args) == 0, capsys.readouterr().err
+    assert (tmp_path / f"out/{name}.png").is_file()
+    assert "b?r" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,0 +1,84 @@
+"""A fault of the program shows itself: nothing swallows every exception but what is listed here, with its reason."""
+
+import ast
+
+import pytest
+from conftest import PROJECT
+
+from input_errors import InputError, run_script
+
+FOLDERS = ("", "models", "datasets", "pseudo_labels", "metrics", "utils", "benchmarks")
+EVERYTHING = {"Exception", "BaseException"}
+REASONS = {  # place → why whatever fails there has one answer
+    "models/backbones.py: create_network": "timm passes the settings of a user on to code that fails in many ways",
+    "models/backbones.py: plain_transformer_options": "a probe; the network is built again, and fails again, elsewhere",
+    "models/backbones.py: can_be_dilated": "a probe, after a failure, for what to tell of it",
+    "models/backbone_weights.py: check_hub_weights": "the hub may fail in any way; the answer is the same",
+    "models/backbone_weights.py: read_own_checkpoint": "a damaged file fails in many ways in torch.load",
+    "utils/checkpoint.py: load_checkpoint": "a damaged file fails in many ways in torch.load",
+}
+
+
+def catches_everything(node: ast.AST) -> bool:
+    """Whether a node is an `except` or a `suppress` of every exception."""
+    if isinstance(node, ast.ExceptHandler):
+        kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        return any(kind is None or getattr(kind, "id", "") in EVERYTHING for kind in kinds)
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "suppress":
+        return any(getattr(kind, "id", "") in EVERYTHING for kind in node.args)
+    return False
+
+
+def places_in(source: str, name: str) -> set[str]:
+    found = [node for node in ast.walk(ast.parse(source)) if catches_everything(node)]
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    around = {node.lineno: [f.name for f in functions if f.lineno <= node.lineno <= f.end_lineno] for node in found}
+    return {f"{name}: {names[-1] if names else 'module'}" for names in around.values()}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "try: pass\n    except: pass",
+        "try: pass\n    except Exception: pass",
+        "try: pass\n    except (ValueError, BaseException) as error: pass",
+        "with contextlib.suppress(Exception): pass",
+        "with suppress(KeyError, BaseException): pass",
+    ],
+)
+def test_what_catches_everything_is_found(statement):
+    assert places_in(f"def f():\n    {statement}", "a.py") == {"a.py: f"}
+    assert places_in("try: pass\nexcept Exception: pass", "a.py") == {"a.py: module"}
+    assert not places_in("def f():\n    try: pass\n    except (KeyError, ValueError): pass", "a.py")
+
+
+def test_nothing_else_catches_everything():
+    found = set()
+    for folder in FOLDERS:
+        for path in (PROJECT / folder).glob("*.py"):
+            found |= places_in(path.read_text(encoding="utf-8"), path.relative_to(PROJECT).as_posix())
+    assert found == REASONS.keys()
+
+
+@pytest.mark.parametrize(
+    "fault", [KeyError, TypeError, ValueError, OSError, FileNotFoundError, MemoryError, AssertionError]
+)
+def test_faults_keep_their_traceback(fault, capsys):
+    def main(args):
+        raise fault("of the program")
+
+    with pytest.raises(fault):
+        run_script(main, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_answer_stands_on_a_line_of_its_own(capsys):
+    """Progress bars end before it is printed, though the exception passed through them."""
+    from tqdm import tqdm
+
+    def main(args):
+        for _ in tqdm(range(3), leave=False):
+            raise InputError("the file is damaged")
+
+    assert run_script(main, None) == 2
+    assert capsys.readouterr().err.rpartition("\r")[2] == "error: the file is damaged\n"

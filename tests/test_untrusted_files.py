@@ -1,0 +1,485 @@
+"""Files made to do harm: beside each refusal stands what the plain loader would have done.
+
+Pickles are in test_image_labels.py and test_restricted_tensors.py; archives of VOC in test_prepare_voc12.py.
+"""
+
+import contextlib
+import gzip
+import http.server
+import io
+import os
+import pickle
+import struct
+import tarfile
+import threading
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import archive_files
+import array_archives
+from archive_files import open_archive
+from array_archives import load_named_arrays
+from cam_files import load_cams
+from datasets.image_sizes import image_size
+from image_files import load_grey, load_image, save_grey
+from input_errors import InputError
+from label_files import load_label
+from models.saliency_net import build_saliency_net
+from restricted_pickle import load_object_array
+from utils.checkpoint import load_checkpoint, rebuild
+from voc_layout import load_ids
+
+MIB = 1 << 20
+
+
+class Touch:
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.mark)!r}, 'w').close()",)
+
+
+def peak_of(function, *args) -> int:
+    """Bytes that a call holds at its worst, whether it fails or not."""
+    tracemalloc.start()
+    with contextlib.suppress(Exception):
+        function(*args)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+# lists of ids
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "below/../../outside", "ABSOLUTE/outside", "./x", "/JPEGImages/../../x"]
+)
+def test_ids_lead_nowhere_else(tmp_path, name):
+    name = name.replace("ABSOLUTE", str(tmp_path))
+    folder = tmp_path / "labels"
+    (folder / "below").mkdir(parents=True)
+    (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
+    plain = Path(os.path.normpath(folder / f"{name}.png"))  # where the plain writer would write
+    assert plain.parent != folder or name == "./x"
+    with pytest.raises(InputError, match=r"ids\.txt names '.*': an id is the name of a file"):
+        load_ids(tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("name", ["..\\outside", "C:\\outside", "C:outside", "\\outside", "below\\..\\..\\outside"])
+def test_ids_lead_nowhere_else_on_windows(tmp_path, name):
+    (tmp_path / "ids.txt").write_text(f"{name}\n")
+    plain = PureWindowsPath("D:/labels") / name
+    assert ".." in plain.parts or not plain.is_relative_to("D:/labels")
+    with pytest.raises(InputError, match="an id is the name of a file"):
+        load_ids(tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\x1b[2Jb", "..", ".", ".jpg", "/JPEGImages/...jpg", "/JPEGImages/.jpg"])
+def test_ids_that_are_no_names(tmp_path, name):
+    (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
+    with pytest.raises(InputError, match="an id is the name of a file") as caught:
+        load_ids(tmp_path / "ids.txt")
+    assert str(caught.value).isprintable()  # no control character reaches the terminal
+
+
+def test_forms_of_lists(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text(
+        "a.b\nJPEGImages/c.jpg\n/JPEGImages/d.jpg /SegmentationClass/d.png\nüñ-1\ne.jpg\n", encoding="utf-8"
+    )
+    assert load_ids(path) == ["a.b", "c", "d", "üñ-1", "e"]
+    for content in ("ü\n".encode("latin-1"), "a\nb\n".encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"ids\.txt is not text in UTF-8"):
+            load_ids(path)
+
+
+# archives
+
+
+def write_tar(path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def refuse_archive(path, message: str) -> None:
+    with pytest.raises(InputError, match=message), open_archive(path) as archive:
+        for name in archive.sizes:
+            archive.read(name)
+
+
+def test_archives_write_nowhere_else(tmp_path):
+    (tmp_path / "folder").mkdir()
+    write_tar(tmp_path / "up.tar", [(tarfile.TarInfo("../mark"), b"x")])
+    link = tarfile.TarInfo("door")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+    write_tar(tmp_path / "link.tar", [(link, b""), (tarfile.TarInfo("door/mark"), b"x")])
+    with zipfile.ZipFile(tmp_path / "up.zip", "w") as archive:
+        archive.writestr("../mark", "x")
+
+    def unpack_tar(path):
+        with tarfile.open(path) as archive:
+            archive.extractall(tmp_path / "folder", filter="fully_trusted")
+
+    def unpack_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                (tmp_path / "folder" / name).write_bytes(archive.read(name))
+
+    for name, unpack, message in (
+        ("up.tar", unpack_tar, "mark would lie outside"),
+        ("link.tar", unpack_tar, "door is a link"),
+        ("up.zip", unpack_zip, "mark would lie outside"),
+    ):
+        unpack(tmp_path / name)
+        assert (tmp_path / "mark").exists(), f"{name} is no attack"
+        (tmp_path / "mark").unlink()
+        refuse_archive(tmp_path / name, message)
+        assert not (tmp_path / "mark").exists()
+
+
+def test_attributes_of_a_tar_do_not_fill_the_memory(tmp_path):
+    """They are read as a whole before the file that they belong to is known."""
+    attributes = tarfile.TarInfo("attributes")
+    attributes.type, attributes.size = tarfile.XHDTYPE, 64 * MIB
+    header = attributes.tobuf(tarfile.USTAR_FORMAT)
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(header + bytes(64 * MIB) + bytes(10240), 1))
+    assert path.stat().st_size < MIB
+    assert peak_of(lambda: tarfile.open(path)) > 64 * MIB
+    assert peak_of(refuse_archive, path, "attributes have") < 4 * MIB
+    refuse_archive(path, r"attributes of attributes have 67108864 bytes")
+
+
+def test_archives_of_countless_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_files, "MOST_MEMBERS", 100)
+    write_tar(tmp_path / "many.tar", [(tarfile.TarInfo(f"a{index}"), b"") for index in range(101)])
+    refuse_archive(tmp_path / "many.tar", r"many\.tar holds more than 100 files")
+    monkeypatch.setattr(archive_files, "LARGEST_TOTAL", 100)
+    write_tar(tmp_path / "large.tar", [(tarfile.TarInfo("a"), bytes(60)), (tarfile.TarInfo("b"), bytes(60))])
+    refuse_archive(tmp_path / "large.tar", "would unpack to 120 bytes")
+
+
+def lying_zip(path, name: str, content: bytes) -> None:
+    """A zip whose directory says that the file has 100 bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<L", len(content)), struct.pack("<L", 100)))
+
+
+def test_a_zip_does_not_unpack_more_than_it_says(tmp_path):
+    lying_zip(tmp_path / "bomb.zip", "mask.png", bytes(64 * MIB))
+
+    def plain():
+        with zipfile.ZipFile(tmp_path / "bomb.zip") as archive:
+            archive.read("mask.png")
+
+    assert peak_of(plain) > 64 * MIB
+    assert peak_of(refuse_archive, tmp_path / "bomb.zip", "CRC") < 4 * MIB
+    refuse_archive(tmp_path / "bomb.zip", r"bomb\.zip is damaged.*CRC")
+
+
+# arrays
+
+
+def npy(header: str, content: bytes = b"") -> bytes:
+    header = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + content
+
+
+def write_npz(path, **members: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def test_named_arrays_are_those_of_numpy(tmp_path):
+    arrays = {
+        "f": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        "swapped": np.arange(3, dtype=">i4"),
+        "text": np.array(["ab", "c"]),
+        "single": np.array(2.5),
+        "empty": np.zeros((0, 4), np.float16),
+    }
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", **arrays)
+        loaded = load_named_arrays(tmp_path / "a.npz")
+        assert loaded.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert loaded[name].dtype == array.dtype
+            assert np.array_equal(loaded[name], array)
+            assert loaded[name].shape == array.shape
+
+
+def test_arrays_execute_nothing(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "a.npz"
+    np.savez(path, cams=np.array([Touch(mark)], object), classes=np.array([1], np.uint8))
+    with np.load(path, allow_pickle=True) as arrays, contextlib.suppress(Exception):
+        arrays["cams"]
+    assert mark.exists()
+    mark.unlink()
+    for load in (load_cams, load_named_arrays):
+        with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays \(cams\.npy is pickled"):
+            load(path)
+    assert not mark.exists()
+
+
+def test_arrays_do_not_fill_the_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, cams=np.zeros((1, 4096, 4096), np.float32), classes=np.ones(1, np.uint8))
+    assert path.stat().st_size < MIB
+    with np.load(path) as arrays:
+        assert peak_of(lambda: arrays["cams"]) > 64 * MIB
+    monkeypatch.setattr(array_archives, "LARGEST_ARCHIVE", MIB)
+    assert peak_of(load_cams, path) < 4 * MIB
+    with pytest.raises(InputError, match=r"a\.npz .*unpacks to 671\d+ bytes, more than 1 MiB"):
+        load_cams(path)
+
+    lying_zip(path, "cams.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (67108864,)}", bytes(64 * MIB)))
+    assert peak_of(load_cams, path) < 4 * MIB
+    with pytest.raises(InputError, match=r"a\.npz"):
+        load_cams(path)
+
+
+@pytest.mark.parametrize("shape", ["(1152921504606846976,)", "(65536, 65536, 65536)", "(1 << 40,)", "(-1,)", "(3.0,)"])
+def test_shapes_that_a_file_does_not_hold(tmp_path, shape):
+    """Numpy takes memory for what a header says, which may end in a MemoryError."""
+    content = npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}", bytes(16))
+    write_npz(tmp_path / "a.npz", cams=content, classes=content)
+    with pytest.raises((MemoryError, ValueError)), np.load(tmp_path / "a.npz") as arrays:
+        arrays["cams"]
+    with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays"):
+        load_cams(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"cams": np.zeros((1, 2, 2), np.float16)}, "holds cams, not `cams` and `classes`"),
+        ({}, "holds nothing"),
+        ({"cams": np.zeros((1, 2), np.float16), "classes": np.ones(1, np.uint8)}, r"cams float16 \[1, 2\]"),
+        ({"cams": np.zeros((2, 2, 2), np.float16), "classes": np.ones(1, np.uint8)}, r"classes uint8 \[1\]"),
+        ({"cams": np.zeros((1, 2, 2), np.complex64), "classes": np.ones(1, np.uint8)}, "complex64"),
+        ({"cams": np.array("x"), "classes": np.ones(1, np.uint8)}, "cams <U1"),
+        ({"cams": np.zeros((1, 2, 2), np.float16), "classes": np.ones(1)}, "classes float64"),
+        ({"cams": np.full((1, 2, 2), np.nan, np.float16), "classes": np.ones(1, np.uint8)}, "not finite"),
+        ({"cams": np.full((1, 2, 2), np.inf, np.float32), "classes": np.ones(1, np.uint8)}, "not finite"),
+    ],
+)
+def test_maps_that_are_none(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=rf"a\.npz .*{message}"):
+        load_cams(tmp_path / "a.npz")
+
+
+def test_an_array_where_an_archive_belongs(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays"):
+        load_cams(tmp_path / "a.npz")
+
+
+# pickles
+
+
+def test_the_memo_of_a_pickle_does_not_fill_the_memory(tmp_path):
+    """A value may be kept under any number, and the table of kept values is as long as the largest."""
+    bomb = b"\x80\x02]r" + struct.pack("<L", 1 << 22) + b"."
+    assert peak_of(pickle.loads, bomb) > 64 * MIB
+    stream = io.BytesIO()
+    np.save(stream, np.array({}, object), allow_pickle=True)
+    (tmp_path / "a.npy").write_bytes(stream.getvalue()[:128] + bomb)
+    assert peak_of(load_object_array, tmp_path / "a.npy") < 4 * MIB
+    with pytest.raises(InputError, match=r"a\.npy .*it keeps a value under the number 4194304"):
+        load_object_array(tmp_path / "a.npy")
+
+
+# checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(networks) -> dict:
+    """What a saliency checkpoint holds."""
+    return torch.load(networks / "saliency.pth", weights_only=True)
+
+
+def rebuilt(content, path) -> torch.nn.Module:
+    torch.save(content, path)
+    return rebuild(build_saliency_net, load_checkpoint(path), path)
+
+
+def with_settings(checkpoint: dict, **settings) -> dict:
+    return checkpoint | {"settings": checkpoint["settings"] | settings}
+
+
+def with_args(checkpoint: dict, **args) -> dict:
+    return with_settings(checkpoint, backbone_args=checkpoint["settings"]["backbone_args"] | args)
+
+
+def test_the_checkpoint_is_one(checkpoint, tmp_path):
+    assert rebuilt(checkpoint, tmp_path / "a.pth").state_dict().keys() == checkpoint["network"].keys()
+
+
+def test_settings_that_describe_an_absurd_network(checkpoint, tmp_path):
+    absurd = with_settings(checkpoint, decoder_width=1 << 14)
+    with torch.device("meta"):  # what the plain builder would take memory for
+        outline = build_saliency_net(absurd["settings"])
+    assert sum(weight.numel() for weight in outline.parameters()) > 10**10
+    with pytest.raises(InputError, match=r"a\.pth does not fit the network"):
+        rebuilt(absurd, tmp_path / "a.pth")
+    for other in (
+        with_settings(checkpoint, decoder_width=1 << 30),
+        with_settings(checkpoint, image_size=1 << 40),
+        with_args(checkpoint, depths=(10**9, 1, 1, 1)),
+        with_args(checkpoint, embed_dim=1e9),
+    ):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: \S+ in the settings of its network, over 16384"):
+            rebuilt(other, tmp_path / "a.pth")
+
+
+def test_weights_that_are_larger_than_their_file(checkpoint, tmp_path):
+    name = next(iter(checkpoint["network"]))
+    expanded = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save({"a": expanded}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 10_000
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["a"].numel() == 1 << 40  # 4 TiB, if it were copied
+    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} .* fewer numbers than its shape"):
+        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: expanded}}, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(checkpoint, tmp_path, value):
+    name = next(iter(checkpoint["network"]))
+    weight = torch.full_like(checkpoint["network"][name], value)
+    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} holds numbers that are not finite"):
+        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: weight}}, tmp_path / "a.pth")
+
+
+@pytest.fixture
+def server():
+    """An address, and what was asked of it."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    address, asked = server
+    overlay = {"url": f"{address}/weights.pth", "hf_hub_id": None, "source": "url"}
+    name, args = checkpoint["settings"]["backbone"], checkpoint["settings"]["backbone_args"]
+    fetching = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    with contextlib.suppress(Exception):
+        timm.create_model(name, features_only=True, **args, **fetching)
+    assert asked == ["/weights.pth"]
+    asked.clear()
+    with pytest.raises(InputError, match="--backbone_args pretrained names weights"):
+        rebuilt(with_args(checkpoint, **fetching), tmp_path / "a.pth")
+    assert asked == []
+
+    with pytest.raises(FileNotFoundError):  # it looked for the file
+        timm.create_model(name, features_only=True, **args, checkpoint_path=str(tmp_path / "secret"))
+    with pytest.raises(InputError, match="--backbone_args checkpoint_path names weights"):
+        rebuilt(with_args(checkpoint, checkpoint_path=str(tmp_path / "secret")), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": ["saliency"]}, "stage is a list"),
+        ({"settings": 5}, "settings is a int"),
+        ({"network": [torch.zeros(1)]}, "network is a list"),
+        ({"network": {"a": 5}}, "a is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "5 is no tensor of numbers"),
+        ({"network": {"a": torch.zeros(2, 2).to_sparse()}}, "a is no tensor of numbers"),
+        ({"network": {"a": torch.zeros(1, device="meta")}}, "a is no tensor of numbers"),
+        ({"network": {}}, "does not fit the network"),
+        ({"training": None}, "training is a NoneType"),
+        ({"settings": {}}, "settings of its network are incomplete"),
+    ],
+)
+def test_checkpoints_of_other_content(checkpoint, tmp_path, change, message):
+    with pytest.raises(InputError, match=rf"a\.pth .*{message}"):
+        rebuilt(checkpoint | change, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": 5},
+        {"backbone": ["swin"]},
+        {"backbone": "hf-hub:somebody/weights"},
+        {"backbone_args": 5},
+        {"backbone_args": [1]},
+        {"backbone_args": {"embed_dim": "x"}},
+        {"backbone_args": {5: 5}},
+        {"backbone_args": {"embed_dim": -4}},
+        {"pixel_mean": "abc"},
+        {"pixel_mean": [1, 2]},
+        {"pixel_std": 3},
+        {"pixel_std": [0, 1, 1]},
+        {"decoder_width": "8"},
+        {"decoder_width": -8},
+        {"decoder_width": 0},
+        {"decoder_width": None},
+        {"decoder_width": float("nan")},
+        {"image_size": "64"},
+        {"image_size": -64},
+        {"image_size": 0},
+        {"image_size": 3.5},
+    ],
+    ids=str,
+)
+def test_odd_settings(checkpoint, tmp_path, settings):
+    with pytest.raises(InputError):
+        rebuilt(with_settings(checkpoint, **settings), tmp_path / "a.pth")
+
+
+# pictures
+
+
+def test_a_part_of_a_png_does_not_fill_the_memory(tmp_path):
+    """OpenCV takes the memory that the length of a part asks for, here 3 GiB, before it looks for its bytes."""
+    save_grey(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(whole[:place] + b"\xc0\0\0\0" + whole[place + 4 :])
+    for load in (load_grey, load_image, load_label):
+        with pytest.raises(InputError, match=r"a\.png is damaged or cut short"):
+            load(tmp_path / "a.png")
+
+
+def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
+    comment = b"a\0\0" + zlib.compress(bytes(64 * MIB))
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"zTXt", comment), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(InputError, match=r"a\.png is not an image that can be opened: Decompressed data too large"):
+        image_size(tmp_path / "a.png")
