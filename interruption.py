@@ -5,8 +5,10 @@ for it by `pending`. What launchers, Slurm or `timeout` send twice is one reques
 `SAME_REQUEST_S` after the first ends the process on the spot.
 """
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,10 +47,16 @@ def listen() -> None:
             signal.signal(signum, _take)
 
 
-def ignore() -> None:
-    """For processes that end with the one which they work for."""
+def serve_parent() -> None:
+    """For a process that works for another: it leaves signals to that one and ends when that one has, also killed."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def defer() -> None:

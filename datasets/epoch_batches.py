@@ -90,6 +90,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
-    interruption.ignore()  # the training process decides when its workers end
+    interruption.serve_parent()
     cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
     torch.set_num_threads(1)

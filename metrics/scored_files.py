@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -87,16 +86,10 @@ def _usable_cores() -> int:
 
 
 def _start_process(measure: Callable) -> None:
-    interruption.ignore()  # the process that gives the tasks decides when they end
+    interruption.serve_parent()
     global _MEASURE
     _MEASURE = measure
     cv2.setNumThreads(1)  # the processes share the cores already
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()  # which says no goodbye when it is killed
-    os._exit(1)
 
 
 def _measure_here(task):

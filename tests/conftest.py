@@ -3,6 +3,7 @@
 import importlib
 import os
 import shlex
+import signal
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import options
 from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from image_files import save_grey
+from interruption import SIGNALS
 from label_files import load_label, save_label
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,6 +51,15 @@ def bytes_in(folder) -> dict[str, bytes]:
     """What the files of a folder hold, but for options.json, which names folders."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "options.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """`run_script` takes the signals of its process for good; here they are pytest's again after each test."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")
