@@ -40,11 +40,16 @@ _request = _Request()
 def listen() -> None:
     """From here on, and until the process ends, signals are requests. One that the process was told to ignore, as in
     the background of a shell script, stays ignored."""
-    global _request
-    _request = _Request()
+    forget()
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _take)
+
+
+def forget() -> None:
+    """As if no signal had come."""
+    global _request
+    _request = _Request()
 
 
 def serve_parent() -> None:

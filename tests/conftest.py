@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+import interruption
 import options
 from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from image_files import save_grey
-from interruption import SIGNALS
 from label_files import load_label, save_label
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,8 +56,9 @@ def bytes_in(folder) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def own_signals():
     """`run_script` takes the signals of its process for good; here they are pytest's again after each test."""
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
     yield
+    interruption.forget()
     for signum, handler in before.items():
         signal.signal(signum, handler)
 

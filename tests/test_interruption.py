@@ -42,7 +42,7 @@ def code_of(script: str, command: str) -> int:
 def told(capsys) -> list[str]:
     """What stderr has besides progress bars."""
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    return [line.strip() for line in lines if line.strip() and "/s" not in line and "it]" not in line]
+    return [line for line in lines if line.strip() and "%|" not in line]
 
 
 def signal_at(monkeypatch, module, name: str, call: int, signum: int) -> None:
@@ -97,7 +97,7 @@ def test_a_signal_ends_a_validation_at_once(scenes, tmp_path, monkeypatch, capsy
             signal_at(patch, train_segmentation, "predict_segmentation", call, signal.SIGTERM)
             assert code_of("train_segmentation", command(f"--tag parts {extra} {resume}")) == 143
         assert told(capsys)[-1].endswith("--tag parts --resume")
-    run_main("train_segmentation", command(f"--tag parts {extra} --resume"))
+    assert code_of("train_segmentation", command(f"--tag parts {extra} --resume")) == 0
     same_result(tmp_path / "whole", tmp_path / "parts")
     scores = [load_checkpoint(tmp_path / tag / "best.pth")["training"]["best_score"] for tag in ("whole", "parts")]
     assert scores[0] == scores[1]
@@ -279,16 +279,15 @@ def test_data_that_vanish(scenes, tmp_path, monkeypatch, capsys, workers):
 # the same bits twice
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_seed_gives_the_same_file_twice(module, scenes, tmp_path):
-    script = module.__name__
-    flags = ("", "", "--deterministic --seed 1", "--deterministic --seed 1")
-    for tag, extra in enumerate(flags):
-        run_main(script, TRAININGS[script](scenes, tmp_path, f"--tag {tag} --max_epoch 1 {extra}"))
+@pytest.mark.parametrize(
+    ("script", "extra"), [*((script, "") for script in TRAININGS), ("train_segmentation", "--deterministic")]
+)
+def test_a_seed_gives_the_same_file_twice(script, extra, scenes, tmp_path):
+    for tag in "ab":
+        run_main(script, TRAININGS[script](scenes, tmp_path, f"--tag {tag} --max_epoch 1 --seed 3 {extra}"))
         assert torch.are_deterministic_algorithms_enabled() == bool(extra)
     torch.use_deterministic_algorithms(False)
-    files = [(tmp_path / f"{tag}/last.pth").read_bytes() for tag in range(4)]
-    assert files[0] == files[1] != files[2] == files[3]
+    assert (tmp_path / "a/last.pth").read_bytes() == (tmp_path / "b/last.pth").read_bytes()
 
 
 def test_files_are_made_the_same_twice(scenes, label_parts, tmp_path):
