@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
+import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from input_errors import InputError, first_line, run_script
@@ -27,6 +29,7 @@ from metrics.saliency import SaliencyMetrics
 from models.saliency_losses import edge_target, saliency_objective
 from models.saliency_net import SaliencyNet, build_saliency_net
 from saliency_layout import benchmark_pairs, edge_paths, training_pairs
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     choose_gpus,
     gradients_stay_local,
@@ -56,6 +59,7 @@ def main(args) -> None:
         return
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
+    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -95,7 +99,7 @@ def main(args) -> None:
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start(state.total_steps)
+    run.start(logged_steps=state.total_steps - state.step)
     num_val = sum(map(len, val_sets.values()))
     run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps an epoch")
 
@@ -114,17 +118,19 @@ def main(args) -> None:
             train_step(model, state, batch, args)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
-                state.save(run, "saliency", settings)
+            state.save_when_due(run, "saliency", settings, args.save_every)
+        validates = (epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch
+        if validates:
+            state.save(run, "saliency", settings)  # whatever ends the validation
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         scores = {}
-        if state.epoch % args.val_every == 0 or state.epoch == args.max_epoch:
+        if validates:
             scores = validate(state.result, val_sets, args.image_size, world, args.amp)
             run.scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
-            picture = progress_picture(state.result, *batch)
+            picture = progress_picture(state.result, dataset, batches, world.device)
             run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
         line = "  ".join(f"{name} {value:.4f}" for name, value in (losses | scores).items())
         run.log(f"{title}  {line}")
@@ -174,6 +180,7 @@ def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None
             raise InputError(f"--backbone {backbone} does not take images of {side} px: {first_line(error)}") from error
 
 
+@interruption.at_once()
 def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool) -> dict[str, float]:
     """The `MEASURES` over every image at its own size, by the metrics of evaluate.py; each process takes its share.
 
@@ -198,10 +205,11 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
 
 
 @torch.inference_mode()
-def progress_picture(network: SaliencyNet, images, masks, edges=None) -> np.ndarray:
-    """RGB uint8: a row for each of a few training images: image | mask | map | edge target | edge."""
-    images, masks = images[:PICTURE_ROWS], masks[:PICTURE_ROWS]
-    edges = edge_target(masks) if edges is None else edges[:PICTURE_ROWS]
+def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, device) -> np.ndarray:
+    """RGB uint8: a row for each of a few images of the epoch's last step: image | mask | map | edge target | edge."""
+    samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
+    images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))
+    edges = edges[0] if edges else edge_target(masks)
     outputs = network.eval()(network.backbone.normalise(images))
     greys = [masks, outputs["saliency"][0].sigmoid(), edges, outputs["edge"].sigmoid()]
     cells = [images] + [(grey.float() * 255).to(torch.uint8).expand(-1, 3, -1, -1) for grey in greys]

@@ -14,14 +14,32 @@ def atomic_path(path):
     """Yields a temporary path in the folder of `path` (made if missing); it becomes `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    with _errors_name(path):
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            os.close(handle)
+            yield Path(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _errors_name(path: Path):
+    """Errors of a temporary file, or of no named one, such as a full disk, tell which file could not be written."""
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(".tmp"):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def remove_leftovers(folder) -> None:
+    """Removes the temporary files of processes that were killed; none may be writing to the folder."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -1,7 +1,24 @@
-"""How a script answers a mistake of its user: one line on stderr and exit code 2, never a traceback."""
+"""How a script answers a mistake of its user, or a disk that fails: one line on stderr and exit code 2, never a
+traceback. The same for signals, with the exit code of a shell: 128 + the signal."""
 
+import errno
+import os
 import re
 import sys
+from contextlib import contextmanager
+
+import interruption
+from interruption import Interrupted
+
+OTHER_PLACE = "name another file or folder"
+MAKE_ROOM = "make room, then run the same command again, a training with --resume; what was written before is complete"
+BRING_BACK = "bring it back, then run the same command again, a training with --resume"
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), MAKE_ROOM),
+    **dict.fromkeys((errno.ENOENT, errno.EIO, errno.ESTALE), BRING_BACK),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"{OTHER_PLACE}, or allow writing there"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), OTHER_PLACE),
+}
 
 
 class InputError(ValueError):
@@ -13,25 +30,46 @@ class MissingInputError(InputError, FileNotFoundError):
 
 
 def run_script(main, args) -> int:
-    """Calls `main(args)`; returns the exit code: what it returned, 0 for nothing, or 2 after printing an `InputError`
-    in one line.
-
-    A path that is a file where a folder belongs, or may not be written, is such a mistake too. Every other exception
-    passes through with its traceback: it is a fault of the program.
-    """
+    """Calls `main(args)`; returns the exit code: what it returned, 0 for nothing, 2 after printing an `InputError` in
+    one line, or 128 + the signal that stopped it. Every other exception passes through with its traceback: it is a
+    fault of the program."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
+    interruption.listen()
     try:
-        return main(args) or 0
+        code = call(main, args)
+        interruption.defer()  # the process ends by itself now
+        return code
     except InputError as error:
         # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
         line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
-    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
-        line = f"{error.filename}: {error.strerror}: name another file or folder"
+        message, code = f"error: {line}", 2
+    except Interrupted as signal:
+        message, code = f"stopped by {signal}: {interruption.advice()}", signal.exit_code
+        if os.environ.get("RANK", "0") != "0":
+            return code
     # here, where the frames of the exception are gone, and with them progress bars, on whose line this would stand
-    print(f"error: {line}", file=sys.stderr)
-    return 2
+    print(message, file=sys.stderr)
+    return code
+
+
+def call(main, args) -> int:
+    """Calls `main(args)`, where disks may fail and other processes end; what it returns, 0 for nothing."""
+    with interruption.peers_may_leave(), disk_errors_explained():
+        return main(args) or 0
+
+
+@contextmanager
+def disk_errors_explained():
+    """A full or read-only disk, a lost permission, a file that vanished or is of another kind: an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{name}{error.strerror}: {ADVICE[error.errno]}") from error
 
 
 def first_line(error: Exception) -> str:

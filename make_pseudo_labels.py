@@ -19,6 +19,7 @@ if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
 import hashlib
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ from utils.distributed import (
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast
-from utils.run_folder import claim_output_folder, recorded_options
+from utils.run_folder import claimed_folder, recorded_options
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 
 
@@ -136,11 +137,16 @@ def check_options(args, images: Images) -> None:
         files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
 
-def claim(world: World, folder: Path, made_by: dict, suffix: str) -> None:
-    """Records how the files of a folder are made. No process writes before all, having listed it, have passed here."""
-    if world.is_main:
-        claim_output_folder(folder, made_by, suffix)
-    wait_for_all()
+@contextmanager
+def claimed(world: World, folder: Path, made_by: dict, suffix: str, writes: bool = True):
+    """Records how the files of a folder are made, and keeps other runs from it while this one `writes` there.
+
+    No process writes before all, having listed it, have passed here, and none leaves before all have written.
+    """
+    with claimed_folder(folder, made_by, suffix, writes) if world.is_main else nullcontext():
+        wait_for_all()
+        yield
+        wait_for_all()
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
@@ -238,14 +244,14 @@ def make_cams(images: Images, args, world: World) -> None:
             )
         return
     network = load_classifier(args.load_path, images.classes).to(world.device) if absent else None
-    claim(world, folder, cam_options(args), ".npz")
-    batches = batches_by_size(images.paths, args.batch) if absent else []
-    for batch in progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps"):
-        cams = cams_of_batch(network, images, batch, args, world)
-        for index in batch:
-            if index in absent:
-                save_cams(folder / f"{images.ids[index]}.npz", *cams[index])
-    wait_for_all()
+    with claimed(world, folder, cam_options(args), ".npz", writes=bool(absent)):
+        batches = batches_by_size(images.paths, args.batch) if absent else []
+        work = [batch for batch in batches if absent.intersection(batch)]
+        for batch in progress(work, world, "class activation maps"):
+            cams = cams_of_batch(network, images, batch, args, world)
+            for index in batch:
+                if index in absent:
+                    save_cams(folder / f"{images.ids[index]}.npz", *cams[index])
 
 
 @torch.inference_mode()
@@ -275,15 +281,14 @@ def expand_cams(images: Images, args, world: World) -> None:
     folder = map_dir(args)
     absent = absent_files(folder, images.ids, ".npz")
     network = load_affinity_net(args.affinity_path).to(world.device) if absent else None
-    claim(world, folder, expansion_options(args), ".npz")
-    for index in progress(absent, world, "expansion"):
-        name = f"{images.ids[index]}.npz"
-        cams, classes = load_checked_cams(Path(args.cam_dir) / name, images.image_labels[index])
-        if len(classes):
-            check_size(cams.shape[1:], Path(args.cam_dir) / name, image_size(images.paths[index]))
-            cams = walked_cams(network, load_image(images.paths[index]), cams, args, world)
-        save_cams(folder / name, cams, classes)
-    wait_for_all()
+    with claimed(world, folder, expansion_options(args), ".npz", writes=bool(absent)):
+        for index in progress(absent, world, "expansion"):
+            name = f"{images.ids[index]}.npz"
+            cams, classes = load_checked_cams(Path(args.cam_dir) / name, images.image_labels[index])
+            if len(classes):
+                check_size(cams.shape[1:], Path(args.cam_dir) / name, image_size(images.paths[index]))
+                cams = walked_cams(network, load_image(images.paths[index]), cams, args, world)
+            save_cams(folder / name, cams, classes)
 
 
 @torch.inference_mode()
@@ -301,11 +306,10 @@ def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args,
 def make_labels(images: Images, folder: Path, args, world: World) -> None:
     """Writes the labels before the selector that are absent."""
     absent = absent_files(folder, images.ids, ".png")
-    claim(world, folder, label_options(args, images), ".png")
-    for index in progress(absent, world, "labels"):
-        label = read_baseline(images, index, args) if args.baseline_dir else label_of_maps(images, index, args, world)
-        save_label(folder / f"{images.ids[index]}.png", label)
-    wait_for_all()
+    label_of = read_baseline if args.baseline_dir else label_of_maps
+    with claimed(world, folder, label_options(args, images), ".png", writes=bool(absent)):
+        for index in progress(absent, world, "labels"):
+            save_label(folder / f"{images.ids[index]}.png", label_of(images, index, args, world))
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
@@ -325,7 +329,7 @@ def label_of_maps(images: Images, index: int, args, world: World) -> np.ndarray:
     return label
 
 
-def read_baseline(images: Images, index: int, args) -> np.ndarray:
+def read_baseline(images: Images, index: int, args, world: World) -> np.ndarray:
     """The label map uint8 [H, W] of an image by another method."""
     shape_hw = image_size(images.paths[index])
     return load_baseline(images.baseline[index], images.image_labels[index], shape_hw, args.bg_threshold)
@@ -360,27 +364,32 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         named = before / f"{images.ids[index]}.png"
-        label = read_baseline(images, index, args) if args.baseline_dir else load_label(named)
+        label = read_baseline(images, index, args, world) if args.baseline_dir else load_label(named)
         return label, load_saliency(images.maps[index], label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
-    claim(world, folder, selector_options(args, images), ".png")
-    decisions = decide(images, read, args, world)
-    for index in progress(absent, world, "selection"):
-        label, saliency = read(index)
-        present = np.flatnonzero(images.image_labels[index]) + 1
-        mask = saliency_mask(saliency, args.saliency_threshold)
-        if len(present) == 1:
-            label, _ = select(label, mask, present[0], decisions.chosen["values"][present[0]])
-        elif args.multi_class == "split" and len(present) > 1:
-            cams, classes = load_checked_cams(map_dir(args) / f"{images.ids[index]}.npz", images.image_labels[index])
-            check_size(cams.shape[1:], map_dir(args) / f"{images.ids[index]}.npz", label.shape)
-            label, _ = select_regions(label, split_mask(mask, cams, classes), classes, decisions.chosen["values"])
-        save_label(folder / f"{images.ids[index]}.png", label)
-    wait_for_all()
+    with claimed(world, folder, selector_options(args, images), ".png"):
+        decisions = decide(images, read, args, world)
+        for index in progress(absent, world, "selection"):
+            label = selected_label(images, index, *read(index), decisions.chosen["values"], args)
+            save_label(folder / f"{images.ids[index]}.png", label)
+        if world.is_main:
+            report_decisions(images, decisions, folder)
     if world.is_main:
-        report_decisions(images, decisions, folder)
         print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
+
+
+def selected_label(images: Images, index: int, label, saliency, thresholds: np.ndarray, args) -> np.ndarray:
+    """The label map uint8 [H, W] of an image after the selector; thresholds float [C + 1], by label."""
+    mask, present = saliency_mask(saliency, args.saliency_threshold), np.flatnonzero(images.image_labels[index]) + 1
+    if len(present) == 1:
+        label, _ = select(label, mask, present[0], thresholds[present[0]])
+    elif args.multi_class == "split" and len(present) > 1:
+        path = map_dir(args) / f"{images.ids[index]}.npz"
+        cams, classes = load_checked_cams(path, images.image_labels[index])
+        check_size(cams.shape[1:], path, label.shape)
+        label, _ = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+    return label
 
 
 def decide(images: Images, read, args, world: World) -> Decisions:

@@ -263,6 +263,7 @@ def predict() -> argparse.ArgumentParser:
     _add_multi_scale(parser, scales=(1.0,), flip=False)
     parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
     _add_amp(parser)
+    _add_deterministic(parser)
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
     _add_segmentation_results(parser)
     _add_devices(parser)
@@ -653,12 +654,25 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
     training.add_argument("--seed", type=_count, default=0, help="of weights, order and augmentation")
     _add_amp(training)
+    _add_deterministic(training)
     return training
 
 
 def _add_amp(parser) -> None:
     text = "mixed precision on GPUs (bfloat16, else float16)"
     parser.add_argument("--amp", type=_boolean, nargs="?", const=True, default=True, help=text)
+
+
+def _add_deterministic(parser) -> None:
+    parser.add_argument(
+        "--deterministic",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="the same bits twice also on GPUs of one kind: slower, and with more memory; an operation that has no "
+        "such form, as the backward pass of some poolings, is named in a warning",
+    )
 
 
 def _add_step(training, channels_last: bool | str) -> None:

@@ -20,6 +20,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,7 @@ from models.saliency_net import build_saliency_net
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -49,7 +51,7 @@ from utils.distributed import (
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
-from utils.run_folder import claim_output_folder, recorded_options
+from utils.run_folder import claimed_folder, recorded_options
 from utils.saliency_maps import predict_saliency
 from utils.segmentations import predict_segmentation, segmentation_logits
 from voc_layout import VOC_CLASSES, load_ids
@@ -68,6 +70,7 @@ def main(args) -> None:
     if launch_workers(main, args, len(gpu_ids)):
         return
     world = start_distributed(gpu_ids)
+    compute_deterministically(args.deterministic)
 
     # input
     images = find_images(args.input, load_ids(args.list) if args.list else None)
@@ -81,25 +84,25 @@ def main(args) -> None:
 
     # output
     output = Path(args.output)
-    if world.is_main:
-        claim_output_folder(output, options_of_files(args, output), ".png")
-    missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
-    wait_for_all()  # no process writes before all have seen what is there
-    batch = args.batch if stage == "saliency" else 1
-    shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
+    claim = claimed_folder(output, options_of_files(args, output), ".png") if world.is_main else nullcontext()
+    with claim:
+        missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
+        wait_for_all()  # no process writes before all have seen what is there
+        batch = args.batch if stage == "saliency" else 1
+        shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
 
-    # predict
-    unreadable = []
-    for stems in tqdm(shares, desc=stage, disable=not world.is_main, mininterval=1, leave=False):
-        loaded = {}
-        for stem in stems:
-            try:
-                loaded[stem] = load_image(images[stem])
-            except InputError as error:
-                unreadable.append(str(error))
-        if loaded:
-            save_predictions(stage, network, settings, loaded, output, args, world.device)
-    unreadable = gather_from_processes(unreadable)
+        # predict
+        unreadable = []
+        for stems in tqdm(shares, desc=stage, disable=not world.is_main, mininterval=1, leave=False):
+            loaded = {}
+            for stem in stems:
+                try:
+                    loaded[stem] = load_image(images[stem])
+                except InputError as error:
+                    unreadable.append(str(error))
+            if loaded:
+                save_predictions(stage, network, settings, loaded, output, args, world.device)
+        unreadable = gather_from_processes(unreadable)
     if world.is_main:
         print(f"{len(missing) - len(unreadable)} files made, {len(images) - len(missing)} were there: {output}")
         for line in unreadable:

@@ -15,7 +15,6 @@ import options
 if __name__ == "__main__":
     ARGS = options.prepare_voc12().parse_args()
 
-import errno
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,13 @@ from image_headers import PNG_SIGNATURE
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import GREY, IGNORE_LABEL, PALETTE, load_label
+from utils.folder_lock import hold_folder
 from voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from voc_layout import find_voc_root, load_class_names, load_ids, save_ids
 
 KNOWN_IMAGES = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}
 KNOWN_SINGLE_CLASS = {"train": 933, "train_aug": 6249}
 DECODED_MASKS = 100  # the header of every mask is looked at; this many, evenly spread, are decoded
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(args) -> None:
@@ -49,6 +48,7 @@ def main(args) -> None:
         check_lists(list_dir, ids)
 
         # unpack
+        hold_folder(args.data_dir)
         unpack(trainval, files, voc_root)
         unpack(aug, masks, voc_root, check_header)
     if args.test:
@@ -92,12 +92,7 @@ def unpack(archive: Archive, members: dict[str, str], voc_root: Path, check=None
         content = archive.read(name)
         if check:
             check(content, f"{archive.path}: {name}")
-        try:
-            write_bytes(voc_root / place, content)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise InputError(f"{voc_root / place} cannot be written: {error.strerror}") from error
-            raise
+        write_bytes(voc_root / place, content)
 
 
 def size_of(path: Path) -> int | None:

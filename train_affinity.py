@@ -22,6 +22,7 @@ from datasets.voc12 import SegmentationTraining
 from input_errors import run_script
 from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -48,6 +49,7 @@ def main(args) -> None:
         return
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
+    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -76,7 +78,7 @@ def main(args) -> None:
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start(state.total_steps)
+    run.start(logged_steps=state.total_steps - state.step)
     run.log(f"{len(images)} training images, {len(batches)} steps an epoch")
 
     # train
@@ -94,8 +96,7 @@ def main(args) -> None:
             train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
-                state.save(run, "affinity", settings)
+            state.save_when_due(run, "affinity", settings, args.save_every)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
         run.log(f"{title}  loss {losses['loss']:.4f}")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
 from image_files import load_image
@@ -34,6 +35,7 @@ from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.fusion_rules import constant_background
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -64,6 +66,7 @@ def main(args) -> None:
         return
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
+    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -92,7 +95,7 @@ def main(args) -> None:
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start(state.total_steps)
+    run.start(logged_steps=state.total_steps - state.step)
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
 
     # train
@@ -111,14 +114,16 @@ def main(args) -> None:
             train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
-                state.save(run, "classification", settings)
+            state.save_when_due(run, "classification", settings, args.save_every)
+        validates = val_split and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
+        if validates:
+            state.save(run, "classification", settings)  # whatever ends the validation
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
-        if val_split and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
+        if validates:
             score, f1 = validate(network, *val_split[:2], world)
             run.scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
             line += f"  mAP {score:.4f}  F1 {f1:.4f}"
@@ -160,6 +165,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
     state.take_step({"loss": loss} | (losses if len(losses) > 1 else {}))
 
 
+@interruption.at_once()
 @advice_when_memory_is_full(WHOLE_IMAGES)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
@@ -175,6 +181,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)
 
 
+@interruption.at_once()
 @advice_when_memory_is_full(WHOLE_IMAGES)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:

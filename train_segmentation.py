@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, count_labels, load_labelled
 from input_errors import InputError, run_script
@@ -30,6 +31,7 @@ from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -60,6 +62,7 @@ def main(args) -> None:
         return
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
+    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -105,7 +108,7 @@ def main(args) -> None:
     # resume
     if run.resumes:
         state.load(run.last)
-    run.start(state.total_steps)
+    run.start(logged_steps=state.total_steps - state.step)
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
 
     # train
@@ -125,14 +128,16 @@ def main(args) -> None:
             train_step(model, state, batch, class_weights, args, world)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            if args.save_every and state.step % args.save_every == 0 and state.step < len(batches):
-                state.save(run, "segmentation", settings)
+            state.save_when_due(run, "segmentation", settings, args.save_every)
+        validates = val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
+        if validates:
+            state.save(run, "segmentation", settings)  # whatever ends the validation
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
-        if val_pairs and (state.epoch % args.val_every == 0 or state.epoch == args.max_epoch):
+        if validates:
             score, pictures = validate(state.result, val_pairs, len(classes) + 1, world, args.amp)
             run.scalars(state.total_steps, {"val/mIoU": score})
             for name, picture in pictures.items():
@@ -211,6 +216,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     state.take_step({"loss": total})
 
 
+@interruption.at_once()
 @advice_when_memory_is_full("images are validated whole: take the largest ones out of --val_list")
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool) -> tuple[float, dict[str, np.ndarray]]:
     """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+import interruption
 from input_errors import InputError
 
 
@@ -57,6 +58,11 @@ class EpochBatches:
             side = (self.side_of(step),) if self.sides_px else ()
             yield [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
+    def last_keys(self) -> list[tuple]:
+        """What this process takes in the last step of the epoch."""
+        self.first_step = len(self) - 1
+        return next(iter(self))
+
     def order_of(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
@@ -84,5 +90,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
+    interruption.serve_parent()
     cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
     torch.set_num_threads(1)

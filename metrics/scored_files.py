@@ -11,6 +11,7 @@ from itertools import islice
 
 import cv2
 
+import interruption
 from input_errors import InputError, shorten
 
 SMALLEST_SHARE = 32  # tasks that are worth a process
@@ -96,6 +97,7 @@ def _usable_cores() -> int:
 
 
 def _start_process(measure: Callable) -> None:
+    interruption.serve_parent()
     global _MEASURE
     _MEASURE = measure
     cv2.setNumThreads(1)  # the processes share the cores already

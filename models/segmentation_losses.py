@@ -24,17 +24,17 @@ def summed_cross_entropy(
     hard_share        of each image only this share of the labelled pixels counts, those of the largest loss (OHEM,
                       Shrivastava et al., CVPR 2016); image by image, so that it does not matter how a batch is divided
     """
-    reduction = "sum" if hard_share == 1 else "none"
+    sums = hard_share == 1 and not torch.are_deterministic_algorithms_enabled()  # GPUs sum here in any order
     losses = F.cross_entropy(
         logits,
         labels,
         weight=class_weights,
         ignore_index=IGNORE_LABEL,
-        reduction=reduction,
+        reduction="sum" if sums else "none",
         label_smoothing=label_smoothing,
     )
     if hard_share == 1:
-        return losses
+        return losses.sum()
     hardest = losses.flatten(1).sort(dim=1, descending=True).values  # [B, H W]; ignored pixels are 0, and so come last
     place = torch.arange(hardest.shape[1], device=labels.device)  # [H W]
     return torch.where(place < _counted(labels, hard_share)[:, None], hardest, 0).sum()

@@ -3,12 +3,14 @@
 import importlib
 import os
 import shlex
+import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import interruption
 import options
 from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
@@ -51,6 +53,16 @@ def bytes_in(folder) -> dict[str, bytes]:
     """What the files of a folder hold, but for options.json, which names folders."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "options.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """`run_script` takes the signals of its process for good; here they are pytest's again after each test."""
+    before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
+    yield
+    interruption.forget()
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import cv2
 import numpy as np
@@ -203,38 +200,6 @@ def test_two_processes_give_the_files_of_one(scenes, label_parts, whole, tmp_pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("14 labels selected, 0 were there") == 1
     assert bytes_in(tmp_path) == bytes_in(whole)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment(scenes, label_parts, whole, tmp_path):
-    """SIGKILL at moments that nobody chose leaves whole files only, and the next run makes the rest."""
-    line = [sys.executable, *command_of_all_stages(scenes, label_parts, tmp_path)]
-    rng, kills = np.random.default_rng(), 0
-    for _ in range(12):
-        process = subprocess.Popen(
-            line,
-            cwd=PROJECT,
-            env=same_threads(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for text in process.stdout:  # the clock starts when the work does
-            if "running on" in text:
-                break
-        time.sleep(rng.uniform(0, 1.5))
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        for name, content in bytes_in(tmp_path).items():
-            assert name.endswith(".tmp") or content == bytes_in(whole)[name], name
-        if kills == 5:
-            subprocess.run(line, cwd=PROJECT, env=same_threads(), check=True, capture_output=True)
-            break
-    assert kills
-    assert {name: content for name, content in bytes_in(tmp_path).items() if ".tmp" not in name} == bytes_in(whole)
 
 
 def test_refusals(scenes, label_parts, make, tmp_path):

@@ -1,17 +1,12 @@
 """The saliency training beyond its plain loop: interrupted steps, running means, parts of batches, scales, edges."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_SWIN, run_main
+from conftest import TINY_SWIN, run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training_scripts import COMMANDS, log_of, saliency_command, weights
 from timm.utils import ModelEmaV3
@@ -71,39 +66,6 @@ def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(module, scenes
     whole, parts = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "parts/last.pth")
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")  # no step's loss is counted twice or lost
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment(scenes, tmp_path):
-    """SIGKILL at moments that nobody chose: what is resumed ends with the weights of an uninterrupted run."""
-    extra = "--max_epoch 12 --decay_epoch 4 --ema 0.9 --save_every 1"
-    run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag whole {extra}"))
-    command = f"{sys.executable} SOD_train.py " + saliency_command(scenes, tmp_path, f"--tag parts {extra}")
-    rng, kills = np.random.default_rng(), 0
-    for _ in range(20):
-        started = (tmp_path / "parts").exists()
-        process = subprocess.Popen(
-            command.split() + (["--resume"] if started else []),
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for line in process.stdout:  # the clock starts when training does
-            if "steps an epoch" in line:
-                break
-        time.sleep(rng.uniform(0.2, 2.5))
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-        if kills == 4:
-            subprocess.run([*command.split(), "--resume"], cwd=PROJECT, check=True, capture_output=True)
-            break
-    assert kills
-    whole, parts = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "parts/last.pth")
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
 def tiny_network(**drop):

@@ -21,8 +21,13 @@ KINDS = {"stage": str, "settings": dict, "network": dict, "training": dict}
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
     content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # what `file` says, such as that the disk is full
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path, convert=None) -> dict:

@@ -1,6 +1,7 @@
 """One process per device: how scripts start them, and what a process knows of the others."""
 
 import logging
+import multiprocessing
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from input_errors import InputError
+import interruption
+from input_errors import InputError, call
+from interruption import Interrupted
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def launch_workers(main, args, num_workers: int) -> bool:
     """Runs `main(args)` in `num_workers` processes of this machine through PyTorch's elastic launcher.
 
     False, with nothing done, if there is one worker only or this process is such a worker itself. The first failure
-    ends all workers; an `InputError` among them is raised here again, any other exception with its traceback.
+    ends all workers; an `InputError` among them is raised here again, any other exception with its traceback. Signals
+    are handed on to the workers; when these have ended, `Interrupted` is raised.
     """
     if num_workers < 2 or launched():
         return False
@@ -63,10 +68,19 @@ def launch_workers(main, args, num_workers: int) -> bool:
     )
     # it would print the traceback of a user's mistake; what matters of it is raised below
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    interruption.advise("run the same command again, a training with --resume")
     try:
         elastic_launch(config, _work)(main, args)
+    except SignalException as signal:  # of the launcher, which has handed it on and waited
+        interruption.listen()
+        for worker in multiprocessing.active_children():  # a second signal ended its waiting
+            os.kill(worker.pid, signal.sigval)
+            worker.join()
+        raise Interrupted(signal.sigval) from None
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
+        if failure.exitcode - 128 in interruption.SIGNALS:  # sent to a worker alone
+            raise Interrupted(failure.exitcode - 128) from None
         report = failure.error_file_data.get("message", {}) if failure.error_file_data else {}
         text = report.get("message", "") if isinstance(report, dict) else str(report)
         kind, _, message = text.partition(": ")
@@ -78,7 +92,11 @@ def launch_workers(main, args, num_workers: int) -> bool:
 
 
 def _work(main, args) -> None:
-    record(main)(args)  # leaves a report of a failure for the launcher
+    interruption.listen()
+    try:
+        record(call)(main, args)  # leaves a report of a failure for the launcher
+    except Interrupted as signal:
+        raise SystemExit(signal.exit_code) from None
 
 
 def start_distributed(gpu_ids: list[int]) -> World:
@@ -142,6 +160,20 @@ def min_over_processes(value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
         dist.all_reduce(value, op=dist.ReduceOp.MIN)
     return value
+
+
+def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
+    """The signal that asks any of the processes to end, the same answer in all of them.
+
+    Several GPUs are asked only when the caller `may_wait` for them: till then the answer is None.
+    """
+    if not dist.is_initialized():
+        return interruption.pending()
+    if device.type == "cuda" and not may_wait:
+        return None
+    requested = torch.tensor(interruption.pending() or 0, device=device)
+    dist.all_reduce(requested, op=dist.ReduceOp.MAX)
+    return int(requested.item()) or None
 
 
 def share_buffers(module: torch.nn.Module) -> None:

@@ -8,14 +8,17 @@ last.pth       the newest checkpoint, best.pth the one with the best validation 
 import json
 import platform
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+import interruption
 from atomic_files import write_json, write_text
 from environment import current_commit, versions_of
 from input_errors import InputError
+from utils.folder_lock import hold_folder, release_folder
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 MAY_CHANGE = {
@@ -43,14 +46,20 @@ class RunFolder:
         self.path = Path(log_path) / (tag or time.strftime("%Y-%m-%d_%H-%M-%S"))
         self.last, self.best = self.path / "last.pth", self.path / "best.pth"
         self.is_main = is_main
+        self.may_exist = resume
         self.resumes = resume and self.last.is_file()
         if is_main and self.path.exists() and not resume:
             raise InputError(f"run folder {self.path} exists: go on with it by --resume, or choose another --tag")
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
+        if resume and is_main:
+            self.hold()
         self.options = json.loads(json.dumps(options))
         if self.resumes:
             self.refuse_other_options()
+
+    def hold(self) -> None:
+        hold_folder(self.path, "choose another --tag")
 
     def refuse_other_options(self) -> None:
         """Raises `InputError` if an option that shapes the weights differs from what the run was started with.
@@ -64,25 +73,31 @@ class RunFolder:
             if name not in MAY_CHANGE and name in recorded and recorded[name] != value:
                 raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
 
-    def start(self, total_steps: int) -> None:
-        """Opens the logs; what they hold of steps after `total_steps`, which a killed run did not save, is dropped."""
+    def start(self, logged_steps: int) -> None:
+        """Opens the logs; what they hold of later steps, which a killed run did not save, is dropped.
+
+        From here on a signal ends the run after a step, when that is saved.
+        """
+        interruption.advise(f"run the same command with --tag {self.path.name} --resume")
+        interruption.defer()
         if not self.is_main:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=self.may_exist)
+        self.hold()
         write_json(self.path / "options.json", {"options": self.options, **environment()})
-        self.drop_rows_after(total_steps)
+        self.drop_rows_after(logged_steps)
         # both stay open as long as the run: every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8", errors="replace")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
-        self.events = SummaryWriter(self.path, purge_step=total_steps + 1 if self.resumes else None)
+        self.events = SummaryWriter(self.path, purge_step=logged_steps + 1 if self.resumes else None)
         self.log(f"run folder {self.path}")
 
-    def drop_rows_after(self, total_steps: int) -> None:
+    def drop_rows_after(self, logged_steps: int) -> None:
         path = self.path / "log.jsonl"
         if path.is_file():
             try:
                 rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= total_steps]
+                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= logged_steps]
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(f"{path} is damaged ({error}): move it away, and the run goes on without") from None
             write_text(path, "".join(kept))
@@ -110,6 +125,7 @@ class RunFolder:
             self.text.close()
             self.numbers.close()
             self.events.close()
+            release_folder(self.path)
 
 
 def environment() -> dict:
@@ -137,6 +153,19 @@ def recorded_options(folder) -> dict:
     """The options that the files of a folder were made with, as far as they are known."""
     path = Path(folder) / "options.json"
     return load_json(path) if path.is_file() else {}
+
+
+@contextmanager
+def claimed_folder(folder, options: dict, suffix: str, writes: bool = True):
+    """As `claim_output_folder`; inside, where this run `writes` to it, no other run does."""
+    if writes:
+        hold_folder(folder)
+    try:
+        claim_output_folder(folder, options, suffix)
+        yield
+    finally:
+        if writes:
+            release_folder(folder)
 
 
 def claim_output_folder(folder, options: dict, suffix: str) -> None:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from input_errors import InputError
+from interruption import Interrupted
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.distributed import mean_over_processes, min_over_processes, share_buffers
+from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
 
 NEVER = 2**62  # no epoch has so many steps
 RESUMED = (
     *("optimizer", "scaler", "weights", "epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums"),
 )  # what a checkpoint must hold besides the network
+ASK_EVERY = 10  # steps between two questions whether to stop, where asking makes several GPUs wait
 
 
 class TrainingState:
@@ -104,6 +106,21 @@ class TrainingState:
             return False
         self.best_score = score
         return True
+
+    def save_when_due(self, run, stage: str, settings: dict, every: int) -> None:
+        """To be called after each step: saves within an epoch every so many of them (0: never).
+
+        Where a signal asks the run to end, all processes save after the same step and raise `Interrupted`.
+        """
+        is_last = self.step == len(self.batches)
+        device = next(self.network.parameters()).device
+        signum = agreed_signal(device, may_wait=is_last or self.step % ASK_EVERY == 0)
+        if signum or (every and self.step % every == 0 and not is_last):
+            self.save(run, stage, settings)
+        if signum:
+            run.log(f"stopped after step {self.step} of epoch {self.epoch + 1}, all of it saved: {run.last}")
+            stop_distributed()  # none ends before the main process has saved
+            raise Interrupted(signum)
 
     def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
         """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes.

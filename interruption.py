@@ -1,0 +1,116 @@
+"""SIGTERM and Ctrl-C: a script ends where it can go on later, with a line that says how, and without a traceback.
+
+A signal raises `Interrupted` at once, unless work in progress would be lost: after `defer` it waits until the work asks
+for it by `pending`. What launchers, Slurm or `timeout` send twice is one request; a signal that comes later than
+`SAME_REQUEST_S` after the first ends the process on the spot.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_REQUEST_S = 2.0
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end. It is no `Exception`, so that nothing takes it for a failure."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+@dataclass
+class _Request:
+    signum: int | None = None
+    time_s: float = 0.0
+    is_deferred: bool = False
+    advice: str = "run the same command again"
+
+
+_request = _Request()
+
+
+def listen() -> None:
+    """From here on, and until the process ends, signals are requests. One that the process was told to ignore, as in
+    the background of a shell script, stays ignored."""
+    forget()
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _take)
+
+
+def forget() -> None:
+    """As if no signal had come."""
+    global _request
+    _request = _Request()
+
+
+def serve_parent() -> None:
+    """For a process that works for another: it leaves signals to that one and ends when that one has, also killed."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def defer() -> None:
+    """From here on the work asks for signals itself."""
+    _request.is_deferred = True
+
+
+def advise(advice: str) -> None:
+    """What the user has to do so that a run which is stopped now goes on."""
+    _request.advice = advice
+
+
+def advice() -> str:
+    return _request.advice
+
+
+def pending() -> int | None:
+    """The signal that asks this process to end, if one does."""
+    return _request.signum
+
+
+@contextmanager
+def at_once():
+    """Also a decorator: inside, nothing would be lost, and signals are not deferred; nor is one that waits."""
+    was_deferred, _request.is_deferred = _request.is_deferred, False
+    try:
+        if _request.signum:
+            raise Interrupted(_request.signum)
+        yield
+    finally:
+        _request.is_deferred = was_deferred
+
+
+@contextmanager
+def peers_may_leave():
+    """After a signal, what breaks in one of several processes breaks because another has gone already."""
+    try:
+        yield
+    except RuntimeError:
+        if "RANK" not in os.environ or not _request.signum:
+            raise
+        raise Interrupted(_request.signum) from None
+
+
+def _take(signum: int, frame) -> None:
+    if _request.signum is None:
+        _request.signum, _request.time_s = signum, time.monotonic()
+        if not _request.is_deferred:
+            raise Interrupted(signum)
+    elif time.monotonic() - _request.time_s > SAME_REQUEST_S:
+        signal.signal(signum, signal.SIG_DFL)
+        signal.raise_signal(signum)
