@@ -22,9 +22,9 @@ import options
 if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,37 +33,28 @@ from tqdm import tqdm
 from atomic_files import write_json
 from datasets.image_sizes import image_size
 from environment import current_commit, versions_of
-from image_files import load_image
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import load_label, paint_label
-from metrics.confidence import Sampled, compare, comparison_table, interval_table
-from metrics.label_quality import LabelQuality
-from metrics.label_sets import LabelSets, plain_scores, sum_of
+from metrics.confidence import compare, comparison_table, interval_table
+from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables, short_names
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
-from metrics.saliency_folders import find_maps, map_pictures, score_maps
+from metrics.saliency_folders import data_sets_in, find_maps, map_pictures, score_maps
 from metrics.saliency_tables import saliency_plots, saliency_tables, show
-from metrics.scored_files import FileReport, measure_all, worst_first
+from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
 from pseudo_labels.baseline_labels import SUFFIXES, find_baseline, load_baseline
-from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import check_size, load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import (
-    Thresholds,
-    build_thresholds,
-    measure,
-    painted,
-    saliency_mask,
-    select_regions,
-    split_mask,
-)
+from pseudo_labels.image_selector import ImageSelector
+from pseudo_labels.selector import build_thresholds
 from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
 from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
 PACKAGES = ("numpy", "scipy", "opencv-python-headless")
 OF_LABELS = [
     "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
@@ -75,25 +66,31 @@ CONVENTIONS = {
         "maps: 8-bit, stretched to 0..1 image by image; truth: over 128; thresholds: 256, on the truncated 8-bit value",
         "F: β² = 0.3; max and mean: of the mean curve over images; adp: at twice the mean of the map; wF: β² = 1",
         "max F of mean PR: F of the mean precision and the mean recall; mean of max F: each image at its best",
-        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does, and at most 1",
+        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does",
+        "a truth of 0 and 1 is read as what it means; of 16 bits the upper 8 count",
         "IoU, Dice, BER: over the thresholds, as F; boundary IoU: at half of the range",
     ],
     "labels": OF_LABELS,
     "segmentation": OF_LABELS,
     "submission": ["8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20"],
 }
-STRICT_REFERENCE = "as PySODMetrics, where that gives more than 1 or no number too"
-OF_BOOTSTRAP = "[ , ]: 95 % intervals of {} Poisson bootstrap resamples of the images; p: two-sided, for no difference"
+DEFINED = "no score is over 1, and none is undefined: --strict_reference gives what PySODMetrics gives then"
+STRICT_REFERENCE = "--strict_reference: as PySODMetrics, also where that gives more than 1 or no number"
+OF_BOOTSTRAP = "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images"
+OF_COMPARISON = "p: two-sided, for no difference"
+WORST_BY = {"saliency": "S", "labels": "mIoU", "segmentation": "mIoU"}  # order of the pictures
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores`: for the JSON file. `notes`: on the files. `failures`: what could not be scored, and should have been.
-    `pictures`: for the page, made when they are written; measures in `lower` are better where they are lower."""
+    """`scores`: for the JSON file. `comparison`: of methods with the first one. `notes`: on the files. `failures`: what
+    could not be scored, and should have been. `pictures`: for the page, made when they are written; measures in `lower`
+    are better where they are lower."""
 
     scores: dict
     tables: list[Table]
     plots: list[Plot] = field(default_factory=list)
+    comparison: dict[str, dict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     pictures: Iterable[Picture] = ()
@@ -106,11 +103,20 @@ class Evaluation:
             reasons = "; ".join(list(report.unusable.values())[:3])
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
 
+    def compare(self, pairs: dict[tuple, tuple], sampled: dict, images: dict) -> None:
+        """Compares each pair, name → keys of first and other, if they were scored on the same images."""
+        for name, (first, other) in pairs.items():
+            if images[first] == images[other]:
+                self.comparison[name] = compare(sampled[first], sampled[other])
+            else:
+                self.notes.append(f"{' '.join(name)}: not compared, for they were not scored on the same images")
+
 
 def main(args) -> None:
+    check_outputs(args)
     kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
     done = kinds.get(args.kind, evaluate_labels)(args)
-    conventions = conventions_of(args)
+    conventions = conventions_of(args) + ([OF_COMPARISON] if done.comparison else [])
     for table in done.tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
@@ -120,21 +126,42 @@ def main(args) -> None:
         for plot in done.plots:
             save_plot(Path(args.tables) / f"{plot.name}.png", plot)
     if args.json:
-        versions = versions_of(PACKAGES) | {"commit": current_commit()}
-        write_json(args.json, done.scores | {"evaluation": {"conventions": conventions, "versions": versions}})
+        write_json(args.json, done.scores)
     if args.kind != "submission" and args.report:
         versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
         plots = [*done.plots, *(table.plot() for table in done.tables if table.curve)]
-        write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower)
+        order = f"{WORST_BY[args.kind]}, mean over methods"
+        write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower, order)
+    for written in (args.tables, args.json, getattr(args, "report", None)):
+        if written:
+            print(f"written: {written}")
     if done.failures:
         raise InputError(f"{'; '.join(done.failures)}: repair these files, or leave them out by --allow_missing")
 
 
+def check_outputs(args) -> None:
+    """Raises where a file or folder to write, or a name, would only fail when all is scored."""
+    for flag in ("json", "report"):
+        path = getattr(args, flag, None)
+        if path and Path(path).is_dir():
+            raise InputError(f"--{flag} {path} is a folder: name a file")
+    if args.tables and Path(args.tables).exists() and not Path(args.tables).is_dir():
+        raise InputError(f"--tables {args.tables} is a file: name a folder")
+    taken = RESERVED & set(getattr(args, "pred", ()))
+    if taken:
+        raise InputError(f"--pred {shorten(taken)}: the results use this name for something else; write ./{min(taken)}")
+
+
+def about(args) -> dict:
+    """What an entry of the JSON file says of how it was made."""
+    return {"conventions": conventions_of(args), "versions": versions_of(PACKAGES) | {"commit": current_commit()}}
+
+
 def conventions_of(args) -> list[str]:
     lines = list(CONVENTIONS[args.kind])
-    if args.kind == "saliency" and args.strict_reference:
-        lines.append(STRICT_REFERENCE)
+    if args.kind == "saliency":
+        lines.append(STRICT_REFERENCE if args.strict_reference else DEFINED)
     if args.kind != "submission" and args.bootstrap:
         lines.append(OF_BOOTSTRAP.format(args.bootstrap))
     return lines
@@ -142,7 +169,7 @@ def conventions_of(args) -> list[str]:
 
 def evaluate_saliency(args) -> Evaluation:
     """Scores every data set that a method has maps of; `scores`: {method: {data set: scores}}."""
-    gt_root, done, scored = Path(args.gt_root), Evaluation({}, []), {}
+    gt_root, done, scored, entries = Path(args.gt_root), Evaluation({}, []), {}, {}
     work = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
     files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
     for key, found in files.items():
@@ -153,65 +180,42 @@ def evaluate_saliency(args) -> Evaluation:
         done.tell(name, found.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
-    data_sets = {data_set for _, data_set in files}
     for method, found in work.items():
-        if found.keys() != data_sets:
-            done.notes.append(f"{method} has no folder of {shorten(sorted(data_sets - found.keys()))}")
+        lacking = data_sets_in(gt_root) - found.keys()
+        if lacking:
+            done.notes.append(f"{method} has no folder of {shorten(sorted(lacking))}, which is not scored")
     for (method, data_set), maps in scored.items():
-        report, curves = files[method, data_set].report, {name: defined(curve) for name, curve in maps.curves.items()}
+        report = files[method, data_set].report
+        curves = {name: maps.curves[name] for name in ("precision", "recall", "F", "E")}
         told = {"images": report.scored, "resized": len(report.resized), "files": report.plain(), "curves": curves}
-        if maps.sampled:
-            told["intervals"] = {name: defined(ends) for name, ends in maps.sampled.intervals().items()}
-        done.scores.setdefault(method, {})[data_set] = dict(zip(maps.scores, defined(maps.scores.values()))) | told
-    done.tables.extend(saliency_tables({key: done.scores[key[0]][key[1]] for key in scored}))
+        intervals = {"intervals": maps.sampled.intervals()} if maps.sampled else {}
+        entries[method, data_set] = plain(maps.scores | told | intervals) | about(args)
+        done.scores.setdefault(method, {})[data_set] = entries[method, data_set]
+    done.tables.extend(saliency_tables(entries))
     if args.bootstrap:
         sampled = {key: maps.sampled for key, maps in scored.items()}
-        first = args.pred[0]
-        pairs = {
-            (data_set, f"{method} − {first}"): compare(sampled[first, data_set], found)
-            for (method, data_set), found in sampled.items()
-            if method != first and (first, data_set) in sampled
-        }
         done.tables.append(interval_table(["method", "data set"], sampled, show))
-        if pairs:
-            done.tables.append(comparison_table(["data set", "difference"], pairs, show))
+        first = args.pred[0]
+        pairs = [((first, key[1]), key) for key in scored if key[0] != first and (first, key[1]) in scored]
+        images = {key: maps.images.keys() for key, maps in scored.items()}
+        done.compare({(key[1], f"{key[0]} − {first}"): (start, key) for start, key in pairs}, sampled, images)
+        if done.comparison:
+            done.tables.append(comparison_table(["data set", "difference"], done.comparison, show))
     done.plots.extend(saliency_plots({key: maps.curves for key, maps in scored.items()}))
     return replace(done, pictures=map_pictures(files, scored, gt_root, args.report_images), lower=("MAE",))
 
 
-def defined(values: Iterable[float]) -> list[float | None]:
-    """None for what is not a number, which JSON does not know."""
-    return [None if value != value else float(value) for value in values]
+def plain(value):
+    """A score, or a dict or list of them, as JSON knows it: None for what is not a number."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [plain(one) for one in value]
+    return None if value != value else value
 
 
 def progress_bar(total: int, title: str) -> Callable:
     return partial(tqdm, total=total, desc=title, mininterval=1, leave=False)
-
-
-@dataclass(frozen=True)
-class LabelData:
-    """The images to score: N ids, their truth, and where given their image labels (bool [N, C]) and saliency maps."""
-
-    ids: list[str]
-    names: tuple[str, ...]  # of the labels, background first
-    truth: list[Path]
-    image_labels: np.ndarray | None
-    maps: list[Path] | None
-
-    @cached_property
-    def is_single(self) -> np.ndarray | None:
-        """bool [N]: which images have exactly one class; None where that is not known."""
-        return None if self.image_labels is None else self.image_labels.sum(axis=1) == 1
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The selector as its user set it; `split_cams`: maps of all images, where masks of several classes are split."""
-
-    thresholds: Thresholds
-    mask_threshold: float
-    alphas: list[float]
-    split_cams: list[Path] | None
 
 
 def evaluate_labels(args) -> Evaluation:
@@ -220,22 +224,25 @@ def evaluate_labels(args) -> Evaluation:
     `scores`: {folder or rule: scores}, with those "over_seeds" where a setting has several.
     """
     voc_root = find_voc_root(args.data_dir)
-    data, done = load_label_data(args, voc_root), Evaluation({}, [])
-    selection, bg_threshold = (
-        (choose_selection(args, data), args.bg_threshold) if args.kind == "labels" else (None, None)
-    )
+    data, done, scored = load_label_data(args, voc_root), Evaluation({}, []), {}
+    selector, bg_threshold, sweep = None, None, ()
+    if args.kind == "labels":
+        selector, bg_threshold = choose_selector(args, data), args.bg_threshold
+        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
     sources = label_sources(args, data, voc_root, bg_threshold)
-    scored = {}
     for name, source in sources.items():
-        labels = score_labels(source, data, selection, args, name)
+        labels = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers, progress_bar)
         if labels:
             scored[name] = labels
-            done.scores[name] = labels.scores | {"files": source.report.plain()}
+            done.scores[name] = labels.scores | {"files": source.report.plain()} | about(args)
+            for version, found in labels.sampled.items():
+                entry = done.scores[name] if version == name else done.scores[name]["selected"]
+                entry["intervals"] = plain(found.intervals())
         done.tell(name, source.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
     which = " with exactly one class" if args.single_class else ""
-    done.notes.insert(0, f"{len(data.ids)} images{which}, truth {data.truth[0].parent}, %")
+    done.notes.insert(0, f"{len(data.ids)} images{which} in the list, truth {data.truth[0].parent}, %")
     done.tables.extend(label_tables(args.kind, data.names, done.scores))
     over_seeds = scores_over_seeds(done.scores)
     if over_seeds:
@@ -243,25 +250,17 @@ def evaluate_labels(args) -> Evaluation:
         done.scores["over_seeds"] = over_seeds
     if args.bootstrap:
         sampled = {name: found for labels in scored.values() for name, found in labels.sampled.items()}
+        done.tables.append(interval_table([args.kind], {(name,): found for name, found in sampled.items()}, percent))
+        images = {name: labels.images.keys() for labels in scored.values() for name in labels.sampled}
         first, *others = sampled
         short = dict(zip(sampled, short_names(sampled)))
-        pairs = {(f"{short[name]} − {short[first]}",): compare(sampled[first], sampled[name]) for name in others}
-        done.tables.append(interval_table([args.kind], {(name,): found for name, found in sampled.items()}, percent))
-        if pairs:
-            done.tables.append(comparison_table(["difference"], pairs, percent))
-    return replace(done, pictures=label_pictures(sources, scored, data, voc_root, args.report_images))
+        done.compare({(f"{short[name]} − {short[first]}",): (first, name) for name in others}, sampled, images)
+        if done.comparison:
+            done.tables.append(comparison_table(["difference"], done.comparison, percent))
+    return replace(done, pictures=label_pictures(sources, scored, data, voc_root / "JPEGImages", args.report_images))
 
 
-@dataclass(frozen=True)
-class LabelSource:
-    """Labels of one folder or rule: `read(index, shape_hw)` for the images that it has, by their places in the list."""
-
-    read: Callable
-    indices: list[int]
-    report: FileReport
-
-
-def label_sources(args, data: "LabelData", voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
+def label_sources(args, data: LabelData, voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
     """All that is to be scored, by name; raises if anything is missing that may not be."""
     rules = rule_sources(args, data, voc_root) if args.kind == "labels" else {}
     if not args.pred and not rules:
@@ -278,7 +277,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     source = args.single_class or args.image_labels
     beside = Path(args.list).with_name("cls_labels.npy")  # as in the README's tree
     if not source and args.kind == "labels" and beside.is_file():
-        holds_scores = any(path.suffix != ".png" for folder in args.pred for path in find_baseline(folder, ids))
+        holds_scores = any(stems_in(folder, SUFFIXES[1:]).intersection(ids) for folder in args.pred)
         source = beside if holds_scores or args.saliency_dir or args.rules is not None else None
     if source:
         image_labels = load_image_labels(source, ids, names[1:])
@@ -288,11 +287,10 @@ def load_label_data(args, voc_root: Path) -> LabelData:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
     truth = files_of_ids(voc_root / args.gt if args.gt else truth_folder(voc_root, ids), ids, ".png")
-    saliency_dir = getattr(args, "saliency_dir", None)
-    return LabelData(ids, names, truth, image_labels, files_of_ids(saliency_dir, ids, ".png") if saliency_dir else None)
+    return LabelData(ids, names, truth, image_labels)
 
 
-def choose_selection(args, data: LabelData) -> Selection | None:
+def choose_selector(args, data: LabelData) -> ImageSelector | None:
     """The selector by its flags; None where it is off or has no maps. Asks for what is missing."""
     if args.selector == "none" or not args.saliency_dir:
         if args.sweep is not None or args.multi_class == "split" or args.t0 == "auto":
@@ -307,9 +305,9 @@ def choose_selection(args, data: LabelData) -> Selection | None:
         raise InputError(f"no image of {args.list} has exactly one class: there is nothing to select")
     given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
     thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
-    alphas = [] if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
+    maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
-    return Selection(thresholds, args.saliency_threshold, alphas, split_cams)
+    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams)
 
 
 def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:
@@ -318,8 +316,13 @@ def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allo
     only_label_maps = bg_threshold is None
     stems = stems_in(folder, (".png",) if only_label_maps else SUFFIXES)
     missing = [name for name in data.ids if name not in stems]
-    indices = [index for index, name in enumerate(data.ids) if not (allow_missing and name not in stems)]
-    ids = [data.ids[index] for index in indices] or data.ids
+    if missing and not (allow_missing and len(missing) < len(data.ids)):
+        raise MissingInputError(
+            f"{folder} lacks the labels of {len(missing)} of {len(data.ids)} images ({shorten(missing)}): expected "
+            f"<id>{'.png' if only_label_maps else ', <id>'.join(SUFFIXES)}; --allow_missing scores the others alone"
+        )
+    indices = [index for index, name in enumerate(data.ids) if name in stems]
+    ids = [data.ids[index] for index in indices]
     paths = files_of_ids(folder, ids, ".png") if only_label_maps else find_baseline(folder, ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
         raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
@@ -345,13 +348,14 @@ def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource
     if not args.cam_dir or data.image_labels is None:
         raise InputError("--rules needs --cam_dir and --image_labels")
     rules = args.rules or list(RULES)
-    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and data.maps is None]
+    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and not args.saliency_dir]
     if unfounded:
         raise InputError(f"--rules {shorten(unfounded)} need --saliency_dir")
     cams = files_of_ids(args.cam_dir, data.ids, ".npz")
     second_cams = files_of_ids(args.second_cam_dir or args.cam_dir, data.ids, ".npz")
     images = files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
-    paths = list(zip(cams, second_cams, images, data.maps or [None] * len(data.ids)))
+    maps = files_of_ids(args.saliency_dir, data.ids, ".png") if args.saliency_dir else [None] * len(data.ids)
+    paths = list(zip(cams, second_cams, images, maps))
     everything = list(range(len(data.ids)))
     return {
         rule: LabelSource(partial(read_rule, rule, paths, data, args.bg_threshold), everything, FileReport())
@@ -363,187 +367,6 @@ def read_rule(rule: str, paths: list[tuple], data: LabelData, bg_threshold: floa
     evidence = load_evidence(evidence_of(rule), *paths[index], data.image_labels[index])
     check_size(evidence["cams"].shape[1:], paths[index][0], shape_hw)
     return fuse(rule, evidence, {"bg_threshold": bg_threshold} if rule == "none" else {})
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A single-class image as the selector sees it, and its quality, packed, with the mask in place of its label."""
-
-    label: int
-    measured: tuple[float, float, float]  # of `measure`
-    replaced: tuple
-
-
-@dataclass(frozen=True)
-class MeasuredImage:
-    """The quality of one label, packed; its scores; with a selector, where there is one class, what it chooses from."""
-
-    quality: tuple
-    scores: dict[str, float]
-    choice: Choice | None
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """One folder or rule: `scores`; by its name, and that of what is selected from it, the replicates, where there was
-    a bootstrap; and of each image that could be scored, by its place in the list, its scores."""
-
-    scores: dict
-    sampled: dict[str, Sampled]
-    images: dict[int, dict[str, float]]
-
-
-def score_labels(
-    source: LabelSource, data: LabelData, selection: Selection | None, args, name: str
-) -> LabelScores | None:
-    """Scores of all images and, where image labels are known, of those with one and with several classes apart; the
-    same "selected"; statistics of the selector by class; the "sweep" over its thresholds.
-
-    Fills `source.report`; None where no image could be scored.
-    """
-    sets, images = LabelSets(data.names, data.is_single, args.bootstrap), {}
-    kept = {}  # what the selector needs of the images, once all are known
-    results = measure_all(partial(measure_label, source.read, data, selection), source.indices, args.workers)
-    for index, found in zip(source.indices, progress_bar(len(source.indices), name)(results)):
-        if isinstance(found, InputError):
-            source.report.unusable[data.ids[index]] = str(found)
-            continue
-        sets.add(index, found.quality)
-        images[index] = found.scores
-        if selection:
-            kept[index] = found
-    source.report.scored = len(images)
-    if not images:
-        return None
-    scores, versions = sets.scores(), {name: sets}
-    if selection:
-        versions[f"{name} + selector"], told = score_selection(kept, source, data, selection, args, name)
-        scores |= told
-    sampled = {version: of_version.sampled() for version, of_version in versions.items()} if args.bootstrap else {}
-    for version, found in sampled.items():
-        intervals = {measure: defined(ends) for measure, ends in found.intervals().items()}
-        (scores if version == name else scores["selected"])["intervals"] = intervals
-    return LabelScores(scores, sampled, images)
-
-
-def measure_label(read: Callable, data: LabelData, selection: Selection | None, index: int) -> MeasuredImage:
-    """Raises `InputError` where a file of the image cannot be used."""
-    truth = load_label(data.truth[index])
-    label = read(index, truth.shape)
-    quality, choice = quality_of(label, truth, data, index), None
-    if selection and data.is_single[index]:
-        label_of_class = int(data.image_labels[index].argmax()) + 1
-        saliency = load_saliency(data.maps[index], label.shape)
-        mask = painted(saliency_mask(saliency, selection.mask_threshold), label_of_class)
-        measured = measure(label, saliency, selection.mask_threshold)
-        choice = Choice(label_of_class, measured, quality_of(mask, truth, data, index).packed())
-    scores = quality.scores()
-    return MeasuredImage(quality.packed(), {name: scores[name] for name in ("mIoU", "Acc")}, choice)
-
-
-def score_selection(
-    kept: dict[int, MeasuredImage], source: LabelSource, data: LabelData, selection: Selection, args, name: str
-) -> tuple[LabelSets, dict]:
-    """The labels after the selector, and what `score_labels` tells of them."""
-    qualities = {index: found.quality for index, found in kept.items()}
-    choices = {index: found.choice for index, found in kept.items() if found.choice}
-    measured = np.array([choice.measured for choice in choices.values()]).reshape(-1, 3)
-    classes = np.array([choice.label for choice in choices.values()], int)
-    chosen, overlaps = selection.thresholds.of_classes(measured, classes, len(data.names) - 1), measured[:, 0]
-    replaced = dict(zip(choices, overlaps > chosen["values"][classes]))
-    qualities |= {index: choices[index].replaced for index in choices if replaced[index]}
-    statistics = {"t0": chosen["t0"], "classes": class_statistics(kept, choices, replaced, chosen, data)}
-    if selection.split_cams:
-        of_split, statistics["split"] = score_split(kept, source, data, selection, chosen["values"], args, name)
-        qualities |= of_split
-    sets = LabelSets(data.names, data.is_single, args.bootstrap)
-    for index, quality in qualities.items():
-        sets.add(index, quality)
-    sweep = [
-        {"threshold": alpha, **of_choices(kept, choices, dict(zip(choices, overlaps > alpha)), data)}
-        for alpha in (selection.alphas if choices else [])
-    ]
-    return sets, {"selected": sets.scores(), "selector": statistics, "sweep": sweep}
-
-
-def of_choices(kept, choices: dict[int, Choice], replaced: dict[int, bool], data: LabelData) -> dict:
-    """How many labels were replaced, and the scores of these images then."""
-    qualities = (choice.replaced if replaced[index] else kept[index].quality for index, choice in choices.items())
-    count = sum(int(replaced[index]) for index in choices)
-    return {"replaced": count, **plain_scores(sum_of(qualities, len(data.names)), data.names)}
-
-
-def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> LabelQuality:
-    try:
-        return LabelQuality(len(data.names)).add(label, truth)
-    except ValueError as error:
-        raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
-
-
-def score_split(kept, source: LabelSource, data: LabelData, selection: Selection, thresholds, args, name: str):
-    """Images with other than one class after their masks were split by the strongest map: index → packed quality, and
-    class name → how many regions it had and how many were replaced."""
-    qualities, counts = {}, {}
-    indices = [index for index in kept if not data.is_single[index]]
-    results = measure_all(partial(measure_split, source.read, data, selection, thresholds), indices, args.workers)
-    for index, found in zip(indices, progress_bar(len(indices), f"{name}, split")(results)):
-        if isinstance(found, InputError):
-            raise found
-        qualities[index], classes, replaced = found
-        for label_of_class in classes:
-            count = counts.setdefault(data.names[label_of_class], {"images": 0, "replaced": 0})
-            count["images"] += 1
-            count["replaced"] += label_of_class in replaced
-    return qualities, counts
-
-
-def measure_split(read: Callable, data: LabelData, selection: Selection, thresholds: np.ndarray, index: int) -> tuple:
-    """→ packed quality of the image's label after the selector, its classes, and those that were replaced."""
-    truth = load_label(data.truth[index])
-    label, replaced = read(index, truth.shape), ()
-    cams, classes = load_checked_cams(selection.split_cams[index], data.image_labels[index])
-    check_size(cams.shape[1:], selection.split_cams[index], label.shape)
-    if len(classes):
-        mask = saliency_mask(load_saliency(data.maps[index], label.shape), selection.mask_threshold)
-        label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
-    return quality_of(label, truth, data, index).packed(), classes.tolist(), replaced
-
-
-def class_statistics(
-    kept, choices: dict[int, Choice], replaced: dict[int, bool], chosen: dict, data: LabelData
-) -> dict:
-    """Class name → its single-class images, how many labels were replaced, and its IoU on them before and after."""
-    statistics = {}
-    for label in sorted({choice.label for choice in choices.values()}):
-        name, mine = data.names[label], {index: choice for index, choice in choices.items() if choice.label == label}
-        before = of_choices(kept, mine, dict.fromkeys(mine, False), data)
-        after = of_choices(kept, mine, replaced, data)
-        statistics[name] = {
-            "images": len(mine),
-            "replaced": after["replaced"],
-            "saliency": float(chosen["saliency"][label]),
-            "threshold": float(chosen["values"][label]),
-            "IoU_before": before["IoU"][name],
-            "IoU_after": after["IoU"][name],
-        }
-    return statistics
-
-
-def label_pictures(
-    sources: dict[str, LabelSource], scored: dict[str, LabelScores], data: LabelData, voc_root: Path, count: int
-) -> Iterator[Picture]:
-    """The `count` images of lowest mIoU, on average over folders and rules."""
-    images: dict[int, dict[str, dict]] = {}
-    for name, labels in scored.items():
-        for index, scores in labels.images.items():
-            images.setdefault(index, {})[name] = scores
-    for index in worst_first(images, "mIoU", count):
-        truth, photograph = load_label(data.truth[index]), voc_root / "JPEGImages" / f"{data.ids[index]}.jpg"
-        shown = {"image": load_image(photograph)} if photograph.is_file() else {}
-        shown |= {"truth": paint_label(truth)}
-        shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
-        classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
-        yield Picture(data.ids[index], "", classes, shown, images[index])
 
 
 def evaluate_submission(args) -> Evaluation:

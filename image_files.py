@@ -32,12 +32,12 @@ def save_image(path, image: np.ndarray) -> None:
 
 
 def decode_grey(content: bytes, name) -> np.ndarray:
-    """uint8 [H, W] from a grey or RGB file; the upper 8 bits of a 16-bit one."""
+    """uint8 [H, W] from a grey or RGB file; of 16 bits the upper 8, unless all are 0 and it holds 8-bit values."""
     image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = (image >> 8 if image.max() > 255 else image).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise InputError(f"{name} holds {image.dtype} numbers: maps and masks have 8 or 16 bits")
+        raise InputError(f"{name} holds {image.dtype}: save it with 8 bits")
     return image
 
 

@@ -284,6 +284,8 @@ def evaluate() -> argparse.ArgumentParser:
         "--pred",
         required=True,
         nargs="+",
+        action=_Collect,
+        default=[],
         metavar="METHOD_DIR",
         help="maps in METHOD_DIR/<data set>/<stem>.png; several methods",
     )
@@ -573,7 +575,7 @@ def _add_scoring(scored) -> None:
         nargs="?",
         const=True,
         default=False,
-        help="leave out images whose file is missing or unusable, and count them",
+        help="leave out images whose file of --pred is missing or unusable, and count them",
     )
     scored.add_argument(
         "--workers", type=_count, default=0, help="processes that read and score files; 0: one for each core"

@@ -62,11 +62,11 @@ def paired_comparison(values_a: np.ndarray, values_b: np.ndarray, difference: fl
 
     difference: b − a on the data as they are. → "difference"; "low" and "high", its 95 % interval; "p", two-sided:
     twice the share of replicates on the rarer side of 0, ties on both, counted as (k + 1) / (B + 1) (Davison &
-    Hinkley 1997, section 4.2).
+    Hinkley 1997, section 4.2); "least_p", the smallest that so many replicates can give.
     """
     differences = values_b - values_a
     defined = differences[~np.isnan(differences)]
     rarer = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
     p = min(1.0, 2 * (rarer + 1) / (defined.size + 1)) if defined.size else float("nan")
     low, high = interval(differences)
-    return {"difference": float(difference), "low": low, "high": high, "p": p}
+    return {"difference": float(difference), "low": low, "high": high, "p": p, "least_p": 2 / (defined.size + 1)}

@@ -23,7 +23,7 @@ class BoundaryIoU:
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
         """prediction, truth: uint8 [H, W], 0..L-1 or 255."""
         prediction = ignored_where(truth == IGNORE_LABEL, prediction)
-        distance_px = max(1, round(DISTANCE_SHARE * float(np.hypot(*truth.shape))))
+        distance_px = band_distance_px(truth.shape)
         bands = [ignored_where(interior(labels, distance_px), labels) for labels in (prediction, truth)]
         pairs = count_pairs(*pair_runs(*bands), len(self.unions))
         intersections = pairs.diagonal()[1:]
@@ -33,6 +33,10 @@ class BoundaryIoU:
     def score(self) -> float:
         """Mean over the labels that occur, 0..1."""
         return float(boundary_iou(self.intersections, self.unions))
+
+
+def band_distance_px(shape_hw) -> int:
+    return max(1, round(DISTANCE_SHARE * float(np.hypot(*shape_hw))))
 
 
 def boundary_iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:

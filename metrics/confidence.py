@@ -61,4 +61,5 @@ def _with_interval(score: float, ends: list[float], show) -> str:
 def _difference(told: dict[str, float] | None, show) -> str:
     if told is None or told["difference"] != told["difference"]:
         return UNDEFINED
-    return f"{show(told['difference'])} [{show(told['low'])}, {show(told['high'])}] p {told['p']:.3f}"
+    p = f"p ≤ {told['p']:.3f}" if told["p"] <= told["least_p"] else f"p {told['p']:.3f}"
+    return f"{show(told['difference'])} [{show(told['low'])}, {show(told['high'])}] {p}"

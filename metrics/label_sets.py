@@ -10,6 +10,8 @@ from metrics.label_quality import LabelQuality, scores_of_states
 
 SAMPLED = ("mIoU", "Acc", "Acc_class", "fwIoU", "boundary_IoU")  # measures with intervals and comparisons
 
+LITTLE = 1e-9  # of an image: no more than rounding where there is anything to count
+
 
 class LabelSets:
     """Sums of the packed qualities of images, and with `num_replicates` their bootstrap.
@@ -40,8 +42,11 @@ class LabelSets:
         """Scores of all images with their replicates."""
         if not self.bootstrap:
             return None
-        replicates, scores = scores_of_states(self.bootstrap.sums(), len(self.names)), self.all().scores()
-        return Sampled(scores, {name: replicates[name] for name in SAMPLED})
+        total = self.all()
+        # a class that a resample lacks counts there as in all images: left out, it would move the mean over the classes
+        sums = self.bootstrap.sums() + LITTLE * total.state
+        replicates = scores_of_states(sums, len(self.names))
+        return Sampled(total.scores(), {name: replicates[name] for name in SAMPLED})
 
     def all(self) -> LabelQuality:
         return sum_of([self.single.packed(), self.other.packed()], len(self.names))

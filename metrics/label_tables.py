@@ -25,7 +25,7 @@ def label_tables(kind: str, names: tuple[str, ...], results: dict) -> list[Table
     tables = [quality_table(kind, versions)]
     for key in ("IoU", "precision", "recall"):
         rows = [[name, *(percent(scores[key][name]) for scores in versions.values())] for name in names]
-        tables.append(Table(f"{key}_by_class", [key, *versions], rows, on_screen=key == "IoU"))
+        tables.append(Table(f"{key}_by_class", [key, *versions], rows, on_screen=key == "IoU", best_in_rows=True))
     for short, result in zip(short_names(results), results.values()):
         if result.get("selector", {}).get("classes"):
             tables.append(selector_table(f"selector_{short}", result["selector"]))
@@ -41,7 +41,8 @@ def quality_table(kind: str, versions: dict) -> Table:
         for which, part in sets.items():
             rows.append([name, which, part["images"], *(percent(part[key]) for key in QUALITY)])
     columns = tuple(QUALITY.values())
-    return Table("quality", [kind, "which", "images", *columns], rows, higher=columns, within="which")
+    better = tuple(column for column in columns if column != "coverage")
+    return Table("quality", [kind, "which", "images", *columns], rows, higher=better, within="which")
 
 
 def selector_table(name: str, selector: dict) -> Table:

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 
 from atomic_files import atomic_path
+from image_files import load_image
+from input_errors import InputError
 from metrics.plots import Plot, plot_svg
 from metrics.tables import UNDEFINED, Table
 
@@ -39,6 +41,14 @@ class Picture:
     scores: dict[str, dict[str, float | None]]
 
 
+def photograph(path: Path | None) -> dict[str, np.ndarray]:
+    """The entry of a picture's `images`; none where the file is missing or damaged, which is no matter of scores."""
+    try:
+        return {PHOTOGRAPH: load_image(path)} if path else {}
+    except InputError:
+        return {}
+
+
 def write_page(
     path,
     title: str,
@@ -47,18 +57,19 @@ def write_page(
     pictures: Iterable[Picture],
     notes: list[str],
     lower: tuple[str, ...] = (),
+    order: str = "order of the file",
     thumbnail_px: int = 160,
 ) -> None:
     """Writes the page; one picture at a time is in memory.
 
     pictures: in the order of the gallery, worst first. lower: measures of their scores of which the lowest value is
-    the best. thumbnail_px: the longest side of an image.
+    the best. order: what the pictures are in order of. thumbnail_px: the longest side of an image.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(_page(title, tables, plots, pictures, notes, lower, thumbnail_px))
+        file.writelines(_page(title, tables, plots, pictures, notes, lower, order, thumbnail_px))
 
 
-def _page(title, tables, plots, pictures, notes, lower, thumbnail_px) -> Iterator[str]:
+def _page(title, tables, plots, pictures, notes, lower, order, thumbnail_px) -> Iterator[str]:
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     yield f"""<!DOCTYPE html>
@@ -80,7 +91,7 @@ def _page(title, tables, plots, pictures, notes, lower, thumbnail_px) -> Iterato
     yield from map(_table, tables)
     yield '</div></section>\n<section id="curves"><h2>Curves</h2><div class="blocks">\n'
     yield from map(_curve, plots)
-    yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS}'
+    yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS.format(order=escape(order))}'
     yield f'<div id="gallery" data-lower="{_json(lower)}">\n'
     for picture in pictures:
         yield _card(picture, thumbnail_px)
@@ -92,7 +103,7 @@ CONTROLS = """<form id="controls" autocomplete="off" hidden>
 <label>search <input name="text" type="search"></label>
 <label>class <select name="class"><option value="">all</option></select></label>
 <label>data set <select name="group"><option value="">all</option></select></label>
-<label>sort by <select name="measure"><option value="">order of the file</option></select></label>
+<label>sort by <select name="measure"><option value="">{order}</option></select></label>
 <label>order <select name="order"><option value="1">worst first</option><option value="-1">best first</option></select>
 </label>
 <output name="count"></output>
@@ -169,7 +180,7 @@ def thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) -> tuple[
 
 
 def _score(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3f}"
+    return UNDEFINED if value is None else f"{value:.3g}"
 
 
 def _finite(value: float | None) -> float | None:

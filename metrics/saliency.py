@@ -18,8 +18,8 @@ two other meanings of "max F" with maxF: maxF_of_mean_PR, from the mean precisio
 
 What the reference leaves undefined is defined here; `strict_reference` gives it as the reference does:
     S         quadrants without pixels count nothing (NaN: a centroid that rounds to the last row or column)
-    E         a score over 1 is given as 1, for the sum is divided by the number of pixels less one (a perfect map of N
-              pixels: N / (N − 1)); an image of one pixel has 0 or 1 (4.5e15)
+    E         a mean over 1 is given as 1, for the sum over an image is divided by its pixels less one (a perfect map of
+              N pixels: N / (N − 1)); an image of one pixel has 0 or 1 (4.5e15)
 As in the reference, an empty truth has F, wF, IoU, Dice 0, whatever the map, and BER at least 0.5; S 1 − mean of the
 map and E its empty share. A full truth has Specificity 0, S the mean of the map and E its chosen share.
 Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has.
@@ -28,7 +28,7 @@ Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has.
 import cv2
 import numpy as np
 
-from metrics.boundary_iou import DISTANCE_SHARE, boundary_band
+from metrics.boundary_iou import band_distance_px, boundary_band
 from metrics.weighted_f import EPS, box_with_margin, stretched_values
 from metrics.weighted_f import weighted_f as measure_weighted_f
 
@@ -81,14 +81,14 @@ class SaliencyMetrics:
 def scores_of_state(state: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
     """Scores of a sum of states [K], or of each of several sums [B, K] → values or arrays [B] by name.
 
-    0..1; wF only where every image has it.
+    0..1; wF only where it was measured of every image. A sum of NaN has scores of NaN.
     """
     values, curves = means_of_state(state)
     adaptive = {name: curve[..., NUM_LEVELS] for name, curve in curves.items()}
     curves = {name: curve[..., :NUM_LEVELS] for name, curve in curves.items()}
     f_of_means = f_measure(curves["precision"], curves["recall"])
     scores = {"MAE": values["MAE"], "S": values["S"]}
-    if not np.isnan(values["wF"]).any():
+    if not np.isnan(values["wF"]).all():
         scores["wF"] = values["wF"]
     for name in ("F", "E", "IoU", "Dice", "Specificity", "Accuracy"):
         scores |= {
@@ -138,7 +138,7 @@ def measure_map(
         mean_absolute_error(counts, values),
         s_measure(quadrants, values, prediction, parts, strict_reference),
         measure_weighted_f(prediction, truth) if weighted_f else np.nan,
-        boundary_iou(prediction >= int(np.searchsorted(values, 0.5)), truth),
+        mask_boundary_iou(prediction >= int(np.searchsorted(values, 0.5)), truth),
         curves[CURVES.index("F"), :NUM_LEVELS].max(),
     )
     return np.concatenate([[1.0], measured, curves.ravel()])
@@ -296,12 +296,12 @@ def is_constant(present: np.ndarray, values: np.ndarray, prediction: np.ndarray,
     return values[prediction][part].mean() == present[0]
 
 
-def boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+def mask_boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Boundary IoU of two masks, bool [H, W], within 2 % of the image's diagonal; 1 if both are empty."""
     either = prediction | truth
     if not either.any():
         return 1.0
     box = box_with_margin(either, 0)  # what lies around it is in no band
-    distance_px = max(1, round(DISTANCE_SHARE * float(np.hypot(*truth.shape))))
+    distance_px = band_distance_px(truth.shape)
     bands = [boundary_band(mask[box], distance_px) for mask in (prediction, truth)]
     return np.count_nonzero(bands[0] & bands[1]) / np.count_nonzero(bands[0] | bands[1])

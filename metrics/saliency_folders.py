@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from image_files import image_stems, load_grey, load_image, load_mask
+from image_files import image_stems, load_grey, load_mask
 from input_errors import InputError, MissingInputError, shorten
 from metrics.bootstrap import Bootstrap
 from metrics.confidence import Sampled
-from metrics.page import Picture
+from metrics.page import Picture, photograph
 from metrics.saliency import curves_of_state, measure_map, scores_of_state
 from metrics.scored_files import FileReport, measure_all, worst_first
 
@@ -38,8 +38,10 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     for folder in (method, gt_root):
         if not folder.is_dir():
             raise MissingInputError(f"folder {folder} does not exist")
+    if (gt_root / "Masks").is_dir():
+        raise InputError(f"{gt_root} is a data set itself: name the folder that holds it, here and of the maps")
     found = {}
-    for data_set in sorted(path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()):
+    for data_set in sorted(data_sets_in(gt_root)):
         if not (method / data_set).is_dir():
             continue
         truth, maps = image_stems(gt_root / data_set / "Masks"), image_stems(method / data_set)
@@ -58,6 +60,10 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
             f"no data set of {gt_root} has a folder in {method}: expected {method}/<data set>/<stem>.png"
         )
     return found
+
+
+def data_sets_in(gt_root: Path) -> set[str]:
+    return {path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def score_maps(
         total = total + found.state
         if num_replicates:
             bootstrap.add(places[stem], found.state)
-        images[stem] = dict(zip(OF_IMAGES, found.scores))
+        images[stem] = {name: score for name, score in zip(OF_IMAGES, found.scores) if weighted_f or name != "wF"}
         if found.resized:
             files.report.resized.append(stem)
     files.report.scored = len(images)
@@ -134,14 +140,16 @@ def map_pictures(
 ) -> Iterator[Picture]:
     """The `count` images of lowest S, on average over the methods; keys are (method, data set)."""
     images: dict[tuple[str, str], dict[str, dict]] = {}
+    photographs: dict[str, dict[str, Path]] = {}
     for (method, data_set), maps in scored.items():
         for stem, scores in maps.images.items():
             images.setdefault((data_set, stem), {})[method] = scores
     for data_set, stem in worst_first(images, "S", count):
         methods = images[data_set, stem]
         mask = load_mask(files[next(iter(methods)), data_set].truth[stem]).astype(np.uint8) * 255
-        photograph = (gt_root / data_set / "Images" / stem).with_suffix(".jpg")
-        shown = {"image": load_image(photograph)} if photograph.is_file() else {}
-        shown |= {"truth": mask}
+        if data_set not in photographs:
+            folder = gt_root / data_set / "Images"
+            photographs[data_set] = image_stems(folder) if folder.is_dir() else {}
+        shown = photograph(photographs[data_set].get(stem)) | {"truth": mask}
         shown |= {method: fit(load_grey(files[method, data_set].maps[stem]), mask.shape) for method in methods}
         yield Picture(stem, data_set, (), shown, methods)

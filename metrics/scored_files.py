@@ -2,17 +2,21 @@
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 
 import cv2
 
 from input_errors import InputError, shorten
 
 SMALLEST_SHARE = 32  # tasks that are worth a process
-CHUNK = 8
+CHUNK = 8  # tasks sent at once
+WAITING = 4  # chunks for each process that may wait, done or to be done: results take memory
+MOST_PROCESSES = 61  # what Windows can wait for
 
 
 @dataclass
@@ -32,8 +36,8 @@ class FileReport:
     def lines(self) -> list[str]:
         """What is worth telling, one line each: counts, and the first names."""
         told = {
-            "missing, left out": self.missing,
-            "unusable, left out": list(self.unusable.values()),
+            "missing": self.missing,
+            "unusable": list(self.unusable.values()),
             "resized to their truth": self.resized,
             "extra, not scored": self.extra,
         }
@@ -55,7 +59,7 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
     As many processes as are worth their start, at most `processes` (0: one for each core); one works in this process.
     `measure` and its tasks must be picklable.
     """
-    processes = min(processes or _usable_cores(), len(tasks) // SMALLEST_SHARE)
+    processes = min(processes or _usable_cores(), len(tasks) // SMALLEST_SHARE, MOST_PROCESSES)
     if processes < 2:
         yield from (_measure_or_error(measure, task) for task in tasks)
         return
@@ -63,8 +67,12 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(measure,)) as pool:
+        chunks = (tasks[first : first + CHUNK] for first in range(0, len(tasks), CHUNK))
+        waiting = deque(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, WAITING * processes))
         try:
-            yield from pool.map(_measure_here, tasks, chunksize=CHUNK)
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, 1))
         except BrokenProcessPool:
             raise InputError(
                 f"one of {processes} processes that score files died, perhaps for want of memory: fewer --workers"
@@ -72,11 +80,14 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
 
 
 def worst_first(images: dict, measure: str, count: int) -> list:
-    """The `count` keys of the lowest `measure`, on average over methods. images: key → method → measure → score."""
+    """The `count` keys of the lowest `measure`, on average over methods; those where it is not defined come last.
+
+    images: key → method → measure → score.
+    """
     means = {}
     for key, methods in images.items():
         values = [scores[measure] for scores in methods.values() if scores[measure] == scores[measure]]
-        means[key] = sum(values) / len(values) if values else 0.0
+        means[key] = sum(values) / len(values) if values else float("inf")
     return sorted(means, key=means.get)[:count]
 
 
@@ -90,8 +101,8 @@ def _start_process(measure: Callable) -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
 
 
-def _measure_here(task):
-    return _measure_or_error(_MEASURE, task)
+def _measure_chunk(tasks: list) -> list:
+    return [_measure_or_error(_MEASURE, task) for task in tasks]
 
 
 def _measure_or_error(measure: Callable, task):

@@ -62,26 +62,29 @@ def scores_of_counts(counts: np.ndarray, predicted_255: str = "miss") -> dict[st
 
     A prediction of 255 is a "miss" (counts against its truth), or is "dropped" as if its truth were 255.
     Classes that occur neither in truth nor in prediction are NaN and count in no mean. Coverage is the share
-    of pixels with a prediction other than 255. Matrices of NaN have scores of NaN.
+    of pixels with a prediction other than 255. Without any pixel, and for matrices of NaN, scores are NaN.
     """
     hits = counts[..., :-1]
     truth = (counts if predicted_255 == "miss" else hits).sum(axis=-1)
     predicted = hits.sum(axis=-2)
     right = np.diagonal(hits, axis1=-2, axis2=-1).astype(np.float64)
+    total = truth.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = right / truth
         precision = right / predicted
         iou = right / (truth + predicted - right)
-        weighted = truth / truth.sum(axis=-1, keepdims=True) * iou
+        accuracy = right.sum(axis=-1) / total
+        weighted_iou = np.where(truth == 0, 0, truth * iou).sum(axis=-1) / total
+        coverage = predicted.sum(axis=-1) / counts.sum(axis=(-2, -1))
     return {
-        "Acc": right.sum(axis=-1) / np.maximum(truth.sum(axis=-1), 1),
+        "Acc": accuracy,
         "Acc_class": mean_of_defined(recall),
         "mIoU": mean_of_defined(iou),
-        "fwIoU": np.where(truth == 0, 0, weighted).sum(axis=-1),
+        "fwIoU": weighted_iou,
         "IoU": iou,
         "precision": precision,
         "recall": recall,
-        "coverage": predicted.sum(axis=-1) / np.maximum(counts.sum(axis=(-2, -1)), 1),
+        "coverage": coverage,
     }
 
 

@@ -18,7 +18,7 @@ class Table:
     is for files only.
 
     In the columns of `higher` the highest value is the best, in those of `lower` the lowest: of all rows, or of those
-    that agree in the column `within`.
+    that agree in the column `within`. With `best_in_rows` the highest value of each row is the best of its row.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Table:
     higher: tuple[str, ...] = ()
     lower: tuple[str, ...] = ()
     within: str | None = None
+    best_in_rows: bool = False
 
     def markdown(self) -> str:
         return markdown_table(self.header, self.rows)
@@ -56,13 +57,13 @@ class Table:
     def best(self) -> set[tuple[int, int]]:
         """The (row, column) of every best value, of several if they are equal as printed; one value alone is none."""
         found = set()
+        if self.best_in_rows:
+            for number, row in enumerate(self.rows):
+                found |= best_of({(number, column): cell for column, cell in enumerate(row) if column > 0}, max)
         for name, choose in [(name, max) for name in self.higher] + [(name, min) for name in self.lower]:
             column = self.header.index(name)
             for rows in self._groups():
-                values = {row: first_number(self.rows[row][column]) for row in rows}
-                values = {row: value for row, value in values.items() if value is not None}
-                if len(values) > 1:
-                    found |= {(row, column) for row, value in values.items() if value == choose(values.values())}
+                found |= best_of({(row, column): self.rows[row][column] for row in rows}, choose)
         return found
 
     def _groups(self) -> list[list[int]]:
@@ -72,6 +73,12 @@ class Table:
         for number, row in enumerate(self.rows):
             groups.setdefault(row[column], []).append(number)
         return list(groups.values())
+
+
+def best_of(cells: dict[tuple[int, int], object], choose) -> set[tuple[int, int]]:
+    """The places of the cells with the chosen number; of one number alone, none."""
+    values = {place: value for place, cell in cells.items() if (value := first_number(cell)) is not None}
+    return {place for place, value in values.items() if value == choose(values.values())} if len(values) > 1 else set()
 
 
 def save_tables(folder, tables: list[Table]) -> None:
@@ -89,7 +96,7 @@ def save_tables(folder, tables: list[Table]) -> None:
 
 def markdown_table(header: list[str], rows: list[list]) -> str:
     """Columns padded to one width; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     lines = [
         "| " + " | ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths))) + " |"

@@ -35,7 +35,7 @@ def test_tables():
     assert table.header == ["labels", "mIoU", "Acc"]
     assert table.rows == [["a", "50.00 [40.50, 59.50]", "–"], ["b", "60.00 [50.50, 69.50]", "– [–, –]"]]
     table = comparison_table(["difference"], {("b − a",): compare(first, other)}, percent)
-    assert table.rows == [["b − a", "10.00 [10.00, 10.00] p 0.002"]]
+    assert table.rows == [["b − a", "10.00 [10.00, 10.00] p ≤ 0.002"]]
     assert comparison_table(["difference"], {("a − b",): compare(other, first)}, percent).header == [
         "difference",
         "mIoU",

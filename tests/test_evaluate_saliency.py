@@ -1,13 +1,16 @@
 """evaluate.py on saliency maps: what it reads, what it says of files that it cannot score, and what it writes."""
 
+import csv
 import json
+import re
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from conftest import run_main
 
-from image_files import image_stems, load_grey, load_mask, save_grey
+from image_files import image_stems, load_grey, load_mask, save_grey, save_image
 from input_errors import InputError, MissingInputError
 from metrics.saliency import SaliencyMetrics
 
@@ -55,9 +58,8 @@ def test_scores_are_those_of_the_metric(methods, score, capsys):
     assert "β² = 0.3" in output
     rows = [line for line in output.splitlines() if line.startswith(f"| {methods}/blurred")]
     assert f"{scores[f'{methods}/blurred']['OTHER']['MAE']:.4f}" in rows[1]
-    told = scores["evaluation"]
-    assert any("β² = 0.3" in line for line in told["conventions"])
-    assert told["versions"]["numpy"] == np.__version__
+    assert any("β² = 0.3" in line for line in found["conventions"])
+    assert found["versions"]["numpy"] == np.__version__
 
 
 def test_perfect_maps(scenes, tmp_path):
@@ -89,7 +91,7 @@ def test_missing_maps(methods, score, capsys):
     found = scores[f"{methods}/blurred"]["OTHER"]
     assert found["images"] == found["files"]["scored"] == 3
     assert found["files"]["missing"] == stems.split(", ")
-    assert f"2 missing, left out: {stems}" in capsys.readouterr().out
+    assert f"2 missing: {stems}" in capsys.readouterr().out
     for name in names[2:]:
         (methods / "blurred/OTHER" / name).unlink()
     with pytest.raises(MissingInputError, match="lacks 5 of 5"):
@@ -98,6 +100,52 @@ def test_missing_maps(methods, score, capsys):
         score(pred="HERE")
     with pytest.raises(MissingInputError, match="nowhere does not exist"):
         score(pred="HERE/nowhere")
+
+
+def test_methods_scored_on_different_images_are_not_compared(methods, score, capsys):
+    next((methods / "blurred/OTHER").iterdir()).unlink()
+    score("--allow_missing --tables HERE/tables")
+    with open(methods / "tables/comparison.csv", encoding="utf-8") as file:
+        assert [row["data set"] for row in csv.DictReader(file)] == ["DRAWN-TE"]
+    assert "not compared, for they were not scored on the same images" in capsys.readouterr().out
+
+
+def test_methods_given_one_by_one(methods, score):
+    assert score(pred="HERE/blurred --pred HERE/small --weighted_f False") == score("--weighted_f False")
+
+
+def test_names_that_the_results_use_for_something_else(methods, score, monkeypatch):
+    monkeypatch.chdir(methods)
+    (methods / "small").rename(methods / "truth2")
+    (methods / "blurred").rename(methods / "image")
+    with pytest.raises(InputError, match=r"--pred image: the results use this name for something else; write \./image"):
+        score(pred="image")
+    assert "./image" in score("--report page.html", pred="./image")
+
+
+def test_what_cannot_be_written_is_told_before_the_work(methods, score, capsys):
+    (methods / "file").write_text("")
+    for flag, reason in (
+        ("--json HERE", "is a folder: name a file"),
+        ("--report HERE", "is a folder: name a file"),
+        ("--tables HERE/file", "is a file: name a folder"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            score(flag)
+    assert "MAE" not in capsys.readouterr().out
+
+
+def test_maps_of_other_depths(methods, score):
+    """16 bits: the upper 8, or 8-bit values as they are; floats are refused by name."""
+    expected = score("--weighted_f False", pred="HERE/blurred")
+    first, second, third, *_ = sorted((methods / "blurred/OTHER").iterdir())
+    cv2.imwrite(str(first), load_grey(first).astype(np.uint16) * 257)
+    cv2.imwrite(str(second), load_grey(second).astype(np.uint16))
+    assert score("--weighted_f False", pred="HERE/blurred") == expected
+    cv2.imwrite(str(third.with_suffix(".tiff")), load_grey(third).astype(np.float32) / 255)
+    third.unlink()
+    with pytest.raises(InputError, match=r"\.tiff holds float32: save it with 8 bits"):
+        score(pred="HERE/blurred")
 
 
 def test_damaged_maps_are_all_told_and_cost_no_other_score(methods, score, capsys):
@@ -129,6 +177,22 @@ def test_what_is_written(methods, score):
     assert "DRAWN-TE" in page
 
 
+def test_photographs_of_the_page(methods, score):
+    """By their stems, of any suffix; one that is damaged is left out."""
+    for path in (methods / "truth/OTHER/Masks", methods / "blurred/OTHER"):
+        for number, file in enumerate(sorted(path.iterdir())):
+            file.rename(path / f"im.{number}.png")
+    shutil.rmtree(methods / "truth/OTHER/Images")
+    shutil.rmtree(methods / "blurred/DRAWN-TE")
+    for number in range(4):
+        save_image(methods / f"truth/OTHER/Images/im.{number}.jpeg", np.full((64, 80, 3), 60 * number, np.uint8))
+    (methods / "truth/OTHER/Images/im.2.jpeg").write_bytes(b"no picture")
+    score("--report HERE/page.html", pred="HERE/blurred")
+    page = (methods / "page.html").read_text(encoding="utf-8")
+    assert [f'alt="im.{number}: image"' in page for number in range(5)] == [True, True, False, True, False]
+    assert page.count("<article") == 5
+
+
 def test_worst_images_come_first(methods, score):
     worst = sorted((methods / "blurred/OTHER").iterdir())[2]
     save_grey(worst, 255 - load_grey(worst))
@@ -138,14 +202,24 @@ def test_worst_images_come_first(methods, score):
 
 
 def test_intervals_and_comparison(methods, score, capsys):
-    scores = score("--bootstrap 200")
+    scores = score("--bootstrap 200 --tables HERE/tables")
     for data_sets in (scores[f"{methods}/blurred"], scores[f"{methods}/small"]):
         for found in data_sets.values():
             for name, (low, high) in found["intervals"].items():
-                assert low <= found[name] <= high or found[name] == pytest.approx(low, abs=0.02)
-    output = capsys.readouterr().out
-    (row,) = [line for line in output.splitlines() if line.startswith("| OTHER") and "small − " in line]
-    assert " p 0.0" in row  # five images, each better by far
+                assert low <= found[name] <= high, name
+                assert low < high or found[name] == 1, name
+            assert found["intervals"].keys() == {
+                "MAE",
+                "maxF",
+                "wF",
+                "S",
+                "maxE",
+            }  # five images: some resamples are empty
+    with open(methods / "tables/comparison.csv", encoding="utf-8") as file:
+        told = {row["data set"]: row for row in csv.DictReader(file)}["OTHER"]
+    assert told["difference"] == f"{methods}/small − {methods}/blurred"
+    difference = scores[f"{methods}/small"]["OTHER"]["S"] - scores[f"{methods}/blurred"]["OTHER"]["S"]
+    assert re.match(rf"{difference:.4f} \[0\.\d+, 0\.\d+\] p ≤ 0\.01", told["S"])  # each of five images is far better
     assert "intervals" not in score("--bootstrap 0")[f"{methods}/small"]["OTHER"]
 
 
@@ -166,6 +240,18 @@ def test_scores_do_not_depend_on_the_number_of_processes(scenes, tmp_path):
 
 
 def test_without_weighted_f(methods, score, capsys):
-    found = score("--weighted_f False")[f"{methods}/blurred"]["OTHER"]
+    found = score("--weighted_f False --report HERE/page.html")[f"{methods}/blurred"]["OTHER"]
     assert "wF" not in found
     assert "wF ↑" not in capsys.readouterr().out
+    assert "<dt>wF" not in (methods / "page.html").read_text(encoding="utf-8")
+
+
+def test_what_the_reference_leaves_undefined_is_null_in_the_file(methods, score):
+    """An object in the last corner: there S is not a number in PySODMetrics."""
+    stem = next((methods / "blurred/OTHER").iterdir()).stem
+    corner = np.zeros((64, 80), np.uint8)
+    corner[63, 79] = 255
+    save_grey(methods / f"truth/OTHER/Masks/{stem}.png", corner)
+    assert score("--strict_reference")[f"{methods}/blurred"]["OTHER"]["S"] is None
+    assert "NaN" not in (methods / "scores.json").read_text()
+    assert score()[f"{methods}/blurred"]["OTHER"]["S"] > 0.5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from image_files import image_stems, load_grey, load_mask
+from label_files import load_label
 from metrics import saliency
 from metrics.saliency import STATE_SIZE, SaliencyMetrics, curves_of_state, measure_map, scores_of_state
 
@@ -150,6 +151,16 @@ def test_published_values(real_data):
 def test_real_maps_equal_the_reference(real_data):
     pairs = pairs_in(real_data / "saliency_maps/CSNet/ECSSD", real_data / "sod/benchmark/ECSSD/Masks")
     assert_equal(ours(pairs), reference(pairs)[0], tolerance=1e-12)
+
+
+@pytest.mark.slow
+def test_maps_of_every_photograph_equal_the_reference(real_data):
+    """One by one; the truth is all that is no background in the masks of VOC."""
+    masks = real_data / "voc12-photos/data/voc12/VOCdevkit/VOC2012/SegmentationClass"
+    for path in sorted((real_data / "saliency_maps/CSNet/VOC2012").iterdir()):
+        label = load_label(masks / f"{path.stem}.png")
+        pair = [(load_grey(path), (label > 0) & (label < 255))]
+        assert_equal(ours(pair), reference(pair)[0], tolerance=1e-12)
 
 
 def test_by_hand():

@@ -1,11 +1,13 @@
 """Files scored by several processes."""
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from input_errors import InputError
-from metrics.scored_files import FileReport, measure_all, worst_first
+from metrics.scored_files import CHUNK, WAITING, FileReport, measure_all, worst_first
 
 
 def square_or_refuse(number: int) -> int:
@@ -38,6 +40,20 @@ def test_few_files_need_no_process():
     assert os.getpid() not in set(measure_all(process_of, list(range(100)), 2))
 
 
+def leave_a_file(path: Path) -> None:
+    path.touch()
+
+
+def test_results_wait_in_a_bounded_number(tmp_path):
+    """However slow who takes them is: results are not piled up in memory."""
+    results = measure_all(leave_a_file, [tmp_path / f"{number}" for number in range(1000)], 2)
+    next(results)
+    time.sleep(2)
+    assert 8 <= len(list(tmp_path.iterdir())) <= CHUNK * (WAITING + 1) * 2
+    assert sum(1 for _ in results) == 999
+    assert len(list(tmp_path.iterdir())) == 1000
+
+
 def test_faults_of_the_program_pass_through():
     with pytest.raises(TypeError):
         list(measure_all(square_or_refuse, ["one"], 1))
@@ -52,7 +68,7 @@ def test_a_process_that_dies():
 
 def test_report():
     report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
-    assert report.lines() == ["2 missing, left out: a, b", "1 unusable, left out: c.png is damaged"]
+    assert report.lines() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
     assert report.plain()["unusable"] == {"c": "c.png is damaged"}
 
 
@@ -63,4 +79,5 @@ def test_worst_first():
         "c": {"one": {"S": float("nan")}, "two": {"S": 0.8}},
         "d": {"one": {"S": float("nan")}},
     }
-    assert worst_first(images, "S", 3) == ["d", "b", "a"]
+    assert worst_first(images, "S", 3) == ["b", "a", "c"]
+    assert worst_first(images, "S", 9)[-1] == "d"

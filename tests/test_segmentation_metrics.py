@@ -125,8 +125,7 @@ def test_scores_of_many_matrices_are_those_of_each(predicted_255):
 
 def test_nothing_was_counted():
     found = scores([[1, 255]], [[255, 255]])
-    assert [found[key] for key in ("Acc", "fwIoU", "coverage")] == [0, 0, 0]
-    assert np.isnan([found["mIoU"], found["Acc_class"], *found["IoU"]]).all()
+    assert all(np.isnan(score).all() for score in found.values())
 
 
 def test_refusals():
@@ -138,7 +137,7 @@ def test_refusals():
         scores([[0]], [[0, 0]])
     with pytest.raises(ValueError, match="holds label 254, but there are only 0 to 2 and 255"):
         scores([[0, 2, 254, 255]], [[0, 5, 0, 0]])
-    assert scores([[7]], [[255]])["Acc"] == 0  # nothing is said of ignored pixels
+    assert np.isnan(scores([[7]], [[255]])["Acc"])  # nothing is said of ignored pixels
 
 
 def test_average_precision():

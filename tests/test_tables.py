@@ -151,3 +151,8 @@ def test_plots_of_odd_names(tmp_path):
     svg = plot_svg(plot)
     assert svg == plot_svg(plot) and "<svg" in svg and "_hidden" in svg
     assert load_image(tmp_path / "p.png").shape[0] > 600  # 500 and the legend
+
+
+def test_best_of_each_row():
+    table = Table("IoU", ["class", "a", "b"], [["cat", "50.00", "60.00"], ["dog", "–", "1.00"]], best_in_rows=True)
+    assert table.best() == {(0, 2)}
