@@ -54,8 +54,7 @@ def write_bytes(path, content: bytes) -> None:
 
 
 def write_text(path, content: str) -> None:
-    """UTF-8; names of files that are no text in it have a question mark."""
-    write_bytes(path, content.encode("utf-8", errors="replace"))
+    write_bytes(path, content.encode("utf-8", errors="replace"))  # file names need not be Unicode
 
 
 def write_json(path, content) -> None:
