@@ -150,3 +150,16 @@ def test_the_readme_is_whole():
     assert links
     assert all((PROJECT / link).is_file() for link in links)
     assert not re.search(r"^[A-Z_]{8,}$", text, re.MULTILINE)
+
+
+def test_promises_of_the_readme_have_their_tests():
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## What is promised")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    defined = {
+        name
+        for path in (PROJECT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 10
+    assert named <= defined
