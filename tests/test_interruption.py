@@ -24,7 +24,7 @@ import SOD_train
 import train_affinity
 import train_classification
 import train_segmentation
-from atomic_files import write_bytes
+from atomic_files import write_bytes, write_text
 from input_errors import InputError, disk_errors_explained, run_script
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.folder_lock import hold_folder, release_folder
@@ -383,6 +383,9 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
             place = tmp_path / f"voc/VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt"
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(scenes / f"voc12/{name}_id.txt", place)
+        annotation = "<annotation><object><name>ball</name></object></annotation>"
+        first = min((tree / "JPEGImages").iterdir()).stem
+        write_text(tmp_path / f"voc/VOCdevkit/VOC2012/Annotations/{first}.xml", annotation)
     run_main(script, command.replace("OUT", f"{tmp_path}/whole"))
     whole = bytes_in(tmp_path / "whole")
 
