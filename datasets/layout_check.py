@@ -129,12 +129,12 @@ def find_missing(folder: IdFolder, lists: dict[Path, list[str]], none_at_all: st
 
 
 def find_trained_and_tested(lists: dict[Path, list[str]]) -> list[Finding]:
-    """Ids that stand in a list for training and in one for testing."""
+    """Ids that stand in a list for training and in one for testing; lists of trainval are meant to."""
     tested = {name: path for path, ids in lists.items() if is_test_list(path) for name in ids}
     return [
         Finding(ERROR, "id in training and test list", path, f"{name} is in {tested[name].name}")
         for path, ids in lists.items()
-        if path.name.startswith("train")
+        if path.name.startswith("train") and not path.name.startswith("trainval")
         for name in ids
         if name in tested
     ]

@@ -67,17 +67,19 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
     # not forked from this process: a copy of OpenCV's threads hangs
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
-    with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(measure,)) as pool:
-        chunks = (tasks[first : first + CHUNK] for first in range(0, len(tasks), CHUNK))
-        waiting = deque(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, WAITING * processes))
-        try:
-            while waiting:
-                yield from waiting.popleft().result()
-                waiting.extend(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, 1))
-        except BrokenProcessPool:
-            raise InputError(
-                f"one of {processes} processes that read files died, perhaps for want of memory: fewer --workers"
-            ) from None
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(measure,))
+    chunks = (tasks[first : first + CHUNK] for first in range(0, len(tasks), CHUNK))
+    waiting = deque(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, WAITING * processes))
+    try:
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(_measure_chunk, chunk) for chunk in islice(chunks, 1))
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {processes} processes that read files died, perhaps for want of memory: fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for what is queued
 
 
 def worst_first(images: dict, measure: str, count: int) -> list:

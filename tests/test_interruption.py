@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -235,6 +234,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(scenes, tmp_path, capsys):
 def test_files_that_may_not_grow_are_absent(tmp_path):
     """As on a full disk; works everywhere."""
     save_checkpoint(tmp_path / "a.pth", "saliency", {}, torch.nn.Linear(2, 2), {})
+    resource = pytest.importorskip("resource")  # not on Windows
     before, limits = (tmp_path / "a.pth").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
