@@ -23,7 +23,7 @@ if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from metrics.label_folders import LabelData, LabelSource, label_pictures, score_
 from metrics.label_tables import label_tables, short_names
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
-from metrics.saliency_folders import data_sets_in, find_maps, map_pictures, score_maps
+from metrics.saliency_folders import find_maps, map_pictures, score_maps, sets_with_masks
 from metrics.saliency_tables import saliency_plots, saliency_tables, show
 from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
@@ -180,16 +180,17 @@ def evaluate_saliency(args) -> Evaluation:
         done.tell(name, found.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
+    made_by, all_sets = about(args), sets_with_masks(gt_root)
     for method, found in work.items():
-        lacking = data_sets_in(gt_root) - found.keys()
+        lacking = all_sets - found.keys()
         if lacking:
             done.notes.append(f"{method} has no folder of {shorten(sorted(lacking))}, which is not scored")
     for (method, data_set), maps in scored.items():
         report = files[method, data_set].report
         curves = {name: maps.curves[name] for name in ("precision", "recall", "F", "E")}
-        told = {"images": report.scored, "resized": len(report.resized), "files": report.plain(), "curves": curves}
+        told = {"images": report.scored, "resized": len(report.resized), "files": asdict(report), "curves": curves}
         intervals = {"intervals": maps.sampled.intervals()} if maps.sampled else {}
-        entries[method, data_set] = plain(maps.scores | told | intervals) | about(args)
+        entries[method, data_set] = plain(maps.scores | told | intervals) | made_by
         done.scores.setdefault(method, {})[data_set] = entries[method, data_set]
     done.tables.extend(saliency_tables(entries))
     if args.bootstrap:
@@ -230,11 +231,12 @@ def evaluate_labels(args) -> Evaluation:
         selector, bg_threshold = choose_selector(args, data), args.bg_threshold
         sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
     sources = label_sources(args, data, voc_root, bg_threshold)
+    made_by = about(args)
     for name, source in sources.items():
         labels = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers, progress_bar)
         if labels:
             scored[name] = labels
-            done.scores[name] = labels.scores | {"files": source.report.plain()} | about(args)
+            done.scores[name] = labels.scores | {"files": asdict(source.report)} | made_by
             for version, found in labels.sampled.items():
                 entry = done.scores[name] if version == name else done.scores[name]["selected"]
                 entry["intervals"] = plain(found.intervals())

@@ -82,14 +82,7 @@ def SOD_train() -> argparse.ArgumentParser:
     )
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
     _add_step(training, channels_last=True)
-    training.add_argument(
-        "--grad_checkpointing",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="compute activations twice, to hold fewer of them in memory",
-    )
+    _add_switch(training, "--grad_checkpointing", False, "compute activations twice, to hold fewer of them in memory")
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -104,14 +97,7 @@ def train_classification() -> argparse.ArgumentParser:
     training = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
     _add_optimizer(training, momentum=0.0, weight_decay=1e-4)
     _add_crops(training, crop_size=512, smallest=320, largest=640)
-    training.add_argument(
-        "--puzzle",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="Puzzle-CAM: the maps of four tiles must match those of the whole image",
-    )
+    _add_switch(training, "--puzzle", False, "Puzzle-CAM: the maps of four tiles must match those of the whole image")
     training.add_argument(
         "--saliency_dir", metavar="DIR", help="EPS: the maps must add up to the saliency maps <id>.png in DIR"
     )
@@ -194,7 +180,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
 
     labels = parser.add_argument_group("labels")
     _add_fusion(labels)
-    labels.add_argument("--crf", type=_boolean, nargs="?", const=True, default=False, help="dense CRF on the labels")
+    _add_switch(labels, "--crf", False, "dense CRF on the labels")
     labels.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
     _add_selector(parser, default="none")
     _add_devices(parser)
@@ -215,14 +201,7 @@ def train_segmentation() -> argparse.ArgumentParser:
         default="fix",
         help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm, shared by all GPUs",
     )
-    parser.add_argument(
-        "--use_gn",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="GroupNorm (4 groups) in the head; False: batch norm",
-    )
+    _add_switch(parser, "--use_gn", True, "GroupNorm (4 groups) in the head; False: batch norm")
     parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder")
     parser.add_argument(
         "--output_stride",
@@ -291,16 +270,12 @@ def evaluate() -> argparse.ArgumentParser:
         help="maps in METHOD_DIR/<data set>/<stem>.png; several methods",
     )
     saliency.add_argument("--gt_root", required=True, metavar="DIR", help="truth in DIR/<data set>/Masks/<stem>.png")
-    saliency.add_argument(
-        "--weighted_f", type=_boolean, nargs="?", const=True, default=True, help="weighted F; False: in half the time"
-    )
-    saliency.add_argument(
+    _add_switch(saliency, "--weighted_f", True, "weighted F; False: in half the time")
+    _add_switch(
+        saliency,
         "--strict_reference",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="give what PySODMetrics gives, also where that is more than 1 or not a number",
+        False,
+        "give what PySODMetrics gives, also where that is more than 1 or not a number",
     )
     _add_scoring(saliency)
     for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
@@ -604,13 +579,8 @@ def _add_scored_folders(scored, kind: str) -> None:
 
 
 def _add_scoring(scored) -> None:
-    scored.add_argument(
-        "--allow_missing",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="leave out images whose file of --pred is missing or unusable, and count them",
+    _add_switch(
+        scored, "--allow_missing", False, "leave out images whose file of --pred is missing or unusable, and count them"
     )
     scored.add_argument(
         "--workers", type=_count, default=0, help="processes that read and score files; 0: one for each core"
@@ -660,7 +630,7 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
 
 def _add_amp(parser) -> None:
     text = "mixed precision on GPUs (bfloat16, else float16)"
-    parser.add_argument("--amp", type=_boolean, nargs="?", const=True, default=True, help=text)
+    _add_switch(parser, "--amp", True, text)
 
 
 def _add_deterministic(parser) -> None:
@@ -695,14 +665,7 @@ def _add_step(training, channels_last: bool | str) -> None:
         metavar="True|False|gpu",
         help="memory format of images and weights: channels last; gpu: on GPUs only",
     )
-    training.add_argument(
-        "--compile",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="compile the network: a minute or two at the start, faster steps",
-    )
+    _add_switch(training, "--compile", False, "compile the network: a minute or two at the start, faster steps")
 
 
 def _add_segmentation_loss(training) -> None:
@@ -767,7 +730,7 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
         default=list(scales),
         help="of the image; results are summed",
     )
-    parser.add_argument("--flip", type=_boolean, nargs="?", const=True, default=flip, help="add the mirrored image")
+    _add_switch(parser, "--flip", flip, "add the mirrored image")
 
 
 def _add_segmentation_results(parser) -> None:
@@ -786,9 +749,7 @@ def _add_segmentation_results(parser) -> None:
         metavar="PX",
         help="between the beginnings of two windows, px (default: two thirds of --window)",
     )
-    segmentation.add_argument(
-        "--crf", type=_boolean, nargs="?", const=True, default=False, help="dense CRF on the probabilities"
-    )
+    _add_switch(segmentation, "--crf", False, "dense CRF on the probabilities")
     segmentation.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
     segmentation.add_argument(
         "--crf_setting",
@@ -825,6 +786,11 @@ def _add_run(parser, log_path: str) -> None:
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
     run.add_argument("--resume", action="store_true", help="go on with the run --tag from its last.pth")
     run.add_argument("--save_every", type=_count, default=500, help="steps between two saves within an epoch; 0: none")
+
+
+def _add_switch(parser, name: str, default: bool, text: str) -> None:
+    """A flag that takes True, False, or nothing for True."""
+    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, help=text)
 
 
 def _boolean(text: str) -> bool:

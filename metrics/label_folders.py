@@ -102,7 +102,19 @@ def score_labels(
         return None
     if not selector:
         return LabelScores(sets.scores(), {name: sets.sampled()} if num_replicates else {}, images)
-    choices = {index: found.choice for index, found in kept.items() if found.choice}
+    selected, told = select_labels(name, source, data, kept, selector, num_replicates, workers, progress)
+    choices = choices_of(kept)
+    told["sweep"] = [{"threshold": t, **sweep_scores(kept, choices, t, data)} for t in (sweep if choices else ())]
+    versions = {name: sets, f"{name} + selector": selected} if num_replicates else {}
+    sampled = {version: of_version.sampled() for version, of_version in versions.items()}
+    return LabelScores(sets.scores() | told, sampled, images)
+
+
+def select_labels(
+    name: str, source: LabelSource, data: LabelData, kept: dict, selector, num_replicates: int, workers: int, progress
+) -> tuple[LabelSets, dict]:
+    """The labels after the selector, and what `score_labels` tells of them, but for the sweep."""
+    choices = choices_of(kept)
     chosen = choose(choices, selector, len(data.names) - 1)
     statistics = {"t0": chosen["t0"], "classes": class_statistics(kept, choices, chosen, data)}
     qualities = {index: quality_after(found, chosen["replaced"].get(index, False)) for index, found in kept.items()}
@@ -118,11 +130,11 @@ def score_labels(
     selected = LabelSets(data.names, data.is_single, num_replicates)
     for index, quality in qualities.items():
         selected.add(index, quality)
-    rows = [{"threshold": alpha, **sweep_scores(kept, choices, alpha, data)} for alpha in (sweep if choices else ())]
-    told = {"selected": selected.scores(), "selector": statistics, "sweep": rows}
-    versions = {name: sets, f"{name} + selector": selected} if num_replicates else {}
-    sampled = {version: of_version.sampled() for version, of_version in versions.items()}
-    return LabelScores(sets.scores() | told, sampled, images)
+    return selected, {"selected": selected.scores(), "selector": statistics}
+
+
+def choices_of(kept: dict[int, MeasuredLabel]) -> dict[int, Choice]:
+    return {index: found.choice for index, found in kept.items() if found.choice}
 
 
 def measure_label(read: Callable, data: LabelData, selector, index: int) -> MeasuredLabel:

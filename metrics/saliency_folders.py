@@ -41,7 +41,7 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     if (gt_root / "Masks").is_dir():
         raise InputError(f"{gt_root} is a data set itself: name the folder that holds it, here and of the maps")
     found = {}
-    for data_set in sorted(data_sets_in(gt_root)):
+    for data_set in sorted(sets_with_masks(gt_root)):
         if not (method / data_set).is_dir():
             continue
         truth, maps = image_stems(gt_root / data_set / "Masks"), image_stems(method / data_set)
@@ -62,7 +62,7 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     return found
 
 
-def data_sets_in(gt_root: Path) -> set[str]:
+def sets_with_masks(gt_root: Path) -> set[str]:
     return {path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()}
 
 

@@ -44,15 +44,6 @@ class FileReport:
         }
         return [f"{len(names)} {what}: {shorten(names)}" for what, names in told.items() if names]
 
-    def plain(self) -> dict:
-        return {
-            "scored": self.scored,
-            "missing": self.missing,
-            "extra": self.extra,
-            "unusable": self.unusable,
-            "resized": self.resized,
-        }
-
 
 def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
     """Yields `measure(task)` of each task in order; an `InputError` of one is yielded in its place, and ends nothing.

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_process_that_dies():
 def test_report():
     report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
     assert report.lines() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
-    assert report.plain()["unusable"] == {"c": "c.png is damaged"}
+    assert asdict(report)["unusable"] == {"c": "c.png is damaged"}
 
 
 def test_worst_first():
