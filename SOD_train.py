@@ -106,6 +106,7 @@ def main(args) -> None:
     # train
     for epoch in range(state.epoch, args.max_epoch):
         set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
+        validates = (epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch
         batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
         bar = tqdm(
@@ -118,10 +119,7 @@ def main(args) -> None:
             train_step(model, state, batch, args)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "saliency", settings, args.save_every)
-        validates = (epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch
-        if validates:
-            state.save(run, "saliency", settings)  # whatever ends the validation
+            state.save_when_due(run, "saliency", settings, args.save_every, validates)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 

@@ -8,14 +8,18 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from input_errors import InputError
+
+UNFINISHED = ".unfinished"  # how temporary names end
+
 
 @contextmanager
 def atomic_path(path):
     """Yields a temporary path in the folder of `path` (made if missing); it becomes `path` when the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with _errors_name(path):
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
         try:
             os.close(handle)
             yield Path(temporary)
@@ -31,14 +35,22 @@ def _errors_name(path: Path):
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename).endswith(".tmp"):
+        if error.filename is None or str(error.filename).endswith(UNFINISHED):
             error.filename, error.filename2 = str(path), None
         raise
 
 
+def make_folder(folder) -> None:
+    """A folder, with those above it, unless it is there; raises `InputError` where a file is in its place."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{error.filename} is a file, or below one, not a folder: name another place") from None
+
+
 def remove_leftovers(folder) -> None:
     """Removes the temporary files of processes that were killed; none may be writing to the folder."""
-    for leftover in Path(folder).glob(".*.tmp"):
+    for leftover in Path(folder).glob(f".*{UNFINISHED}"):
         leftover.unlink(missing_ok=True)
 
 

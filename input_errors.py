@@ -12,13 +12,13 @@ from interruption import Interrupted
 
 OTHER_PLACE = "name another file or folder"
 MAKE_ROOM = "make room, then run the same command again, a training with --resume; what was written before is complete"
-BRING_BACK = "bring it back, then run the same command again, a training with --resume"
+LOOK_AT_DISK = "look at the disk or the network, then run the same command again, a training with --resume"
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), MAKE_ROOM),
-    **dict.fromkeys((errno.ENOENT, errno.EIO, errno.ESTALE), BRING_BACK),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), LOOK_AT_DISK),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"{OTHER_PLACE}, or allow writing there"),
-    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), OTHER_PLACE),
-}
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR), OTHER_PLACE),
+}  # a file that is not there, or is there already, would as well be a fault of the program
 
 
 class InputError(ValueError):
@@ -62,7 +62,7 @@ def call(main, args) -> int:
 
 @contextmanager
 def disk_errors_explained():
-    """A full or read-only disk, a lost permission, a file that vanished or is of another kind: an `InputError`."""
+    """A full, read-only or failing disk, a lost permission, a file for a folder: an `InputError`."""
     try:
         yield
     except OSError as error:

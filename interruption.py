@@ -5,7 +5,7 @@ for it by `pending`. What launchers, Slurm or `timeout` send twice is one reques
 `SAME_REQUEST_S` after the first ends the process on the spot.
 """
 
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -44,6 +44,7 @@ def listen() -> None:
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _take)
+    multiprocessing.util.Finalize(None, _end_servants, exitpriority=0)
 
 
 def forget() -> None:
@@ -52,11 +53,21 @@ def forget() -> None:
     _request = _Request()
 
 
-def serve_parent() -> None:
-    """For a process that works for another: it leaves signals to that one and ends when that one has, also killed."""
-    for signum in SIGNALS:
+def serve_parent(*ignored: int) -> None:
+    """For a process that works for another: it leaves these signals to that one, and ends when that one has, also
+    killed."""
+    for signum in ignored:
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_servants() -> None:
+    """When this process ends. By itself, multiprocessing would send SIGTERM and wait, also for those that ignore it."""
+    servants = [process for process in multiprocessing.active_children() if process.daemon]
+    if servants and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch takes the end of one for a failure
+    for process in servants:
+        process.kill()
 
 
 def _end_with_parent() -> None:

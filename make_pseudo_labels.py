@@ -51,6 +51,7 @@ from pseudo_labels.selector import (
     split_mask,
 )
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
+from utils.determinism import compute_deterministically
 from utils.distributed import (
     World,
     choose_gpus,
@@ -86,6 +87,7 @@ def main(args) -> None:
     if launch_workers(main, args, len(gpu_ids)):
         return
     world = start_distributed(gpu_ids)
+    compute_deterministically(args.deterministic)
 
     # data
     images = find_images(args)

@@ -183,6 +183,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     _add_switch(labels, "--crf", False, "dense CRF on the labels")
     labels.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
     _add_selector(parser, default="none")
+    _add_deterministic(parser)
     _add_devices(parser)
     return parser
 
@@ -634,15 +635,11 @@ def _add_amp(parser) -> None:
 
 
 def _add_deterministic(parser) -> None:
-    parser.add_argument(
-        "--deterministic",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="the same bits twice also on GPUs of one kind: slower, and with more memory; an operation that has no "
-        "such form, as the backward pass of some poolings, is named in a warning",
+    text = (
+        "the same bits twice also on GPUs of one kind: slower, and with more memory; an operation that has no such "
+        "form, as the backward pass of some poolings, is named in a warning"
     )
+    _add_switch(parser, "--deterministic", False, text)
 
 
 def _add_step(training, channels_last: bool | str) -> None:

@@ -114,6 +114,7 @@ def main(args) -> None:
     # train
     total_steps = args.max_epoch * len(batches)
     for epoch in range(state.epoch, args.max_epoch):
+        validates = val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
         batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
         bar = tqdm(
@@ -128,10 +129,7 @@ def main(args) -> None:
             train_step(model, state, batch, class_weights, args, world)
             if state.step % LOSS_EVERY == 0:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "segmentation", settings, args.save_every)
-        validates = val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
-        if validates:
-            state.save(run, "segmentation", settings)  # whatever ends the validation
+            state.save_when_due(run, "segmentation", settings, args.save_every, validates)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 

@@ -54,14 +54,16 @@ class EpochBatches:
     def __iter__(self):
         order = self.order_of(self.epoch)
         for step in range(self.first_step, len(self)):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            side = (self.side_of(step),) if self.sides_px else ()
-            yield [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
+            yield self._keys(order, step)
 
     def last_keys(self) -> list[tuple]:
         """What this process takes in the last step of the epoch."""
-        self.first_step = len(self) - 1
-        return next(iter(self))
+        return self._keys(self.order_of(self.epoch), len(self) - 1)
+
+    def _keys(self, order: np.ndarray, step: int) -> list[tuple]:
+        batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+        side = (self.side_of(step),) if self.sides_px else ()
+        return [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
     def order_of(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
@@ -90,6 +92,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
-    interruption.serve_parent()
+    interruption.serve_parent(*interruption.SIGNALS)  # the step they load for is to be finished
     cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -90,7 +91,7 @@ def _usable_cores() -> int:
 
 
 def _start_process(measure: Callable) -> None:
-    interruption.serve_parent()
+    interruption.serve_parent(signal.SIGINT)  # of SIGTERM it dies: the pool would wait for one that does not
     global _MEASURE
     _MEASURE = measure
     cv2.setNumThreads(1)  # the processes share the cores already

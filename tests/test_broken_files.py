@@ -192,7 +192,7 @@ def answer(tree, networks, capsys):
             capsys.readouterr()
             code = run_script(importlib.import_module(script).main, args)
             error = capsys.readouterr().err
-            assert not list(tree.rglob("*.tmp"))
+            assert not list(tree.rglob("*.unfinished"))
         finally:
             shutil.rmtree(tree / "out", ignore_errors=True)
             path.rmdir() if content == "folder" else path.unlink()

@@ -1,10 +1,12 @@
 """A fault of the program shows itself: nothing swallows every exception but what is listed here, with its reason."""
 
 import ast
+import errno
 
 import pytest
 from conftest import PROJECT
 
+from atomic_files import make_folder
 from input_errors import InputError, run_script
 
 FOLDERS = ("", "models", "datasets", "pseudo_labels", "metrics", "utils", "benchmarks")
@@ -60,16 +62,29 @@ def test_nothing_else_catches_everything():
     assert found == REASONS.keys()
 
 
-@pytest.mark.parametrize(
-    "fault", [KeyError, TypeError, ValueError, OSError, FileNotFoundError, MemoryError, AssertionError]
-)
+ABSENT = FileNotFoundError(errno.ENOENT, "No such file or directory")
+FAULTS = [ABSENT, *(fault("of the program") for fault in (KeyError, TypeError, ValueError, OSError, MemoryError))]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, AssertionError()])
 def test_faults_keep_their_traceback(fault, capsys):
     def main(args):
-        raise fault("of the program")
+        raise fault
 
-    with pytest.raises(fault):
+    with pytest.raises(type(fault)):
         run_script(main, None)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/newer"])
+def test_a_file_where_a_folder_belongs(below, tmp_path, capsys):
+    (tmp_path / "maps").write_text("")
+
+    def main(args):
+        make_folder(tmp_path / "maps" / below)
+
+    assert run_script(main, None) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/maps")
 
 
 def test_the_answer_stands_on_a_line_of_its_own(capsys):

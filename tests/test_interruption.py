@@ -23,7 +23,7 @@ import SOD_train
 import train_affinity
 import train_classification
 import train_segmentation
-from atomic_files import write_bytes, write_text
+from atomic_files import UNFINISHED, write_bytes, write_text
 from input_errors import InputError, disk_errors_explained, run_script
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.folder_lock import hold_folder, release_folder
@@ -145,6 +145,36 @@ def test_an_ignored_signal_stays_ignored():
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
+FAULT = """
+import sys
+import options, SOD_train
+from input_errors import run_script
+
+def train_step(*args):
+    raise ZeroDivisionError("a fault of the program")
+
+SOD_train.train_step = train_step
+if __name__ == "__main__":
+    sys.exit(run_script(SOD_train.main, options.SOD_train().parse_args()))
+"""
+
+
+@pytest.mark.slow
+def test_a_fault_ends_a_training_with_its_loaders(scenes, tmp_path):
+    """Multiprocessing would wait for the processes that load images, which leave signals to their training."""
+    (tmp_path / "fault.py").write_text(FAULT)
+    flags = shlex.split(TRAININGS["SOD_train"](scenes, tmp_path, "--tag run").replace("workers 0", "workers 2"))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "fault.py", *flags],
+        env=same_threads() | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60 + IMPORTS_S,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("ZeroDivisionError: a fault of the program\n")
+
+
 # two runs into one folder
 
 
@@ -164,7 +194,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     release_folder(tmp_path / "ours")
     with another_run(tmp_path / "ours"), pytest.raises(InputError, match=r"another run is writing to .*ours: wait for"):
         hold_folder(tmp_path / "ours")
-    (tmp_path / "ours/.a.png.x1y2.tmp").write_bytes(b"half")
+    (tmp_path / "ours/.a.png.x1y2.unfinished").write_bytes(b"half")
     hold_folder(tmp_path / "ours")  # which a killed process cannot keep
     hold_folder(tmp_path / "ours")  # a process does not lock itself out
     assert [path.name for path in (tmp_path / "ours").iterdir()] == [".lock"]
@@ -391,12 +421,12 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
 
     def check() -> None:
         for name, content in bytes_in(tmp_path / "parts").items():
-            assert name.endswith(".tmp") or content == whole[name] or name.endswith(".html"), name
+            assert name.endswith(UNFINISHED) or content == whole[name] or name.endswith(".html"), name
 
     line = [sys.executable, f"{script}.py", *command.replace("OUT", f"{tmp_path}/parts").split()]
     end_at_random(line, [], start_word, longest_s=0.1 if script == "prepare_voc12" else 1.0, check=check)
     check()
-    left = {name for name in bytes_in(tmp_path / "parts") if not name.endswith(".tmp")}
+    left = {name for name in bytes_in(tmp_path / "parts") if not name.endswith(UNFINISHED)}
     assert left == whole.keys()
 
 

@@ -1,16 +1,19 @@
 """One process per device: how scripts start them, and what a process knows of the others."""
 
+import json
 import logging
 import multiprocessing
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 import interruption
 from input_errors import InputError, call
 from interruption import Interrupted
+
+LAST_STEPS_S = 600  # what workers may take, after a signal, to finish their steps and save
 
 
 @dataclass(frozen=True)
@@ -58,37 +63,45 @@ def launch_workers(main, args, num_workers: int) -> bool:
     """
     if num_workers < 2 or launched():
         return False
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_workers,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
     # it would print the traceback of a user's mistake; what matters of it is raised below
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     interruption.advise("run the same command again, a training with --resume")
-    try:
-        elastic_launch(config, _work)(main, args)
-    except SignalException as signal:  # of the launcher, which has handed it on and waited
-        interruption.listen()
-        for worker in multiprocessing.active_children():  # a second signal ended its waiting
-            os.kill(worker.pid, signal.sigval)
-            worker.join()
-        raise Interrupted(signal.sigval) from None
-    except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        if failure.exitcode - 128 in interruption.SIGNALS:  # sent to a worker alone
-            raise Interrupted(failure.exitcode - 128) from None
-        report = failure.error_file_data.get("message", {}) if failure.error_file_data else {}
-        text = report.get("message", "") if isinstance(report, dict) else str(report)
-        kind, _, message = text.partition(": ")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))  # after which it kills them
+    with TemporaryDirectory() as reports:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_workers,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=reports),
+        )
+        try:
+            elastic_launch(config, _work)(main, args)
+        except SignalException as signal:  # of the launcher, which has handed it on and waited
+            interruption.listen()
+            for worker in multiprocessing.active_children():  # a second signal ended its waiting
+                worker.kill()
+            raise Interrupted(signal.sigval) from None
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            if failure.exitcode - 128 in interruption.SIGNALS:  # sent to a worker alone
+                raise Interrupted(failure.exitcode - 128) from None
+            _raise_mistake(reports)
+            report = failure.error_file_data["message"]
+            callstack = report["extraInfo"]["py_callstack"] if isinstance(report, dict) else failure.message
+            raise RuntimeError(f"worker {failure.local_rank} failed:\n{callstack}") from error
+    return True
+
+
+def _raise_mistake(reports) -> None:
+    """Raises the `InputError` of a worker, if there is one. Others fail too, for want of the one that left, and may
+    have been seen first."""
+    for path in sorted(Path(reports).rglob("error.json")):
+        kind, _, message = json.loads(path.read_text())["message"]["message"].partition(": ")
         if kind in ("InputError", "MissingInputError"):
             raise InputError(message) from None
-        callstack = report.get("extraInfo", {}).get("py_callstack", text) if isinstance(report, dict) else text
-        raise RuntimeError(f"worker {failure.local_rank} failed:\n{callstack}") from error
-    return True
 
 
 def _work(main, args) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from atomic_files import remove_leftovers
+from atomic_files import make_folder, remove_leftovers
 from input_errors import InputError
 
 if sys.platform == "win32":
@@ -27,7 +27,7 @@ def hold_folder(folder, way_out: str = "choose another folder") -> None:
     """Keeps a folder, made if missing, for this process until `release_folder`, and clears it of what killed runs left
     unfinished. Raises `InputError` where another process has it."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = (folder / ".lock").resolve()
     if path in _held:
         return

@@ -48,8 +48,8 @@ class RunFolder:
         self.is_main = is_main
         self.may_exist = resume
         self.resumes = resume and self.last.is_file()
-        if is_main and self.path.exists() and not resume:
-            raise InputError(f"run folder {self.path} exists: go on with it by --resume, or choose another --tag")
+        if is_main and not resume:
+            self.refuse_existing()
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
         if resume and is_main:
@@ -57,6 +57,10 @@ class RunFolder:
         self.options = json.loads(json.dumps(options))
         if self.resumes:
             self.refuse_other_options()
+
+    def refuse_existing(self) -> None:
+        if self.path.exists():
+            raise InputError(f"run folder {self.path} exists: go on with it by --resume, or choose another --tag")
 
     def hold(self) -> None:
         hold_folder(self.path, "choose another --tag")
@@ -82,7 +86,8 @@ class RunFolder:
         interruption.defer()
         if not self.is_main:
             return
-        self.path.mkdir(parents=True, exist_ok=self.may_exist)
+        if not self.may_exist:
+            self.refuse_existing()  # again: another run may have begun since
         self.hold()
         write_json(self.path / "options.json", {"options": self.options, **environment()})
         self.drop_rows_after(logged_steps)

@@ -107,15 +107,16 @@ class TrainingState:
         self.best_score = score
         return True
 
-    def save_when_due(self, run, stage: str, settings: dict, every: int) -> None:
-        """To be called after each step: saves within an epoch every so many of them (0: never).
+    def save_when_due(self, run, stage: str, settings: dict, every: int, validates: bool = False) -> None:
+        """To be called after each step: saves every so many of them (0: never), and the last one where the epoch is
+        validated then, since a signal ends that at once. An epoch that is not is saved when it is finished.
 
         Where a signal asks the run to end, all processes save after the same step and raise `Interrupted`.
         """
         is_last = self.step == len(self.batches)
         device = next(self.network.parameters()).device
         signum = agreed_signal(device, may_wait=is_last or self.step % ASK_EVERY == 0)
-        if signum or (every and self.step % every == 0 and not is_last):
+        if signum or (validates if is_last else every and self.step % every == 0):
             self.save(run, stage, settings)
         if signum:
             run.log(f"stopped after step {self.step} of epoch {self.epoch + 1}, all of it saved: {run.last}")
