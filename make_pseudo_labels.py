@@ -19,7 +19,6 @@ if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
 import hashlib
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,6 @@ from utils.distributed import (
     launch_workers,
     start_distributed,
     stop_distributed,
-    wait_for_all,
 )
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales, resize
@@ -137,18 +135,6 @@ def check_options(args, images: Images) -> None:
     selector_thresholds(args, images.classes)
     if args.second_cam_dir:
         files_of_ids(args.second_cam_dir, images.ids, ".npz")
-
-
-@contextmanager
-def claimed(world: World, folder: Path, made_by: dict, suffix: str, writes: bool = True):
-    """Records how the files of a folder are made, and keeps other runs from it while this one `writes` there.
-
-    No process writes before all, having listed it, have passed here, and none leaves before all have written.
-    """
-    with claimed_folder(folder, made_by, suffix, writes) if world.is_main else nullcontext():
-        wait_for_all()
-        yield
-        wait_for_all()
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
@@ -246,7 +232,7 @@ def make_cams(images: Images, args, world: World) -> None:
             )
         return
     network = load_classifier(args.load_path, images.classes).to(world.device) if absent else None
-    with claimed(world, folder, cam_options(args), ".npz", writes=bool(absent)):
+    with claimed_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
         batches = batches_by_size(images.paths, args.batch) if absent else []
         work = [batch for batch in batches if absent.intersection(batch)]
         for batch in progress(work, world, "class activation maps"):
@@ -283,7 +269,7 @@ def expand_cams(images: Images, args, world: World) -> None:
     folder = map_dir(args)
     absent = absent_files(folder, images.ids, ".npz")
     network = load_affinity_net(args.affinity_path).to(world.device) if absent else None
-    with claimed(world, folder, expansion_options(args), ".npz", writes=bool(absent)):
+    with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)):
         for index in progress(absent, world, "expansion"):
             name = f"{images.ids[index]}.npz"
             cams, classes = load_checked_cams(Path(args.cam_dir) / name, images.image_labels[index])
@@ -309,7 +295,7 @@ def make_labels(images: Images, folder: Path, args, world: World) -> None:
     """Writes the labels before the selector that are absent."""
     absent = absent_files(folder, images.ids, ".png")
     label_of = read_baseline if args.baseline_dir else label_of_maps
-    with claimed(world, folder, label_options(args, images), ".png", writes=bool(absent)):
+    with claimed_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
         for index in progress(absent, world, "labels"):
             save_label(folder / f"{images.ids[index]}.png", label_of(images, index, args, world))
     if world.is_main:
@@ -370,7 +356,7 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
         return label, load_saliency(images.maps[index], label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
-    with claimed(world, folder, selector_options(args, images), ".png"):
+    with claimed_folder(world, folder, selector_options(args, images), ".png"):
         decisions = decide(images, read, args, world)
         for index in progress(absent, world, "selection"):
             label = selected_label(images, index, *read(index), decisions.chosen["values"], args)

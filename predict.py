@@ -20,7 +20,6 @@ import options
 if __name__ == "__main__":
     ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -46,7 +45,6 @@ from utils.distributed import (
     launch_workers,
     start_distributed,
     stop_distributed,
-    wait_for_all,
 )
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales
@@ -84,15 +82,13 @@ def main(args) -> None:
 
     # output
     output = Path(args.output)
-    claim = claimed_folder(output, options_of_files(args, output), ".png") if world.is_main else nullcontext()
-    with claim:
-        missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
-        wait_for_all()  # no process writes before all have seen what is there
-        batch = args.batch if stage == "saliency" else 1
-        shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
+    missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
+    batch = args.batch if stage == "saliency" else 1
+    shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
 
-        # predict
-        unreadable = []
+    # predict
+    unreadable = []
+    with claimed_folder(world, output, options_of_files(args, output), ".png"):
         for stems in tqdm(shares, desc=stage, disable=not world.is_main, mininterval=1, leave=False):
             loaded = {}
             for stem in stems:
@@ -102,7 +98,7 @@ def main(args) -> None:
                     unreadable.append(str(error))
             if loaded:
                 save_predictions(stage, network, settings, loaded, output, args, world.device)
-        unreadable = gather_from_processes(unreadable)
+    unreadable = gather_from_processes(unreadable)
     if world.is_main:
         print(f"{len(missing) - len(unreadable)} files made, {len(images) - len(missing)} were there: {output}")
         for line in unreadable:

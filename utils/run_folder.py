@@ -18,6 +18,7 @@ import interruption
 from atomic_files import write_json, write_text
 from environment import current_commit, versions_of
 from input_errors import InputError
+from utils.distributed import World, wait_for_all
 from utils.folder_lock import hold_folder, release_folder
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
@@ -161,15 +162,22 @@ def recorded_options(folder) -> dict:
 
 
 @contextmanager
-def claimed_folder(folder, options: dict, suffix: str, writes: bool = True):
-    """As `claim_output_folder`; inside, where this run `writes` to it, no other run does."""
-    if writes:
+def claimed_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
+    """As `claim_output_folder`; inside, where this run `writes` to it, no other run does.
+
+    No process writes before all, having listed the folder, have come so far; none leaves before all have written.
+    """
+    holds = writes and world.is_main
+    if holds:
         hold_folder(folder)
     try:
-        claim_output_folder(folder, options, suffix)
+        if world.is_main:
+            claim_output_folder(folder, options, suffix)
+        wait_for_all()
         yield
+        wait_for_all()
     finally:
-        if writes:
+        if holds:
             release_folder(folder)
 
 
