@@ -32,6 +32,7 @@ from image_labels import load_image_labels
 from input_errors import InputError, run_script
 from label_files import load_label, paint_label
 from metrics.tables import markdown_table, percent
+from utils.folder_lock import LOCK, hold_folder
 from voc_layout import load_ids, save_ids
 
 PROJECT = Path(__file__).resolve().parent
@@ -74,12 +75,16 @@ def main(args) -> None:
 
 
 def clear(work: Path) -> None:
-    """Removes an earlier demo; a folder with anything else in it is left alone."""
-    if work.exists() and any(work.iterdir()):
-        if not (work / MARKER).is_file():
-            raise InputError(f"--work_dir {work} holds files that no demo made: choose another folder")
-        shutil.rmtree(work)
-    write_json(work / MARKER, {"note": "this folder is deleted when the demo is run again"})
+    """Removes an earlier demo, which may have been killed at any time; a folder of anything else is left alone."""
+    if work.exists() and any(work.iterdir()) and not (work / MARKER).is_file():
+        raise InputError(f"--work_dir {work} holds files that no demo made: choose another folder")
+    write_json(work / MARKER, {"note": "this folder is emptied when the demo is run again"})
+    hold_folder(work)
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (MARKER, LOCK):
+            path.unlink()
 
 
 def draw(work: Path, args) -> None:

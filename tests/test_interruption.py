@@ -381,7 +381,7 @@ def test_trainings_end_at_any_moment(script, scenes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["predict", "make_pseudo_labels", "evaluate", "prepare_voc12"])
+@pytest.mark.parametrize("script", ["predict", "make_pseudo_labels", "evaluate", "prepare_voc12", "check_data", "demo"])
 def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
     """What stands is whole after each end, and the same as without one at last."""
     voc, classifier = f"--data_dir {scenes}/data --list_dir {scenes}/voc12", f"{label_parts}/classifier/last.pth"
@@ -405,6 +405,8 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
             f"--trainval {tmp_path}/voc --aug {masks} --data_dir OUT/data --list_dir OUT/voc12",
             "already in",
         ),
+        "check_data": (f"--train_root {scenes}/dataset {voc} --csv OUT/found.csv --workers 1", "pictures for test"),
+        "demo": ("--work_dir OUT/demo --draw_only --num_saliency 100 --num_train 100 --num_val 20", "drawing"),
     }[script]
     if script == "prepare_voc12":
         shutil.copytree(tree, tmp_path / "voc/VOCdevkit/VOC2012")

@@ -18,6 +18,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+LOCK = ".lock"
 CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as some network disks say
 
 _held: dict[Path, IO] = {}
@@ -28,7 +29,7 @@ def hold_folder(folder, way_out: str = "choose another folder") -> None:
     unfinished. Raises `InputError` where another process has it."""
     folder = Path(folder)
     make_folder(folder)
-    path = (folder / ".lock").resolve()
+    path = (folder / LOCK).resolve()
     if path in _held:
         return
     file = open(path, "a")
@@ -47,7 +48,7 @@ def hold_folder(folder, way_out: str = "choose another folder") -> None:
 
 
 def release_folder(folder) -> None:
-    file = _held.pop((Path(folder) / ".lock").resolve(), None)
+    file = _held.pop((Path(folder) / LOCK).resolve(), None)
     if file:
         file.close()
 
