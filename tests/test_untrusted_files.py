@@ -1,17 +1,16 @@
 """Files made to do harm: beside each refusal stands what the plain loader would have done.
 
-Pickles are in test_image_labels.py and test_restricted_tensors.py; archives of VOC in test_prepare_voc12.py.
+Checkpoints are in test_untrusted_checkpoints.py, pickles in test_image_labels.py and test_restricted_tensors.py,
+archives of VOC in test_prepare_voc12.py.
 """
 
 import contextlib
 import gzip
-import http.server
 import io
 import os
 import pickle
 import struct
 import tarfile
-import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -19,8 +18,6 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
-import timm
-import torch
 
 import archive_files
 import array_archives
@@ -31,9 +28,7 @@ from datasets.image_sizes import image_size
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError
 from label_files import load_label
-from models.saliency_net import build_saliency_net
 from restricted_pickle import load_object_array
-from utils.checkpoint import load_checkpoint, rebuild
 from voc_layout import load_ids
 
 MIB = 1 << 20
@@ -305,158 +300,6 @@ def test_the_memo_of_a_pickle_does_not_fill_the_memory(tmp_path):
     assert peak_of(load_object_array, tmp_path / "a.npy") < 4 * MIB
     with pytest.raises(InputError, match=r"a\.npy .*it keeps a value under the number 4194304"):
         load_object_array(tmp_path / "a.npy")
-
-
-# checkpoints
-
-
-@pytest.fixture(scope="module")
-def checkpoint(networks) -> dict:
-    """What a saliency checkpoint holds."""
-    return torch.load(networks / "saliency.pth", weights_only=True)
-
-
-def rebuilt(content, path) -> torch.nn.Module:
-    torch.save(content, path)
-    return rebuild(build_saliency_net, load_checkpoint(path), path)
-
-
-def with_settings(checkpoint: dict, **settings) -> dict:
-    return checkpoint | {"settings": checkpoint["settings"] | settings}
-
-
-def with_args(checkpoint: dict, **args) -> dict:
-    return with_settings(checkpoint, backbone_args=checkpoint["settings"]["backbone_args"] | args)
-
-
-def test_the_checkpoint_is_one(checkpoint, tmp_path):
-    assert rebuilt(checkpoint, tmp_path / "a.pth").state_dict().keys() == checkpoint["network"].keys()
-
-
-def test_settings_that_describe_an_absurd_network(checkpoint, tmp_path):
-    absurd = with_settings(checkpoint, decoder_width=1 << 14)
-    with torch.device("meta"):  # what the plain builder would take memory for
-        outline = build_saliency_net(absurd["settings"])
-    assert sum(weight.numel() for weight in outline.parameters()) > 10**10
-    with pytest.raises(InputError, match=r"a\.pth does not fit the network"):
-        rebuilt(absurd, tmp_path / "a.pth")
-    for other in (
-        with_settings(checkpoint, decoder_width=1 << 30),
-        with_settings(checkpoint, image_size=1 << 40),
-        with_args(checkpoint, depths=(10**9, 1, 1, 1)),
-        with_args(checkpoint, embed_dim=1e9),
-    ):
-        with pytest.raises(InputError, match=r"a\.pth cannot be used: \S+ in the settings of its network, over 16384"):
-            rebuilt(other, tmp_path / "a.pth")
-
-
-def test_weights_that_are_larger_than_their_file(checkpoint, tmp_path):
-    name = next(iter(checkpoint["network"]))
-    expanded = torch.zeros(1).expand(1 << 20, 1 << 20)
-    torch.save({"a": expanded}, tmp_path / "a.pth")
-    assert (tmp_path / "a.pth").stat().st_size < 10_000
-    assert torch.load(tmp_path / "a.pth", weights_only=True)["a"].numel() == 1 << 40  # 4 TiB, if it were copied
-    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} .* fewer numbers than its shape"):
-        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: expanded}}, tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(checkpoint, tmp_path, value):
-    name = next(iter(checkpoint["network"]))
-    weight = torch.full_like(checkpoint["network"][name], value)
-    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} holds numbers that are not finite"):
-        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: weight}}, tmp_path / "a.pth")
-
-
-@pytest.fixture
-def server():
-    """An address, and what was asked of it."""
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", asked
-        running.shutdown()
-
-
-def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    address, asked = server
-    overlay = {"url": f"{address}/weights.pth", "hf_hub_id": None, "source": "url"}
-    name, args = checkpoint["settings"]["backbone"], checkpoint["settings"]["backbone_args"]
-    fetching = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    with contextlib.suppress(Exception):
-        timm.create_model(name, features_only=True, **args, **fetching)
-    assert asked == ["/weights.pth"]
-    asked.clear()
-    with pytest.raises(InputError, match="--backbone_args pretrained names weights"):
-        rebuilt(with_args(checkpoint, **fetching), tmp_path / "a.pth")
-    assert asked == []
-
-    with pytest.raises(FileNotFoundError):  # it looked for the file
-        timm.create_model(name, features_only=True, **args, checkpoint_path=str(tmp_path / "secret"))
-    with pytest.raises(InputError, match="--backbone_args checkpoint_path names weights"):
-        rebuilt(with_args(checkpoint, checkpoint_path=str(tmp_path / "secret")), tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"stage": ["saliency"]}, "stage is a list"),
-        ({"settings": 5}, "settings is a int"),
-        ({"network": [torch.zeros(1)]}, "network is a list"),
-        ({"network": {"a": 5}}, "a is no tensor of numbers"),
-        ({"network": {5: torch.zeros(1)}}, "5 is no tensor of numbers"),
-        ({"network": {"a": torch.zeros(2, 2).to_sparse()}}, "a is no tensor of numbers"),
-        ({"network": {"a": torch.zeros(1, device="meta")}}, "a is no tensor of numbers"),
-        ({"network": {}}, "does not fit the network"),
-        ({"training": None}, "training is a NoneType"),
-        ({"settings": {}}, "settings of its network are incomplete"),
-    ],
-)
-def test_checkpoints_of_other_content(checkpoint, tmp_path, change, message):
-    with pytest.raises(InputError, match=rf"a\.pth .*{message}"):
-        rebuilt(checkpoint | change, tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"backbone": 5},
-        {"backbone": ["swin"]},
-        {"backbone": "hf-hub:somebody/weights"},
-        {"backbone_args": 5},
-        {"backbone_args": [1]},
-        {"backbone_args": {"embed_dim": "x"}},
-        {"backbone_args": {5: 5}},
-        {"backbone_args": {"embed_dim": -4}},
-        {"pixel_mean": "abc"},
-        {"pixel_mean": [1, 2]},
-        {"pixel_std": 3},
-        {"pixel_std": [0, 1, 1]},
-        {"decoder_width": "8"},
-        {"decoder_width": -8},
-        {"decoder_width": 0},
-        {"decoder_width": None},
-        {"decoder_width": float("nan")},
-        {"image_size": "64"},
-        {"image_size": -64},
-        {"image_size": 0},
-        {"image_size": 3.5},
-    ],
-    ids=str,
-)
-def test_odd_settings(checkpoint, tmp_path, settings):
-    with pytest.raises(InputError):
-        rebuilt(with_settings(checkpoint, **settings), tmp_path / "a.pth")
 
 
 # pictures
