@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_headers import PNG_SIGNATURE, jpeg_is_cut_short, size_in_header
+from image_headers import PNG_SIGNATURE, jpeg_is_cut_short, png_chunks, size_in_header
 from input_errors import InputError, MissingInputError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -107,7 +107,8 @@ def check_pixels(content: bytes, name) -> None:
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
     check_pixels(content, name)
-    _check_png_chunks(content, name)
+    if content.startswith(PNG_SIGNATURE):
+        png_chunks(content, name)
     if jpeg_is_cut_short(content):  # OpenCV before 5 fills up what is missing
         raise InputError(f"{name} is cut short: replace or remove it")
     try:
@@ -117,16 +118,6 @@ def _decode(content: bytes, name, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
     return image
-
-
-def _check_png_chunks(content: bytes, name) -> None:
-    """Raises `InputError` where a part of a PNG claims more bytes than there are: OpenCV would take memory for it."""
-    place = len(PNG_SIGNATURE) if content.startswith(PNG_SIGNATURE) else len(content)
-    while place + 8 <= len(content):
-        kind, end = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
-        if end > len(content):
-            raise InputError(f"{name} is damaged or cut short: replace or remove it")
-        place = len(content) if kind == b"IEND" else end
 
 
 def _encode(suffix: str, image: np.ndarray, name) -> bytes:

@@ -1,9 +1,17 @@
-"""What image files say of themselves before a pixel is decoded: their size, and whether a JPEG is whole."""
+"""What image files say of themselves before a pixel is decoded: their size, whether a JPEG is whole, and the chunks of
+a PNG."""
 
 import struct
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from input_errors import InputError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY, PALETTE = 0, 3  # colour types of a PNG
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 JPEG_SCAN, JPEG_END = 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that a size follows
@@ -19,6 +27,53 @@ def size_in_header(content: bytes) -> tuple[int, int] | None:
             except (struct.error, KeyError):
                 return None
     return None
+
+
+@dataclass(frozen=True)
+class PngFormat:
+    """What a PNG says of itself: size, bits of a channel, colour type, and its palette, uint8 [N, 3], if it has one."""
+
+    size_hw: tuple[int, int]
+    depth: int
+    colour_type: int
+    palette: np.ndarray | None
+
+
+def png_chunks(content: bytes, name) -> list[tuple[bytes, bytes]]:
+    """Kind and data of every chunk of a PNG, the header first; `name` is for the error message.
+
+    Raises `InputError` where one claims more bytes than there are, for which OpenCV would take memory, or where one
+    that pixels depend on is damaged.
+    """
+    if not content.startswith(PNG_SIGNATURE):
+        raise InputError(f"{name} is not a PNG file: save it as one")
+    chunks, place = [], len(PNG_SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        data, checksum = content[place + 8 : place + 8 + length], content[place + 8 + length : place + 12 + length]
+        is_damaged = kind[:1].isupper() and checksum != struct.pack(">I", zlib.crc32(kind + data))  # upper: critical
+        lacks_header = not chunks and (kind != b"IHDR" or length != 13)
+        if len(checksum) < 4 or is_damaged or lacks_header:
+            raise InputError(f"{name} is damaged or cut short: replace or remove it")
+        chunks.append((kind, data))
+        place += 12 + length
+    return chunks
+
+
+def png_format(chunks: list[tuple[bytes, bytes]]) -> PngFormat:
+    """The format of a PNG from its chunks, no pixel decoded."""
+    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[0][1][:10])
+    palette = next((data for kind, data in chunks if kind == b"PLTE"), b"")
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) if palette and len(palette) % 3 == 0 else None
+    return PngFormat((height, width), depth, colour_type, colours)
+
+
+def join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The PNG that has these chunks."""
+    parts = [PNG_SIGNATURE]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
+    return b"".join(parts)
 
 
 def jpeg_is_cut_short(content: bytes) -> bool:

@@ -15,9 +15,9 @@ from cam_files import load_cams
 from datasets.image_sizes import check_size
 from datasets.same_pictures import signature
 from image_files import binarize_mask, decode_grey, decode_image, read_bytes
-from image_headers import PNG_SIGNATURE
+from image_headers import PNG_SIGNATURE, png_chunks, png_format
 from input_errors import InputError, first_line
-from label_files import IGNORE_LABEL, check_labels, decode_label, png_format
+from label_files import IGNORE_LABEL, check_labels, decode_label
 
 ERROR, NOTE = "error", "note"  # work cannot be right; legal, but worth knowing
 
@@ -77,7 +77,7 @@ def traits(content: bytes, path) -> list[str]:
         "EXIF-rotated": orientation != 1,
         "grey": mode in ("1", "L", "LA") or mode.startswith("I"),
         "CMYK": mode == "CMYK",
-        "16-bit": mode.startswith("I") or (is_png and png_format(content, path).depth == 16),
+        "16-bit": mode.startswith("I") or (is_png and png_format(png_chunks(content, path)).depth == 16),
         "transparent": has_alpha,
     }
     return [trait for trait, is_so in found.items() if is_so]
