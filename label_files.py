@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_files import check_pixels, read_bytes
-from image_headers import GREY, PALETTE, join_png, png_chunks, png_format
+from image_files import read_bytes
+from image_headers import GREY, PALETTE, check_pixels, join_png, png_chunks, png_format
 from input_errors import InputError
 
 IGNORE_LABEL = 255
@@ -48,8 +48,8 @@ def load_label(path) -> np.ndarray:
 def decode_label(content: bytes, path) -> np.ndarray:
     """What `load_label` gives, from the bytes of a file; `path` is for the error message."""
     chunks = png_chunks(content, path)
-    check_pixels(content, path)
     form = png_format(chunks)
+    check_pixels(form.size_hw, path)
     if form.colour_type == PALETTE:
         kept = [chunk for chunk in chunks[1:] if chunk[0] not in (b"PLTE", b"tRNS")]
         content = join_png([_of_colour_type(GREY, chunks[0]), *kept])

@@ -6,11 +6,13 @@ from PIL import Image
 
 from input_errors import InputError, first_line
 
+KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
+
 
 def image_size(path) -> tuple[int, int]:
     """(H, W) of an image file from its header alone, EXIF rotation ignored."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=KINDS) as image:
             return image.height, image.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
         raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None

@@ -16,8 +16,10 @@ import zipfile
 import zlib
 from pathlib import Path, PureWindowsPath
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import archive_files
 import array_archives
@@ -26,6 +28,7 @@ from array_archives import load_named_arrays
 from cam_files import load_cams
 from datasets.image_sizes import image_size
 from image_files import load_grey, load_image, save_grey
+from image_headers import size_in_header
 from input_errors import InputError
 from label_files import load_label
 from restricted_pickle import load_object_array
@@ -326,3 +329,80 @@ def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     with pytest.raises(InputError, match=r"a\.png is not an image that can be opened: Decompressed data too large"):
         image_size(tmp_path / "a.png")
+
+
+# sizes of pictures: what is decoded is 40 × 60
+
+
+def picture(kind: str, **settings) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(
+        file, kind, **settings
+    )
+    return file.getvalue()
+
+
+def jpeg_with_a_bare_marker() -> bytes:
+    """Behind a marker without length, 0xFFE0 is no length either: that many bytes on lies another frame."""
+    content = b"\xff\xd8\xff\xd0" + picture("JPEG")[2:]
+    return content.ljust(4 + 0xFFE0, b"\0") + b"\xff\xc0\0\x11\x08\0\2\0\3\3" + bytes(9) + b"\xff\xda\0\0\xff\xd9"
+
+
+def tiff_with_sides(kind: int, width: int, height: int, repeated: bool) -> bytes:
+    """Its directory is written once more behind its end; `repeated`: with these sides behind the true ones."""
+    content = picture("TIFF")
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    entries = [content[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12)]
+    sides = [struct.pack("<HHII", 256, kind, 1, width), struct.pack("<HHII", 257, kind, 1, height)]
+    entries = [entries[0], sides[0], entries[1], sides[1], *entries[2:]] if repeated else [*sides, *entries[2:]]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return content[:4] + struct.pack("<I", len(content)) + content[8:] + directory
+
+
+def tiff_with_long_sides() -> bytes:
+    """Sides of eight bytes lie elsewhere: where they lie is no size."""
+    end = len(tiff_with_sides(16, 0, 0, repeated=False))
+    return tiff_with_sides(16, end, end + 8, repeated=False) + struct.pack("<QQ", 60, 40)
+
+
+def webp_without_chunk() -> bytes:
+    """Coded pixels directly in the container, as libwebp reads them too."""
+    pixels = picture("WEBP", lossless=True)[20:]
+    return b"RIFF" + struct.pack("<I", 4 + len(pixels)) + b"WEBP" + pixels
+
+
+@pytest.mark.parametrize(
+    "make",
+    [jpeg_with_a_bare_marker, lambda: tiff_with_sides(4, 3, 2, True), tiff_with_long_sides, webp_without_chunk],
+    ids=["bare marker", "repeated", "long", "without chunk"],
+)
+def test_headers_do_not_hide_the_size_of_a_picture(make):
+    content = make()
+    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).shape == (40, 60, 3)
+    try:
+        assert size_in_header(content, "a") == (40, 60)
+    except InputError as refused:
+        assert str(refused) == "a is damaged or cut short: replace or remove it"
+
+
+def encoded_by_opencv(suffix: str) -> bytes:
+    return cv2.imencode(suffix, np.zeros((40, 60, 3), np.float32 if suffix in (".hdr", ".pfm") else np.uint8))[
+        1
+    ].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "JPEG2000", "BigTIFF", ".ppm", ".ras", ".hdr", ".pfm"])
+def test_pictures_whose_size_is_not_known_are_not_decoded(kind, tmp_path):
+    if kind == "BigTIFF":
+        content = picture("TIFF", big_tiff=True)
+    else:
+        content = encoded_by_opencv(kind) if kind.startswith(".") else picture(kind)
+    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
+    (tmp_path / "a.png").write_bytes(content)
+    for load in (load_image, load_grey):
+        with pytest.raises(InputError, match=r"a\.png is not an image: save it as PNG, JPEG"):
+            load(tmp_path / "a.png")
+    if not kind.startswith("Big"):
+        with pytest.raises(InputError, match=r"a\.png is not an image"):
+            image_size(tmp_path / "a.png")
