@@ -210,6 +210,14 @@ def test_lists(tree, tmp_path):
     ]
 
 
+def test_ids_that_lead_elsewhere(tree, tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"")
+    with open(tmp_path / "voc12/val_id.txt", "a") as file:
+        file.write("../../../../secret\n..\n")
+    assert (tree / "JPEGImages" / "../../../../secret.jpg").is_file()
+    assert check(VOC, tmp_path) == (1, [("error", "id that is no name", "val_id.txt")] * 2)
+
+
 def test_windows_line_ends_alone_are_a_note(tree, tmp_path):
     path = tmp_path / "voc12/val_id.txt"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
