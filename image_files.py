@@ -94,6 +94,15 @@ def image_paths(folder: Path) -> list[Path]:
     ]
 
 
+def check_size(path, size_hw, other, other_hw) -> None:
+    """Raises `InputError` unless two files of one image, such as the image and its label, have one size."""
+    if tuple(size_hw) != tuple(other_hw):
+        raise InputError(
+            f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px: files of one "
+            "image have one size, make the wrong one again"
+        )
+
+
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
     check_header(content, name)
     try:

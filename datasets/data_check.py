@@ -12,9 +12,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from cam_files import load_cams
-from datasets.image_sizes import KINDS, check_size
+from datasets.image_sizes import KINDS
 from datasets.same_pictures import signature
-from image_files import binarize_mask, decode_grey, decode_image, read_bytes
+from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
 from image_headers import PNG_SIGNATURE, png_chunks, png_format
 from input_errors import InputError, first_line
 from label_files import IGNORE_LABEL, check_labels, decode_label
@@ -51,7 +51,7 @@ def check_picture(picture: Picture) -> tuple[list[Finding], np.ndarray | None]:
             size_hw = CHECKS[kind](path, picture.num_labels, findings)
             if image is not None:
                 with as_finding(findings, "sizes differ", path):
-                    check_size(picture.image, image.shape[:2], kind, path, size_hw)
+                    check_size(path, size_hw, picture.image, image.shape[:2])
     return findings, None if image is None else signature(image)
 
 

@@ -18,14 +18,6 @@ def image_size(path) -> tuple[int, int]:
         raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
 
 
-def check_size(image_path, image_hw: tuple[int, int], kind: str, path, size_hw: tuple[int, int]) -> None:
-    """Raises `InputError` unless a file of an image, its mask, label or map, has the size of the image."""
-    if tuple(image_hw) != tuple(size_hw):
-        raise InputError(
-            f"{image_path} is {image_hw[1]}×{image_hw[0]} px, but its {kind} {path} is {size_hw[1]}×{size_hw[0]} px"
-        )
-
-
 def batches_by_size(paths: list[Path], batch_size: int) -> list[list[int]]:
     """Indices of all images in batches of one size, in order of their first image.
 
