@@ -339,7 +339,7 @@ def maps_of(cams, classes) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("command", ["walk", "scores of labels"])
+@pytest.mark.parametrize("command", [pytest.param("walk", marks=pytest.mark.slow), "scores of labels"])
 def test_maps_that_cannot_be_used(command, tree, answer):
     name = first_of(tree, "cams")
     whole = (tree / name).read_bytes()
@@ -462,6 +462,7 @@ def test_archives_that_cannot_be_used(content, tree, answer):
 # names of files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_names_that_are_no_text(tree, networks, tmp_path, capsys):
     """A name in another encoding than that of the system."""

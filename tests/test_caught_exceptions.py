@@ -30,8 +30,9 @@ def catches_everything(node: ast.AST) -> bool:
 
 
 def places_in(source: str, name: str) -> set[str]:
-    found = [node for node in ast.walk(ast.parse(source)) if catches_everything(node)]
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    nodes = list(ast.walk(ast.parse(source)))
+    found = [node for node in nodes if catches_everything(node)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     around = {node.lineno: [f.name for f in functions if f.lineno <= node.lineno <= f.end_lineno] for node in found}
     return {f"{name}: {names[-1] if names else 'module'}" for names in around.values()}
 

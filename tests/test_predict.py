@@ -103,6 +103,7 @@ def test_highlight():
     assert highlight(image, saliency)[0, :, 0].tolist() == [20, 100]
 
 
+@pytest.mark.slow
 def test_recipe_over_the_benchmarks(scenes, runs, tmp_path):
     recipe = [PROJECT / "recipes/saliency_benchmarks.sh", runs / "saliency/last.pth", "tiny"]
     command = [str(part) for part in [*recipe, scenes / "dataset/benchmark", "--flip"]]
