@@ -231,7 +231,7 @@ def check_unreadable(command: str, folder: str, kind: str, tree, answer) -> None
     name = first_of(tree, folder)
     code, said = answer(script, flags, name, UNREADABLE[kind])
     # in a folder of any images these are none; of photographs beside finished labels the size alone is read
-    passed_over = kind in ("folder", "dangling link") and folder in (PHOTOGRAPHS, "set/Masks")
+    passed_over = kind in ("folder", "dangling link") and folder in (PHOTOGRAPHS, "set/Images", "set/Masks")
     passed_over |= (command, folder) == ("scores of segmentations", PHOTOGRAPHS)  # the page does without
     passed_over |= kind in ("jpeg cut", "png cut") and (command, folder) == ("baseline", PHOTOGRAPHS)
     assert code == 2 or script == "predict" or passed_over
