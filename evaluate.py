@@ -33,6 +33,7 @@ from tqdm import tqdm
 from atomic_files import write_json
 from datasets.image_sizes import image_size
 from environment import current_commit, versions_of
+from image_files import check_size
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
 from metrics.confidence import compare, comparison_table, interval_table
@@ -46,7 +47,7 @@ from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
 from pseudo_labels.baseline_labels import SUFFIXES, find_baseline, load_baseline
-from pseudo_labels.fusion_inputs import check_size, load_evidence
+from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
 from pseudo_labels.image_selector import ImageSelector
 from pseudo_labels.selector import build_thresholds
@@ -309,7 +310,7 @@ def choose_selector(args, data: LabelData) -> ImageSelector | None:
     thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
     maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
-    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams)
+    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams, data.truth)
 
 
 def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:
@@ -340,7 +341,7 @@ def stems_in(folder: str, suffixes) -> set[str]:
 
 def read_folder(paths: dict[int, Path], data: LabelData, bg_threshold, index: int, shape_hw) -> np.ndarray:
     image_labels = np.zeros(len(data.names) - 1, bool) if data.image_labels is None else data.image_labels[index]
-    return load_baseline(paths[index], image_labels, shape_hw, bg_threshold)
+    return load_baseline(paths[index], image_labels, data.truth[index], shape_hw, bg_threshold)
 
 
 def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
@@ -367,7 +368,7 @@ def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource
 
 def read_rule(rule: str, paths: list[tuple], data: LabelData, bg_threshold: float, index: int, shape_hw) -> np.ndarray:
     evidence = load_evidence(evidence_of(rule), *paths[index], data.image_labels[index])
-    check_size(evidence["cams"].shape[1:], paths[index][0], shape_hw)
+    check_size(paths[index][0], evidence["cams"].shape[1:], data.truth[index], shape_hw)
     return fuse(rule, evidence, {"bg_threshold": bg_threshold} if rule == "none" else {})
 
 

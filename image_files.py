@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_headers import PNG_SIGNATURE, jpeg_is_cut_short, size_in_header
+from image_headers import check_header
 from input_errors import InputError, MissingInputError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 178_956_970  # where Pillow refuses too; larger files are more often attacks or mistakes than pictures
 
 
 def decode_image(content: bytes, name) -> np.ndarray:
@@ -95,38 +94,24 @@ def image_paths(folder: Path) -> list[Path]:
     ]
 
 
-def check_pixels(content: bytes, name) -> None:
-    """Raises `InputError` for a file whose header tells of more than `MAX_PIXELS`; the decoder judges other headers."""
-    height, width = size_in_header(content) or (0, 0)
-    if height * width > MAX_PIXELS:
+def check_size(path, size_hw, other, other_hw) -> None:
+    """Raises `InputError` unless two files of one image, such as the image and its label, have one size."""
+    if tuple(size_hw) != tuple(other_hw):
         raise InputError(
-            f"{name} has {width}×{height} = {width * height} px, more than the {MAX_PIXELS} that are admitted: make it "
-            "smaller or remove it"
+            f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px: files of one "
+            "image have one size, make the wrong one again"
         )
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
-    check_pixels(content, name)
-    _check_png_chunks(content, name)
-    if jpeg_is_cut_short(content):  # OpenCV before 5 fills up what is missing
-        raise InputError(f"{name} is cut short: replace or remove it")
+    check_header(content, name)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error as error:  # such as more pixels than OpenCV admits
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:
         raise InputError(f"{name} cannot be decoded: {first_line(error)}") from error
     if image is None:
         raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
     return image
-
-
-def _check_png_chunks(content: bytes, name) -> None:
-    """Raises `InputError` where a part of a PNG claims more bytes than there are: OpenCV would take memory for it."""
-    place = len(PNG_SIGNATURE) if content.startswith(PNG_SIGNATURE) else len(content)
-    while place + 8 <= len(content):
-        kind, end = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
-        if end > len(content):
-            raise InputError(f"{name} is damaged or cut short: replace or remove it")
-        place = len(content) if kind == b"IEND" else end
 
 
 def _encode(suffix: str, image: np.ndarray, name) -> bytes:

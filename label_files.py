@@ -4,20 +4,15 @@ A palette PNG differs from a grey one of equal depth in one header byte and the 
 change just these, so that OpenCV does the rest without ever turning indices into colours.
 """
 
-import struct
-import zlib
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from atomic_files import write_bytes
-from image_files import check_pixels, read_bytes
-from image_headers import PNG_SIGNATURE
+from image_files import read_bytes
+from image_headers import GREY, PALETTE, check_pixels, join_png, png_chunks, png_format
 from input_errors import InputError
 
 IGNORE_LABEL = 255
-GREY, PALETTE = 0, 3  # colour types of the PNG header
 
 
 def voc_palette() -> np.ndarray:
@@ -38,11 +33,8 @@ def save_label(path, label: np.ndarray) -> None:
     if label.ndim != 2 or label.dtype != np.uint8:
         raise ValueError(f"{path}: a label map is uint8 [H, W], got {label.dtype} {list(label.shape)}")
     _, encoded = cv2.imencode(".png", label)
-    chunks = list(_chunks(encoded.tobytes(), path))
-    header = chunks[0][1]
-    indexed = header[:9] + bytes([PALETTE]) + header[10:]
-    chunks[:1] = [(b"IHDR", indexed), (b"PLTE", VOC_PALETTE.tobytes())]
-    write_bytes(path, _assemble(chunks))
+    header, *others = png_chunks(encoded.tobytes(), path)
+    write_bytes(path, join_png([_of_colour_type(PALETTE, header), (b"PLTE", VOC_PALETTE.tobytes()), *others]))
 
 
 def load_label(path) -> np.ndarray:
@@ -55,14 +47,12 @@ def load_label(path) -> np.ndarray:
 
 def decode_label(content: bytes, path) -> np.ndarray:
     """What `load_label` gives, from the bytes of a file; `path` is for the error message."""
-    chunks = _png_chunks(content, path)
-    check_pixels(content, path)
-    header = chunks[0][1]
-    depth, colour_type = header[8], header[9]
-    if colour_type == PALETTE:
-        grey_header = header[:9] + bytes([GREY]) + header[10:]
-        kept = [(kind, data) for kind, data in chunks[1:] if kind not in (b"PLTE", b"tRNS")]
-        content = _assemble([(b"IHDR", grey_header), *kept])
+    chunks = png_chunks(content, path)
+    form = png_format(chunks)
+    check_pixels(form.size_hw, path)
+    if form.colour_type == PALETTE:
+        kept = [chunk for chunk in chunks[1:] if chunk[0] not in (b"PLTE", b"tRNS")]
+        content = join_png([_of_colour_type(GREY, chunks[0]), *kept])
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # absurd dimensions
@@ -73,28 +63,9 @@ def decode_label(content: bytes, path) -> np.ndarray:
         return _labels_of_colours(image[:, :, 2::-1], path)
     if image.ndim != 2 or image.dtype != np.uint8:
         raise InputError(f"{path} holds {image.dtype} {list(image.shape)}: labels are 8-bit palette PNGs")
-    if depth < 8:  # the decoder stretches 1, 2 and 4 bits to 0..255
-        image = image // (255 // (2**depth - 1))
+    if form.depth < 8:  # the decoder stretches 1, 2 and 4 bits to 0..255
+        image = image // (255 // (2**form.depth - 1))
     return image
-
-
-@dataclass(frozen=True)
-class PngFormat:
-    """What a PNG says of itself: size, bits of a channel, colour type, and its palette, uint8 [N, 3], if it has one."""
-
-    size_hw: tuple[int, int]
-    depth: int
-    colour_type: int
-    palette: np.ndarray | None
-
-
-def png_format(content: bytes, path) -> PngFormat:
-    """The format of a PNG from its bytes, no pixel decoded; `path` is for the error message."""
-    chunks = _png_chunks(content, path)
-    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[0][1][:10])
-    palette = next((data for kind, data in chunks if kind == b"PLTE"), b"")
-    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) if palette and len(palette) % 3 == 0 else None
-    return PngFormat((height, width), depth, colour_type, colours)
 
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
@@ -126,31 +97,6 @@ def _labels_of_colours(rgb: np.ndarray, path) -> np.ndarray:
     return labels
 
 
-def _png_chunks(content: bytes, path) -> list[tuple[bytes, bytes]]:
-    if not content.startswith(PNG_SIGNATURE):
-        raise InputError(f"{path} is not a PNG file: labels are 8-bit palette PNGs")
-    return list(_chunks(content, path))
-
-
-def _chunks(content: bytes, path):
-    place = len(PNG_SIGNATURE)
-    while place + 8 <= len(content):
-        (length,) = struct.unpack(">I", content[place : place + 4])
-        kind = content[place + 4 : place + 8]
-        data = content[place + 8 : place + 8 + length]
-        stored = content[place + 8 + length : place + 12 + length]
-        if stored != struct.pack(">I", zlib.crc32(kind + data)) or (
-            place == len(PNG_SIGNATURE) and (kind != b"IHDR" or length != 13)
-        ):
-            raise InputError(f"{path} is damaged or cut short: make it again")
-        yield kind, data
-        place += length + 12
-    if place == len(PNG_SIGNATURE):
-        raise InputError(f"{path} is damaged or cut short: make it again")
-
-
-def _assemble(chunks) -> bytes:
-    parts = [PNG_SIGNATURE]
-    for kind, data in chunks:
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
-    return b"".join(parts)
+def _of_colour_type(colour_type: int, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    kind, data = header
+    return kind, data[:9] + bytes([colour_type]) + data[10:]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from atomic_files import write_csv, write_json
 from cam_files import save_cams
 from datasets.image_sizes import batches_by_size, image_size
-from image_files import load_image
+from image_files import check_size, load_image
 from image_labels import load_image_labels
 from input_errors import InputError, run_script, shorten
 from label_files import load_label, save_label
@@ -37,7 +37,7 @@ from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.fusion_inputs import check_size, label_crf, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import label_crf, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import (
@@ -271,12 +271,12 @@ def expand_cams(images: Images, args, world: World) -> None:
     network = load_affinity_net(args.affinity_path).to(world.device) if absent else None
     with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)):
         for index in progress(absent, world, "expansion"):
-            name = f"{images.ids[index]}.npz"
-            cams, classes = load_checked_cams(Path(args.cam_dir) / name, images.image_labels[index])
+            path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]
+            cams, classes = load_checked_cams(path, images.image_labels[index])
             if len(classes):
-                check_size(cams.shape[1:], Path(args.cam_dir) / name, image_size(images.paths[index]))
-                cams = walked_cams(network, load_image(images.paths[index]), cams, args, world)
-            save_cams(folder / name, cams, classes)
+                check_size(path, cams.shape[1:], image_path, image_size(image_path))
+                cams = walked_cams(network, load_image(image_path), cams, args, world)
+            save_cams(folder / path.name, cams, classes)
 
 
 @torch.inference_mode()
@@ -309,7 +309,7 @@ def label_of_maps(images: Images, index: int, args, world: World) -> np.ndarray:
     saliency_path = images.maps[index] if images.maps else None
     paths = cam_path, second_cam_path, image_path, saliency_path
     evidence = load_evidence(evidence_of(args.fusion), *paths, images.image_labels[index], world.device)
-    check_size(evidence["cams"].shape[1:], cam_path, image_size(image_path))
+    check_size(cam_path, evidence["cams"].shape[1:], image_path, image_size(image_path))
     constant = {"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}
     label = fuse(args.fusion, evidence, constant | dict(args.fusion_args))
     if args.crf:
@@ -319,8 +319,8 @@ def label_of_maps(images: Images, index: int, args, world: World) -> np.ndarray:
 
 def read_baseline(images: Images, index: int, args, world: World) -> np.ndarray:
     """The label map uint8 [H, W] of an image by another method."""
-    shape_hw = image_size(images.paths[index])
-    return load_baseline(images.baseline[index], images.image_labels[index], shape_hw, args.bg_threshold)
+    path, image_path = images.baseline[index], images.paths[index]
+    return load_baseline(path, images.image_labels[index], image_path, image_size(image_path), args.bg_threshold)
 
 
 def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
@@ -351,9 +351,9 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
     """Measures all single-class images, sets the thresholds, writes every label that is absent."""
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        named = before / f"{images.ids[index]}.png"
-        label = read_baseline(images, index, args, world) if args.baseline_dir else load_label(named)
-        return label, load_saliency(images.maps[index], label.shape)
+        path = images.baseline[index] if args.baseline_dir else before / f"{images.ids[index]}.png"
+        label = read_baseline(images, index, args, world) if args.baseline_dir else load_label(path)
+        return label, load_saliency(images.maps[index], path, label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
     with claimed_folder(world, folder, selector_options(args, images), ".png"):
@@ -375,7 +375,7 @@ def selected_label(images: Images, index: int, label, saliency, thresholds: np.n
     elif args.multi_class == "split" and len(present) > 1:
         path = map_dir(args) / f"{images.ids[index]}.npz"
         cams, classes = load_checked_cams(path, images.image_labels[index])
-        check_size(cams.shape[1:], path, label.shape)
+        check_size(path, cams.shape[1:], images.maps[index], label.shape)
         label, _ = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
     return label
 

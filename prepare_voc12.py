@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from archive_files import Archive, open_archive
 from atomic_files import write_bytes
-from image_headers import PNG_SIGNATURE
+from image_headers import GREY, PALETTE, png_chunks, png_format
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import GREY, IGNORE_LABEL, PALETTE, load_label
+from label_files import IGNORE_LABEL, load_label
 from utils.folder_lock import hold_folder
 from voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from voc_layout import find_voc_root, load_class_names, load_ids, save_ids
@@ -101,10 +101,8 @@ def size_of(path: Path) -> int | None:
 
 def check_header(content: bytes, name: str) -> None:
     """A mask has one channel of at most 8 bits; the picture of one in colours has three."""
-    if not content.startswith(PNG_SIGNATURE) or len(content) < 33:
-        raise InputError(f"{name} is not a PNG file: fetch the archive again")
-    depth, colour_type = content[24], content[25]
-    if colour_type not in (GREY, PALETTE) or depth > 8:
+    form = png_format(png_chunks(content, name))
+    if form.colour_type not in (GREY, PALETTE) or form.depth > 8:
         raise InputError(f"{name} has colours instead of class indices: this is not the usual {AUG}")
 
 

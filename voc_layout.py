@@ -43,10 +43,7 @@ def load_class_names(voc_root) -> tuple[str, ...]:
     path = Path(voc_root) / "classes.txt"
     if not path.is_file():
         return VOC_CLASSES
-    try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 ({error.reason}): save it as such") from None
+    lines = decode_text(read_bytes(path), path).splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if names and names[0].lower() == "background":
         raise InputError(f"{path} begins with background, which is label 0 already: name the foreground classes alone")
@@ -75,13 +72,9 @@ def load_ids(path) -> list[str]:
 
 def parse_ids(content: bytes, name) -> list[str]:
     """The ids of a list from the bytes of its file; `name` is for the error message."""
-    try:
-        ids = ids_in(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not text in UTF-8 ({error.reason}): save it as such") from None
+    ids = ids_in(content, name)
     for image_id in ids:
-        if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(OF_PATHS):
-            raise InputError(f"{name} names {image_id!r}: an id is the name of a file, without folder and suffix")
+        check_id(image_id, name)
     if not ids:
         raise InputError(f"{name} is empty: it must name one image id per line")
     repeated = len(ids) - len(set(ids))
@@ -90,10 +83,23 @@ def parse_ids(content: bytes, name) -> list[str]:
     return ids
 
 
-def ids_in(text: str) -> list[str]:
-    """The ids of a list as they stand in it, be they none or repeated."""
-    lines = text.splitlines()
+def ids_in(content: bytes, name) -> list[str]:
+    """The ids of a list as they stand in it, be they none, repeated or no names of files."""
+    lines = decode_text(content, name).splitlines()
     return [VOC_PHOTOGRAPH.sub("", line.split()[0]).removesuffix(".jpg") for line in lines if line.strip()]
+
+
+def check_id(image_id: str, name) -> None:
+    """Raises `InputError` for an id that would lead out of its folder; `name` is that of its list."""
+    if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(OF_PATHS):
+        raise InputError(f"{name} names {image_id!r}: an id is the name of a file, without folder and suffix")
+
+
+def decode_text(content: bytes, name) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not text in UTF-8 ({error.reason}): save it as such") from None
 
 
 def save_ids(path, ids) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 from archive_files import Archive, open_archive
 from atomic_files import atomic_path
 from image_files import read_bytes
+from image_headers import PALETTE, PngFormat, png_chunks, png_format
 from input_errors import InputError, MissingInputError, first_line, shorten
-from label_files import IGNORE_LABEL, PALETTE, VOC_PALETTE, PngFormat, decode_label, png_format
+from label_files import IGNORE_LABEL, VOC_PALETTE, decode_label
 from voc_layout import VOC_CLASSES, files_of_ids
 
 FOLDERS = {name: f"results/VOC2012/Segmentation/{name}_test_cls" for name in ("comp6", "comp5")}
@@ -152,7 +153,7 @@ def _check_mask(archive: Archive, member: str, size_hw: Size, num_labels: int, p
     name, none = PurePosixPath(member).stem, np.zeros(0, np.uint8)
     try:
         content = archive.read(member)
-        form = png_format(content, member)
+        form = png_format(png_chunks(content, member))
         _check_format(form, name, size_hw, problems)
         if form.colour_type != PALETTE or math.prod(form.size_hw) > LARGEST_MASK:
             return none

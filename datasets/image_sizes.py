@@ -6,22 +6,16 @@ from PIL import Image
 
 from input_errors import InputError, first_line
 
+KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
+
 
 def image_size(path) -> tuple[int, int]:
     """(H, W) of an image file from its header alone, EXIF rotation ignored."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=KINDS) as image:
             return image.height, image.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
         raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
-
-
-def check_size(image_path, image_hw: tuple[int, int], kind: str, path, size_hw: tuple[int, int]) -> None:
-    """Raises `InputError` unless a file of an image, its mask, label or map, has the size of the image."""
-    if tuple(image_hw) != tuple(size_hw):
-        raise InputError(
-            f"{image_path} is {image_hw[1]}×{image_hw[0]} px, but its {kind} {path} is {size_hw[1]}×{size_hw[0]} px"
-        )
 
 
 def batches_by_size(paths: list[Path], batch_size: int) -> list[list[int]]:

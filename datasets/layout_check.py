@@ -8,7 +8,7 @@ from datasets.data_check import ERROR, NOTE, Finding, Picture, as_finding
 from image_files import image_paths, read_bytes
 from image_labels import load_image_labels
 from input_errors import InputError
-from voc_layout import ids_in, truth_folder
+from voc_layout import check_id, ids_in, truth_folder
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
@@ -58,14 +58,11 @@ def find_stems(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
 
 
 def check_list(path: Path) -> tuple[list[str], list[Finding]]:
-    """The ids of a list, each once."""
+    """The ids of a list, each once, without those that are no names of files."""
     findings: list[Finding] = []
     with as_finding(findings, "cannot be read", path):
         content = read_bytes(path)
-        try:
-            ids = Counter(ids_in(content.decode("utf-8-sig")))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not text in UTF-8 ({error.reason}): save it as such") from None
+        ids = Counter(ids_in(content, path))
         odd = {
             "list with Windows line ends": content.count(b"\r\n"),
             "list with blank lines": sum(not line.strip() for line in content.splitlines()),
@@ -75,8 +72,16 @@ def check_list(path: Path) -> tuple[list[str], list[Finding]]:
         findings += [Finding(ERROR, "id listed twice", path, name) for name, count in ids.items() if count > 1]
         if not ids:
             raise InputError(f"{path} names no image")
-        return list(ids), findings
+        return [name for name in ids if is_name(name, path, findings)], findings
     return [], findings
+
+
+def is_name(image_id: str, path: Path, findings: list[Finding]) -> bool:
+    """Whether an id of a list is the name of a file; another one is a finding."""
+    with as_finding(findings, "id that is no name", path):
+        check_id(image_id, path)
+        return True
+    return False
 
 
 def check_voc(

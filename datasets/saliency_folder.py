@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.image_sizes import check_size
 from datasets.paired_transforms import augment_saliency
-from image_files import binarize_mask, decode_grey, decode_image, read_bytes
-from input_errors import InputError
+from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
 
 
 class SaliencyTraining(Dataset):
@@ -42,7 +40,7 @@ class SaliencyTraining(Dataset):
         image, mask = load_pair(*self.pairs[index], self.read)
         maps = [(mask * 255).astype(np.uint8)]
         if self.edges:
-            maps.append(load_edge(self.edges[index], image.shape[:2], self.read))
+            maps.append(load_edge(self.edges[index], self.pairs[index][0], image.shape[:2], self.read))
         rng = np.random.default_rng([self.seed, epoch, index])
         image, *maps = augment_saliency(image, maps, side_px, rng, self.colour_jitter)
         return torch.from_numpy(image).permute(2, 0, 1), *(torch.from_numpy(grey).float()[None] / 255 for grey in maps)
@@ -51,20 +49,17 @@ class SaliencyTraining(Dataset):
         return self.contents[path] if path in self.contents else read_bytes(path)
 
 
-def load_edge(path, size_hw: tuple[int, int], read=read_bytes) -> np.ndarray:
+def load_edge(path, image_path, image_hw: tuple[int, int], read=read_bytes) -> np.ndarray:
     """A ready edge map, uint8 [H, W] in 0..255, of the size of its image."""
     edge = decode_grey(read(path), path)
-    if edge.shape != tuple(size_hw):
-        raise InputError(
-            f"edge map {path} is {edge.shape[1]}×{edge.shape[0]} px, but its image {size_hw[1]}×{size_hw[0]} px"
-        )
+    check_size(path, edge.shape, image_path, image_hw)
     return edge
 
 
 def load_pair(image_path, mask_path, read=read_bytes) -> tuple[np.ndarray, np.ndarray]:
     """Image RGB uint8 [H, W, 3] and mask bool [H, W], as on disk; `read` gives the bytes of a path."""
     image, mask = decode_image(read(image_path), image_path), binarize_mask(decode_grey(read(mask_path), mask_path))
-    check_size(image_path, image.shape[:2], "mask", mask_path, mask.shape)
+    check_size(mask_path, mask.shape, image_path, image.shape[:2])
     return image, mask
 
 

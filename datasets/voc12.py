@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.image_sizes import check_size
 from datasets.paired_transforms import check_long_side, random_crop
-from image_files import load_grey, load_image
+from image_files import check_size, load_grey, load_image
 from label_files import check_labels, load_label
 
 
@@ -65,13 +64,13 @@ def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.nd
 def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:
     """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
     saliency = load_grey(map_path)
-    check_size(image_path, image.shape[:2], "saliency map", map_path, saliency.shape)
+    check_size(map_path, saliency.shape, image_path, image.shape[:2])
     return saliency
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Image RGB uint8 [H, W, 3] and label uint8 [H, W] in 0..num_labels-1 or 255, checked against each other."""
     image, label = load_image(image_path), load_label(label_path)
-    check_size(image_path, image.shape[:2], "label", label_path, label.shape)
+    check_size(label_path, label.shape, image_path, image.shape[:2])
     check_labels(label, num_labels, label_path)
     return image, label

@@ -1,6 +1,7 @@
 """Initial weights of backbones: from the hub, from a file of timm's, or from a checkpoint of this project or of
 Puzzle-CAM's segmentation network."""
 
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -9,10 +10,12 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from checkpoint_content import check_content, check_weights
 from input_errors import InputError, MissingInputError, first_line
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 
 HUB_TIMEOUT_S = 10
+PREFIX = "backbone."  # of its weights in a checkpoint of this project
 
 
 def check_hub_weights(name: str, full_name: str) -> None:
@@ -36,33 +39,40 @@ def check_hub_weights(name: str, full_name: str) -> None:
         ) from error
 
 
-def read_own_checkpoint(path) -> dict | None:
-    """The backbone's weights in a checkpoint of this project or of Puzzle-CAM; None if the file holds anything else."""
+def read_weights(path) -> tuple[dict[str, Tensor], bool]:
+    """The weights of `--pretrained PATH` by their names, and whether these are ours: those of the backbone in a
+    checkpoint of this project or of Puzzle-CAM. Otherwise they are what timm will find in the file."""
+    name = f"--pretrained {path}"
     if not Path(path).is_file():
-        raise MissingInputError(f"--pretrained {path}: no such file (or use `imagenet` or `none`)")
-    if Path(path).suffix == ".safetensors":
-        return None
+        raise MissingInputError(f"{name}: no such file (or use `imagenet` or `none`)")
+    if Path(path).suffix != ".safetensors":
+        content = read_strangers_file(partial(torch.load, weights_only=True, map_location="cpu"), path)
+        if not isinstance(content, dict):
+            raise InputError(f"{name} holds a {type(content).__name__}, not weights by name")
+        content = from_puzzle_cam(content, name)
+        if {"stage", "network"} <= content.keys():
+            check_content(content, name)
+            ours = {key: value for key, value in content["network"].items() if key.startswith(PREFIX)}
+            return {key.removeprefix(PREFIX): value for key, value in ours.items()}, True
+    weights = read_strangers_file(partial(load_state_dict, weights_only=True), path)
+    check_weights(weights, name)
+    return weights, False
+
+
+def read_strangers_file(read, path):
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return read(str(path))
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"--pretrained {path} cannot be read as weights: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--pretrained {path} holds a {type(content).__name__}, not weights by name")
-    content = from_puzzle_cam(content, path)
-    if not {"stage", "network"} <= content.keys():
-        return None
-    prefix = "backbone."
-    return {key.removeprefix(prefix): value for key, value in content["network"].items() if key.startswith(prefix)}
 
 
-def check_all_loaded(network: nn.Module, path) -> None:
-    """Raises `InputError` if some weight of the network stands nowhere in the file: timm starts these at random.
+def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> None:
+    """Raises `InputError` if some weight of the network is none of those in the file: timm starts these at random.
 
     Weights are looked up by shape and sum, since timm renames them while loading. Position tables are passed over:
     timm resizes them to the size of the windows.
     """
-    state = load_state_dict(str(path), use_ema=False, weights_only=True)
-    in_file = {fingerprint(value) for value in state.values()}
+    in_file = {fingerprint(weight) for weight in weights.values()}
     resized = ("relative_position_bias_table", "pos_embed")
     missing = [
         name
@@ -81,7 +91,7 @@ def fingerprint(weight: Tensor) -> tuple:
 
 
 def load_own_backbone(backbone: nn.Module, state: dict, path) -> None:
-    """Loads the state of `read_own_checkpoint`; raises `InputError` unless every weight fits."""
+    """Loads the state of `read_weights`; raises `InputError` unless every weight fits."""
     own = backbone.state_dict()
     differing = [
         key

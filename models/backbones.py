@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from input_errors import InputError, first_line
-from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_own_checkpoint
+from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_weights
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -121,13 +121,13 @@ def build_backbone(
     full_name = timm_name(name)
     check_backbone_args(settings["backbone_args"])
     options = timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
-    own_checkpoint = None
+    weights, are_ours = None, False
     if pretrained == "imagenet":
         check_hub_weights(name, full_name)
         options |= {"pretrained": True}
     elif pretrained != "none":
-        own_checkpoint = read_own_checkpoint(pretrained)
-        if own_checkpoint is None:
+        weights, are_ours = read_weights(pretrained)
+        if not are_ours:
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
     network = create_network(full_name, options, settings, pretrained)
     if len(network.feature_info.channels()) != NUM_STAGES and not all_stages:
@@ -141,10 +141,10 @@ def build_backbone(
     if not min(std) > 0:
         raise InputError(f"pixel_std {list(std)}: pixels are divided by these numbers, which must be above 0")
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
-    if own_checkpoint is not None:
-        load_own_backbone(backbone, own_checkpoint, pretrained)
-    elif pretrained not in ("imagenet", "none"):
-        check_all_loaded(network, pretrained)
+    if are_ours:
+        load_own_backbone(backbone, weights, pretrained)
+    elif weights is not None:
+        check_all_loaded(network, weights, pretrained)
     return backbone
 
 

@@ -7,6 +7,7 @@ Such a file is a plain state dict. It holds the backbone under `model.`, the sam
 import torch
 from torch import Tensor
 
+from checkpoint_content import check_weights
 from input_errors import InputError
 from voc_layout import VOC_CLASSES
 
@@ -44,6 +45,7 @@ def read_puzzle_cam(state: dict[str, Tensor], path) -> tuple[dict, dict[str, Ten
     Raises `InputError` for a name that has no place in the network, for a copy that differs from its original, and
     for a backbone that is none of the known ones.
     """
+    check_weights(state, path)  # before they are compared, number by number
     state = {key.removeprefix("module."): value for key, value in state.items()}
     weights = {}
     for key, value in state.items():
@@ -82,8 +84,8 @@ def settings_of(state: dict[str, Tensor], path) -> dict:
 
 
 def num_outputs(state: dict[str, Tensor], key: str, path) -> int:
-    if key not in state:
-        raise InputError(f"{path} lacks {key} of Puzzle-CAM's DeepLabV3+, whose other names it has")
+    if key not in state or not (state[key].ndim == 4 and state[key].numel()):
+        raise InputError(f"{path} lacks the convolution {key} of Puzzle-CAM's DeepLabV3+, whose other names it has")
     return len(state[key])
 
 

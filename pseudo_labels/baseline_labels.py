@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from array_archives import load_named_arrays
+from image_files import check_size
 from input_errors import InputError, MissingInputError, shorten
 from label_files import check_labels, load_label
 from pseudo_labels.fusion_rules import strongest
@@ -44,8 +45,9 @@ def find_baseline(folder, ids: list[str]) -> list[Path]:
     return [folder / names[0] for names in found]
 
 
-def load_baseline(path: Path, image_labels: np.ndarray, shape_hw, bg_threshold: float) -> np.ndarray:
-    """The label map, uint8 [H, W], of an image with the classes `image_labels` (bool [C]) and the size `shape_hw`.
+def load_baseline(path: Path, image_labels: np.ndarray, other, shape_hw, bg_threshold: float) -> np.ndarray:
+    """The label map, uint8 [H, W], of an image with the classes `image_labels` (bool [C]) and the size `shape_hw`, that
+    of another file of it, `other`.
 
     Raises `InputError` for another size, or a label that does not exist.
     """
@@ -60,10 +62,7 @@ def load_baseline(path: Path, image_labels: np.ndarray, shape_hw, bg_threshold: 
             scores = np.stack([cv2.resize(score, shape_hw[::-1], interpolation=cv2.INTER_LINEAR) for score in scores])
         background = scores[0] if labels[0] == 0 else np.full(shape_hw, bg_threshold, np.float32)
         label = strongest(background, scores[labels > 0], labels[labels > 0])
-    if label.shape != tuple(shape_hw):
-        raise InputError(
-            f"{path} is {label.shape[1]}×{label.shape[0]} px, but its image {shape_hw[1]}×{shape_hw[0]} px"
-        )
+    check_size(path, label.shape, other, shape_hw)
     return label
 
 

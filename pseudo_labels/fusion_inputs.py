@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cam_files import load_cams
-from image_files import load_grey, load_image
+from image_files import check_size, load_grey, load_image
 from input_errors import InputError
 
 
@@ -22,13 +22,13 @@ def load_evidence(
     shape_hw = cams.shape[1:]
     evidence = {"cams": cams, "classes": classes}
     if "saliency" in wanted:
-        evidence["saliency"] = load_saliency(saliency_path, shape_hw).astype(np.float32) / 255
+        evidence["saliency"] = load_saliency(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
-        check_size(evidence["second_cams"].shape[1:], second_cam_path, shape_hw)
+        check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)
     for name in CRFS.keys() & set(wanted):
         image = load_image(image_path)
-        check_size(image.shape[:2], image_path, shape_hw)
+        check_size(image_path, image.shape[:2], cam_path, shape_hw)
         evidence[name] = CRFS[name](image, device)
     return evidence
 
@@ -58,20 +58,13 @@ def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray,
     """The maps float32 [K, H, W] of an image and their labels uint8 [K]: of the very classes it has (bool [C])."""
     cams, labels = load_cams(path)
     expected = np.flatnonzero(image_labels) + 1
-    if labels.tolist() != expected.tolist() or len(cams) != len(labels):
+    if labels.tolist() != expected.tolist():
         raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
     return cams, labels
 
 
-def load_saliency(path, shape_hw) -> np.ndarray:
-    """The saliency map of an image of this size: uint8 [H, W]."""
+def load_saliency(path, other, shape_hw) -> np.ndarray:
+    """The saliency map of an image, uint8 [H, W]: of the size of another file of it, `other`."""
     saliency = load_grey(path)
-    check_size(saliency.shape, path, shape_hw)
+    check_size(path, saliency.shape, other, shape_hw)
     return saliency
-
-
-def check_size(found_hw, path, shape_hw) -> None:
-    if tuple(found_hw) != tuple(shape_hw):
-        raise InputError(
-            f"{path} is {found_hw[1]}×{found_hw[0]} px, but its image {shape_hw[1]}×{shape_hw[0]} px: make it again"
-        )

@@ -5,33 +5,36 @@ from pathlib import Path
 
 import numpy as np
 
-from pseudo_labels.fusion_inputs import check_size, load_checked_cams, load_saliency
+from image_files import check_size
+from pseudo_labels.fusion_inputs import load_checked_cams, load_saliency
 from pseudo_labels.selector import Thresholds, measure, painted, saliency_mask, select_regions, split_mask
 
 
 @dataclass(frozen=True)
 class ImageSelector:
     """The selector as its user set it, on N images: image_labels bool [N, C], saliency maps, and where masks of several
-    classes are split the maps of all images. Methods take an image by its place in these."""
+    classes are split the maps of all images. Methods take an image by its place in these. All files of an image have
+    the size of its true label map."""
 
     thresholds: Thresholds
     mask_threshold: float
     image_labels: np.ndarray
     maps: list[Path]
     split_cams: list[Path] | None
+    truth: list[Path]
 
     def look(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
         """Of an image with one class: its label, what `measure` tells, and the mask painted with it, uint8 [H, W]."""
         label_of_class = int(self.image_labels[index].argmax()) + 1
-        saliency = load_saliency(self.maps[index], label.shape)
+        saliency = load_saliency(self.maps[index], self.truth[index], label.shape)
         mask = painted(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
 
     def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Maps and classes of an image whose mask is to be split, and its saliency map."""
         cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
-        check_size(cams.shape[1:], self.split_cams[index], shape_hw)
-        return cams, classes, load_saliency(self.maps[index], shape_hw)
+        check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
+        return cams, classes, load_saliency(self.maps[index], self.truth[index], shape_hw)
 
     def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
         """The label after selection with a split mask, the classes of the image, and those that were replaced."""

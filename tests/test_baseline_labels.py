@@ -28,7 +28,7 @@ def save_dict(path, content) -> None:
 
 
 def load(path, image_labels=IMAGE, shape_hw=HW):
-    label = load_baseline(path, image_labels, shape_hw, bg_threshold=0.2)
+    label = load_baseline(path, image_labels, "a.jpg", shape_hw, bg_threshold=0.2)
     assert label.dtype == np.uint8
     return label.tolist()
 
@@ -42,7 +42,7 @@ def test_label_maps(tmp_path, form):
     else:
         cv2.imwrite(str(path), label if form == "grey" else VOC_PALETTE[label][:, :, ::-1])
     assert load(path) == label.tolist()
-    with pytest.raises(InputError, match=r"a\.png is 3×2 px, but its image 2×3 px"):
+    with pytest.raises(InputError, match=r"a\.png is 3×2 px, but a\.jpg is 2×3 px"):
         load(path, shape_hw=(3, 2))
     with pytest.raises(InputError, match=r"a\.png holds the labels \[4\], but there are only 0 to 3 and 255"):
         load(path, image_labels=IMAGE[:3])

@@ -231,7 +231,7 @@ def check_unreadable(command: str, folder: str, kind: str, tree, answer) -> None
     name = first_of(tree, folder)
     code, said = answer(script, flags, name, UNREADABLE[kind])
     # in a folder of any images these are none; of photographs beside finished labels the size alone is read
-    passed_over = kind in ("folder", "dangling link") and folder in (PHOTOGRAPHS, "set/Masks")
+    passed_over = kind in ("folder", "dangling link") and folder in (PHOTOGRAPHS, "set/Images", "set/Masks")
     passed_over |= (command, folder) == ("scores of segmentations", PHOTOGRAPHS)  # the page does without
     passed_over |= kind in ("jpeg cut", "png cut") and (command, folder) == ("baseline", PHOTOGRAPHS)
     assert code == 2 or script == "predict" or passed_over
@@ -339,7 +339,7 @@ def maps_of(cams, classes) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("command", ["walk", "scores of labels"])
+@pytest.mark.parametrize("command", [pytest.param("walk", marks=pytest.mark.slow), "scores of labels"])
 def test_maps_that_cannot_be_used(command, tree, answer):
     name = first_of(tree, "cams")
     whole = (tree / name).read_bytes()
@@ -462,6 +462,7 @@ def test_archives_that_cannot_be_used(content, tree, answer):
 # names of files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_names_that_are_no_text(tree, networks, tmp_path, capsys):
     """A name in another encoding than that of the system."""

@@ -16,7 +16,7 @@ REASONS = {  # place → why whatever fails there has one answer
     "models/backbones.py: plain_transformer_options": "a probe; the network is built again, and fails again, elsewhere",
     "models/backbones.py: can_be_dilated": "a probe, after a failure, for what to tell of it",
     "models/backbone_weights.py: check_hub_weights": "the hub may fail in any way; the answer is the same",
-    "models/backbone_weights.py: read_own_checkpoint": "a damaged file fails in many ways in torch.load",
+    "models/backbone_weights.py: read_strangers_file": "a damaged file fails in many ways in torch and timm",
     "utils/checkpoint.py: load_checkpoint": "a damaged file fails in many ways in torch.load",
 }
 
@@ -32,8 +32,9 @@ def catches_everything(node: ast.AST) -> bool:
 
 
 def places_in(source: str, name: str) -> set[str]:
-    found = [node for node in ast.walk(ast.parse(source)) if catches_everything(node)]
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    nodes = list(ast.walk(ast.parse(source)))
+    found = [node for node in nodes if catches_everything(node)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     around = {node.lineno: [f.name for f in functions if f.lineno <= node.lineno <= f.end_lineno] for node in found}
     return {f"{name}: {names[-1] if names else 'module'}" for names in around.values()}
 

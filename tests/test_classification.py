@@ -175,5 +175,5 @@ def test_maps_that_do_not_fit_are_refused(scenes, perfect_maps, tmp_path):
         run_main("train_classification", command(scenes, tmp_path, f"--tag a --saliency_dir {tmp_path}"))
     for path in perfect_maps.iterdir():
         save_grey(tmp_path / "small" / path.name, load_grey(path)[::2].copy())
-    with pytest.raises(InputError, match=r"is 80×64 px, but its saliency map .* is 80×32 px"):
+    with pytest.raises(InputError, match=r"is 80×32 px, but .* is 80×64 px"):
         run_main("train_classification", command(scenes, tmp_path, f"--tag b --saliency_dir {tmp_path}/small"))

@@ -160,7 +160,7 @@ def test_missing_mask(scenes, tmp_path):
 def test_mask_of_another_size(scenes, tmp_path):
     shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
     save_grey(next((tmp_path / "set/Masks").iterdir()), np.zeros((9, 9), np.uint8))
-    with pytest.raises(InputError, match=r"is 80×64 px, but its mask .* is 9×9 px"):
+    with pytest.raises(InputError, match=r"is 9×9 px, but .* is 80×64 px"):
         run_main("SOD_train", f"{TINY_SWIN} --train_root {tmp_path}/set --log_path {tmp_path} --max_epoch 1")
 
 
@@ -207,7 +207,7 @@ def test_flags_that_do_not_fit(script, extra, words, scenes, tmp_path):
 def test_validation_mask_of_another_size(scenes, tmp_path):
     shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "set")
     save_grey(next((tmp_path / "set/Masks").iterdir()), np.zeros((9, 9), np.uint8))
-    with pytest.raises(InputError, match=r"but its mask .* is 9×9 px"):
+    with pytest.raises(InputError, match=r"is 9×9 px, but .* is 80×64 px"):
         run_main("SOD_train", saliency_command(scenes, tmp_path, f"--max_epoch 1 --val_root {tmp_path}/set"))
 
 

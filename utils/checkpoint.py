@@ -10,13 +10,13 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from atomic_files import atomic_path
+from checkpoint_content import check_content
 from input_errors import InputError, MissingInputError, first_line
 
 LARGEST_SETTING = 1 << 14  # of widths, sides in px and numbers of blocks
-KINDS = {"stage": str, "settings": dict, "network": dict, "training": dict}
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
@@ -43,25 +43,8 @@ def load_checkpoint(path, convert=None) -> dict:
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if convert:
         content = convert(content, path)
-    absent = [key for key in KINDS if not isinstance(content, dict) or key not in content]
-    if absent:
-        raise InputError(f"{path} is no checkpoint of this project: it lacks {', '.join(absent)}")
-    wrong = [key for key, kind in KINDS.items() if not isinstance(content[key], kind)]
-    if wrong:
-        raise InputError(f"{path} is no checkpoint of this project: {wrong[0]} is a {type(content[wrong[0]]).__name__}")
-    for name, weight in content["network"].items():
-        check_weight(name, weight, path)
+    check_content(content, path)
     return content
-
-
-def check_weight(name, weight, path) -> None:
-    """Raises `InputError` unless a weight is a tensor of finite numbers, each of which the file holds."""
-    if not (isinstance(name, str) and isinstance(weight, Tensor) and weight.layout == torch.strided) or weight.is_meta:
-        raise InputError(f"{path} cannot be used: {name} is no tensor of numbers")
-    if weight.untyped_storage().nbytes() < weight.numel() * weight.element_size():  # expanded: a few bytes ask for all
-        raise InputError(f"{path} cannot be used: {name} {list(weight.shape)} has fewer numbers than its shape")
-    if weight.is_floating_point() and not weight.isfinite().all():
-        raise InputError(f"{path} cannot be used: {name} holds numbers that are not finite")
 
 
 def file_digest(path) -> str:
@@ -85,7 +68,7 @@ def rebuild(builder, checkpoint: dict, path) -> nn.Module:
     try:
         with torch.device("meta"):
             outline = builder(settings)
-        check_weights(outline, state, path)
+        check_fit(outline, state, path)
         network = builder(settings)
     except InputError:
         raise
@@ -106,12 +89,12 @@ def numbers_in(value) -> list:
 
 
 def load_weights(network: nn.Module, state: dict, path) -> None:
-    """Loads every weight of `network`; raises `InputError` where `check_weights` does."""
-    check_weights(network, state, path)
+    """Loads every weight of `network`; raises `InputError` where `check_fit` does."""
+    check_fit(network, state, path)
     network.load_state_dict(state)
 
 
-def check_weights(network: nn.Module, state: dict, path) -> None:
+def check_fit(network: nn.Module, state: dict, path) -> None:
     """Raises `InputError` that names missing, unexpected and misshapen weights."""
     own = network.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -1,0 +1,288 @@
+"""Checkpoints and weights made to do harm: beside each refusal stands what the plain loader would have done."""
+
+import contextlib
+import http.server
+import threading
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from input_errors import InputError
+from models.backbones import build_backbone
+from models.puzzle_cam_checkpoint import read_puzzle_cam
+from models.saliency_net import build_saliency_net
+from utils.checkpoint import load_checkpoint, rebuild
+
+
+@pytest.fixture(scope="module")
+def checkpoint(networks) -> dict:
+    """What a saliency checkpoint holds."""
+    return torch.load(networks / "saliency.pth", weights_only=True)
+
+
+def rebuilt(content, path) -> torch.nn.Module:
+    torch.save(content, path)
+    return rebuild(build_saliency_net, load_checkpoint(path), path)
+
+
+def with_settings(checkpoint: dict, **settings) -> dict:
+    return checkpoint | {"settings": checkpoint["settings"] | settings}
+
+
+def with_args(checkpoint: dict, **args) -> dict:
+    return with_settings(checkpoint, backbone_args=checkpoint["settings"]["backbone_args"] | args)
+
+
+def test_the_checkpoint_is_one(checkpoint, tmp_path):
+    assert rebuilt(checkpoint, tmp_path / "a.pth").state_dict().keys() == checkpoint["network"].keys()
+
+
+def test_settings_that_describe_an_absurd_network(checkpoint, tmp_path):
+    absurd = with_settings(checkpoint, decoder_width=1 << 14)
+    with torch.device("meta"):  # what the plain builder would take memory for
+        outline = build_saliency_net(absurd["settings"])
+    assert sum(weight.numel() for weight in outline.parameters()) > 10**10
+    with pytest.raises(InputError, match=r"a\.pth does not fit the network"):
+        rebuilt(absurd, tmp_path / "a.pth")
+    for other in (
+        with_settings(checkpoint, decoder_width=1 << 30),
+        with_settings(checkpoint, image_size=1 << 40),
+        with_args(checkpoint, depths=(10**9, 1, 1, 1)),
+        with_args(checkpoint, embed_dim=1e9),
+    ):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: \S+ in the settings of its network, over 16384"):
+            rebuilt(other, tmp_path / "a.pth")
+
+
+def test_weights_that_are_larger_than_their_file(checkpoint, tmp_path):
+    name = next(iter(checkpoint["network"]))
+    expanded = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save({"a": expanded}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 10_000
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["a"].numel() == 1 << 40  # 4 TiB, if it were copied
+    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} .* fewer numbers than its shape"):
+        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: expanded}}, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(checkpoint, tmp_path, value):
+    name = next(iter(checkpoint["network"]))
+    weight = torch.full_like(checkpoint["network"][name], value)
+    with pytest.raises(InputError, match=rf"a\.pth cannot be used: {name} holds numbers that are not finite"):
+        rebuilt(checkpoint | {"network": checkpoint["network"] | {name: weight}}, tmp_path / "a.pth")
+
+
+@pytest.fixture
+def server():
+    """An address, and what was asked of it."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    address, asked = server
+    overlay = {"url": f"{address}/weights.pth", "hf_hub_id": None, "source": "url"}
+    name, args = checkpoint["settings"]["backbone"], checkpoint["settings"]["backbone_args"]
+    fetching = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    with contextlib.suppress(Exception):
+        timm.create_model(name, features_only=True, **args, **fetching)
+    assert asked == ["/weights.pth"]
+    asked.clear()
+    with pytest.raises(InputError, match="--backbone_args pretrained names weights"):
+        rebuilt(with_args(checkpoint, **fetching), tmp_path / "a.pth")
+    assert asked == []
+
+    with pytest.raises(FileNotFoundError):  # it looked for the file
+        timm.create_model(name, features_only=True, **args, checkpoint_path=str(tmp_path / "secret"))
+    with pytest.raises(InputError, match="--backbone_args checkpoint_path names weights"):
+        rebuilt(with_args(checkpoint, checkpoint_path=str(tmp_path / "secret")), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": ["saliency"]}, "stage is a list"),
+        ({"settings": 5}, "settings is a int"),
+        ({"network": [torch.zeros(1)]}, "network is a list"),
+        ({"network": {"a": 5}}, "a is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "5 is no tensor of numbers"),
+        ({"network": {"a": torch.zeros(2, 2).to_sparse()}}, "a is no tensor of numbers"),
+        ({"network": {"a": torch.zeros(1, device="meta")}}, "a is no tensor of numbers"),
+        ({"network": {}}, "does not fit the network"),
+        ({"training": None}, "training is a NoneType"),
+        ({"settings": {}}, "settings of its network are incomplete"),
+    ],
+)
+def test_checkpoints_of_other_content(checkpoint, tmp_path, change, message):
+    with pytest.raises(InputError, match=rf"a\.pth .*{message}"):
+        rebuilt(checkpoint | change, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": 5},
+        {"backbone": ["swin"]},
+        {"backbone": "hf-hub:somebody/weights"},
+        {"backbone_args": 5},
+        {"backbone_args": [1]},
+        {"backbone_args": {"embed_dim": "x"}},
+        {"backbone_args": {5: 5}},
+        {"backbone_args": {"embed_dim": -4}},
+        {"pixel_mean": "abc"},
+        {"pixel_mean": [1, 2]},
+        {"pixel_std": 3},
+        {"pixel_std": [0, 1, 1]},
+        {"decoder_width": "8"},
+        {"decoder_width": -8},
+        {"decoder_width": 0},
+        {"decoder_width": None},
+        {"decoder_width": float("nan")},
+        {"image_size": "64"},
+        {"image_size": -64},
+        {"image_size": 0},
+        {"image_size": 3.5},
+    ],
+    ids=str,
+)
+def test_odd_settings(checkpoint, tmp_path, settings):
+    with pytest.raises(InputError):
+        rebuilt(with_settings(checkpoint, **settings), tmp_path / "a.pth")
+
+
+# --pretrained PATH
+
+
+WEIGHT = "patch_embed.proj.bias"
+
+
+@pytest.fixture(scope="module")
+def settings(checkpoint) -> dict:
+    return {key: checkpoint["settings"][key] for key in ("backbone", "backbone_args", "pixel_mean", "pixel_std")}
+
+
+@pytest.fixture(scope="module")
+def timms_weights(settings) -> dict:
+    """The same network's by timm's names, as timm's own files hold them."""
+    return timm.create_model(settings["backbone"], img_size=64, **settings["backbone_args"]).state_dict()
+
+
+def refuse_weights(settings: dict, path, message: str) -> None:
+    with pytest.raises(InputError, match=rf"--pretrained .*{path.name} {message}"):
+        build_backbone(settings, str(path), image_size=64)
+
+
+def test_weights_that_are_whole(checkpoint, settings, timms_weights, tmp_path):
+    torch.save(checkpoint, tmp_path / "a.pth")
+    torch.save(timms_weights, tmp_path / "b.pth")
+    torch.save({"state_dict": {}, "state_dict_ema": timms_weights, "epoch": 5}, tmp_path / "c.pth")
+    save_file(timms_weights, tmp_path / "d.safetensors")
+    ours = checkpoint["network"][f"backbone.network.{WEIGHT}"]
+    for name, weight in (
+        ("a.pth", ours),
+        *((name, timms_weights[WEIGHT]) for name in ("b.pth", "c.pth", "d.safetensors")),
+    ):
+        backbone = build_backbone(settings, str(tmp_path / name), image_size=64)
+        assert torch.equal(backbone.network.state_dict()[WEIGHT], weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda weight: torch.full_like(weight, float("nan")), "holds numbers that are not finite"),
+        (lambda weight: torch.full_like(weight, float("inf"), dtype=torch.complex64), "holds numbers that are not"),
+        (lambda weight: torch.zeros(1).expand(weight.shape), r"\[16\] has fewer numbers than its shape"),
+    ],
+    ids=["nan", "complex", "expanded"],
+)
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+def test_weights_that_the_plain_loader_takes(checkpoint, settings, timms_weights, tmp_path, make, message):
+    weight = make(timms_weights[WEIGHT])
+    network = build_backbone(settings, image_size=64).network
+    network.load_state_dict({WEIGHT: weight}, strict=False)
+    assert torch.equal(network.state_dict()[WEIGHT].nan_to_num(), weight.real.float().nan_to_num())
+
+    ours = checkpoint["network"] | {f"backbone.network.{WEIGHT}": weight}
+    torch.save(checkpoint | {"network": ours}, tmp_path / "ours.pth")
+    torch.save(timms_weights | {WEIGHT: weight}, tmp_path / "timms.pth")
+    for name in ("ours.pth", "timms.pth"):
+        refuse_weights(settings, tmp_path / name, rf"cannot be used: \S*{WEIGHT} {message}")
+
+
+def test_safetensors_made_to_do_harm(settings, timms_weights, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(timms_weights | {WEIGHT: torch.full((16,), float("nan"))}, path)
+    refuse_weights(settings, path, f"cannot be used: {WEIGHT} holds numbers that are not finite")
+    path.write_bytes(b"\xff" * 100)
+    refuse_weights(settings, path, "cannot be read as weights")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": [torch.zeros(1)]}, "is no checkpoint of this project: network is a list"),
+        ({"settings": 5}, "is no checkpoint of this project: settings is a int"),
+        ({"network": {5: torch.zeros(1)}}, "cannot be used: 5 is no tensor of numbers"),
+        ({"network": {"backbone.a": 5}}, r"cannot be used: backbone\.a is no tensor of numbers"),
+        ({"network": {"backbone.a": torch.zeros(2, 2).to_sparse()}}, r"cannot be used: backbone\.a is no tensor"),
+        ({"network": {"backbone.a": torch.zeros(1, device="meta")}}, r"cannot be used: backbone\.a is no tensor"),
+    ],
+    ids=["list", "settings", "name", "number", "sparse", "meta"],
+)
+def test_backbones_of_other_content(checkpoint, settings, tmp_path, change, message):
+    """The plain loader ends with a traceback where a name or a weight is asked for what only the right kind has."""
+    torch.save(checkpoint | change, tmp_path / "a.pth")
+    refuse_weights(settings, tmp_path / "a.pth", message)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"state_dict": [1]}, {"model": {"a": 5}}, {"a": "b"}], ids=str)
+def test_weights_that_are_none(settings, tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    refuse_weights(settings, tmp_path / "a.pth", "(holds a list|cannot be)")
+
+
+def test_expanded_weights_are_not_summed(settings, tmp_path):
+    """Weights are known by their sums, for which the plain loader makes doubles of them: here 8 TiB."""
+    expanded = torch.zeros(1).expand(1 << 20, 1 << 20)
+    with pytest.raises(RuntimeError, match="alloc"):
+        expanded.double()
+    torch.save({"a": expanded}, tmp_path / "a.pth")
+    refuse_weights(settings, tmp_path / "a.pth", "cannot be used: a .* has fewer numbers than its shape")
+
+
+@pytest.mark.parametrize("key", ["decoder.classifier.8.weight", "aspp.conv1.weight"])
+def test_puzzle_cam_weights_without_numbers(key):
+    """The length of one is the number of classes, each of which gets a name: 2^40 of them in a file without numbers."""
+    blocks = [
+        f"model.layer{n + 1}.{block}.conv2.fc1.bias" for n, count in enumerate((3, 4, 6, 3)) for block in range(count)
+    ]
+    ends = {"decoder.classifier.8.weight": torch.zeros(3, 1, 1, 1), "aspp.conv1.weight": torch.zeros(3, 1, 1, 1)}
+    weights = dict.fromkeys(blocks, torch.zeros(1)) | ends
+    assert read_puzzle_cam(weights, "p.pth")[0]["head_width"] == 3
+    for odd in (torch.zeros(1 << 40, 0, 1, 1), torch.tensor(5.0)):
+        with pytest.raises(InputError, match=rf"p\.pth lacks the convolution {key}"):
+            read_puzzle_cam(weights | {key: odd}, "p.pth")
+
+
+def test_puzzle_cam_copies_are_not_compared_before_they_are_checked():
+    for odd in (torch.zeros(1, device="meta"), torch.zeros(2, 2).to_sparse()):
+        pair = {"model.conv1.weight": odd, "stage1.0.weight": odd.clone()}
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            torch.equal(*pair.values())
+        with pytest.raises(InputError, match=r"p\.pth cannot be used: model\.conv1\.weight is no tensor of numbers"):
+            read_puzzle_cam(pair, "p.pth")
