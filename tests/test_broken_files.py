@@ -173,11 +173,12 @@ def tree(scenes, label_parts, networks, tmp_path_factory):
 
 
 @pytest.fixture
-def answer(tree, networks, capsys):
+def answer(tree, networks, tmp_path_factory, capsys):
     """Runs a script as its command line does, with a file of the tree replaced for the while: → exit code, error."""
 
     def run(script: str, flags: str, name: str, content) -> tuple[int, str]:
-        path = tree / name
+        path, out = tree / name, tmp_path_factory.mktemp("out")
+        places = {"HERE/out": out / "new", "HERE": tree, "NETWORKS": networks}
         kept = path.read_bytes()
         path.unlink()
         if content == "folder":
@@ -187,14 +188,14 @@ def answer(tree, networks, capsys):
         else:
             path.write_bytes(content)
         try:
-            flags = flags.replace("HERE", str(tree)).replace("NETWORKS", str(networks))
+            for word, place in places.items():
+                flags = flags.replace(word, str(place))
             args = getattr(options, script)().parse_args(shlex.split(flags))
             capsys.readouterr()
             code = run_script(importlib.import_module(script).main, args)
             error = capsys.readouterr().err
-            assert not list(tree.rglob("*.unfinished"))
+            assert not list(out.rglob("*.unfinished"))
         finally:
-            shutil.rmtree(tree / "out", ignore_errors=True)
             path.rmdir() if content == "folder" else path.unlink()
             path.write_bytes(kept)
         said = [line.strip() for line in re.split(r"[\r\n]+", error) if line.strip() and "%|" not in line]
