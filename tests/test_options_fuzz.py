@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import options
 
-EXAMPLES = pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [200, pytest.param(2000, marks=pytest.mark.slow)])
 KINDS = ("saliency", "labels", "segmentation", "submission")
 COMMANDS = [[script] for script in SCRIPTS if script != "evaluate"] + [["evaluate", kind] for kind in KINDS]
 PARSERS = {script: getattr(options, script)() for script in SCRIPTS}
