@@ -61,7 +61,7 @@ from utils.distributed import (
 )
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import merge_scales, resize
-from utils.precision import autocast
+from utils.precision import autocast, finite
 from utils.run_folder import claimed_folder, recorded_options
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 
@@ -284,7 +284,7 @@ def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args,
     """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
     pixels = network.backbone.normalise(image_tensor(image, world.device))
     with autocast(world.device, enabled=True):
-        straight, mirrored = network(torch.cat([pixels, pixels.flip(3)])).float().chunk(2)
+        straight, mirrored = finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
     edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
     maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
     walked = random_walk(resize(maps, edge.shape)[0], edge, args.beta, 2**args.exp_times, args.radius)

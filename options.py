@@ -2,13 +2,17 @@
 
 import argparse
 import ast
-import math
+import json
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
+LARGEST_COUNT = 2**31 - 1
+LARGEST_SEED = 2**64 - 1  # PyTorch's
+LARGEST_SIDE = 1 << 14  # px, channels: `utils/checkpoint.py` takes no network with more
+LARGEST_NUMBER = 1e9  # float32 holds products of four of them
 
 
 def SOD_train() -> argparse.ArgumentParser:
-    parser = _parser("Train the salient object network (stage 1).")
+    parser = _Parser("Train the salient object network (stage 1).")
     _add_network(parser, "swin-base-224", "Swin by the README's names, or any timm name with four feature maps")
     parser.add_argument(
         "--decoder_width",
@@ -17,7 +21,7 @@ def SOD_train() -> argparse.ArgumentParser:
         metavar="paper|N",
         help="channels of the decoder's coarsest stage, a multiple of 8; `paper` is 1024",
     )
-    parser.add_argument("--image_size", type=_positive, default=224, help="side of the network's input, px")
+    parser.add_argument("--image_size", type=_side, default=224, help="side of the network's input, px")
     parser.add_argument("--dropout", type=_share, default=0.5, help="dropout of each decoder stage, 0..1")
     parser.add_argument("--edge_drop_path", type=_share, default=0.3, help="drop path of the edge head, 0..1")
 
@@ -55,7 +59,7 @@ def SOD_train() -> argparse.ArgumentParser:
     data.add_argument(
         "--train_scales",
         nargs="+",
-        type=_above_zero,
+        type=_scale,
         default=[1.0],
         metavar="X",
         help="factors on --image_size; each batch draws one",
@@ -76,7 +80,7 @@ def SOD_train() -> argparse.ArgumentParser:
         metavar="N",
         help="one number: epochs between two decays of --lr; several: the epochs of the decays",
     )
-    training.add_argument("--gamma", type=_above_zero, default=0.5, help="factor of each decay")
+    training.add_argument("--gamma", type=_positive_share, default=0.5, help="factor of each decay, up to 1")
     training.add_argument(
         "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
     )
@@ -88,7 +92,7 @@ def SOD_train() -> argparse.ArgumentParser:
 
 
 def train_classification() -> argparse.ArgumentParser:
-    parser = _parser("Train the classifier whose class activation maps find the classes (stage 2a).")
+    parser = _Parser("Train the classifier whose class activation maps find the classes (stage 2a).")
     _add_network(
         parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name with an output stride of 16"
     )
@@ -106,7 +110,7 @@ def train_classification() -> argparse.ArgumentParser:
 
 
 def train_affinity() -> argparse.ArgumentParser:
-    parser = _parser("Train the affinity network, which keeps class activation maps within objects (stage 2b).")
+    parser = _Parser("Train the affinity network, which keeps class activation maps within objects (stage 2b).")
     _add_network(
         parser, "resnet-50", "frozen; ResNet or ResNeSt by the README's names, or any timm name with output stride 16"
     )
@@ -131,7 +135,7 @@ def train_affinity() -> argparse.ArgumentParser:
 
 
 def make_pseudo_labels() -> argparse.ArgumentParser:
-    parser = _parser(
+    parser = _Parser(
         "Make pseudo labels: class activation maps, expansion, fusion with saliency, object selector (stage 2c)."
     )
     parser.add_argument(
@@ -175,7 +179,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         "--expanded_dir", metavar="DIR", help="expanded maps are kept there (default: --cam_dir with _expanded)"
     )
     expansion.add_argument("--beta", type=_above_zero, default=10.0, help="power of the affinities")
-    expansion.add_argument("--exp_times", type=_count, default=8, help="the walk takes 2^N steps")
+    expansion.add_argument("--exp_times", type=_doublings, default=8, help="the walk takes 2^N steps")
     expansion.add_argument("--radius", type=_radius, default=5, help="length of a step, px of the edge map (H / 4)")
 
     labels = parser.add_argument_group("labels")
@@ -189,7 +193,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
 
 
 def train_segmentation() -> argparse.ArgumentParser:
-    parser = _parser("Train DeepLabV3+ on pseudo labels or masks (stage 3).")
+    parser = _Parser("Train DeepLabV3+ on pseudo labels or masks (stage 3).")
     _add_network(parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name that can be dilated")
     parser.add_argument(
         "--load_path",
@@ -203,7 +207,7 @@ def train_segmentation() -> argparse.ArgumentParser:
         help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm, shared by all GPUs",
     )
     _add_switch(parser, "--use_gn", True, "GroupNorm (4 groups) in the head; False: batch norm")
-    parser.add_argument("--head_width", type=_positive, default=256, help="channels of ASPP and decoder")
+    parser.add_argument("--head_width", type=_side, default=256, help="channels of ASPP and decoder")
     parser.add_argument(
         "--output_stride",
         type=int,
@@ -235,7 +239,7 @@ def train_segmentation() -> argparse.ArgumentParser:
 
 
 def predict() -> argparse.ArgumentParser:
-    parser = _parser("Write what a checkpoint predicts: saliency maps, segmentations, or CAM overlays.")
+    parser = _Parser("Write what a checkpoint predicts: saliency maps, segmentations, or CAM overlays.")
     parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of any of the training scripts")
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files and folders of them")
     parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
@@ -251,16 +255,17 @@ def predict() -> argparse.ArgumentParser:
 
 
 def export_onnx() -> argparse.ArgumentParser:
-    parser = _parser("Write a saliency network as an ONNX file, and check that onnxruntime gives the same maps.")
+    parser = _Parser("Write a saliency network as an ONNX file, and check that onnxruntime gives the same maps.")
     parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of SOD_train.py")
     parser.add_argument("--output", required=True, metavar="FILE", help="the ONNX file to write")
     return parser
 
 
 def evaluate() -> argparse.ArgumentParser:
-    parser = _parser("Score files against the truth and print benchmark tables (stage 4).")
+    parser = _Parser("Score files against the truth and print benchmark tables (stage 4).")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission")
-    saliency = kinds.add_parser("saliency", help="MAE, F, weighted F, S, E, IoU … of saliency maps", allow_abbrev=False)
+    kinds.type = str  # a kind's flags are read by its own parser, which names the one that is wrong
+    saliency = kinds.add_parser("saliency", help="MAE, F, weighted F, S, E, IoU … of saliency maps")
     saliency.add_argument(
         "--pred",
         required=True,
@@ -280,9 +285,7 @@ def evaluate() -> argparse.ArgumentParser:
     )
     _add_scoring(saliency)
     for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
-        scored = kinds.add_parser(
-            kind, help=f"pixel accuracy and IoU of {text}", allow_abbrev=False, formatter_class=_Help
-        )
+        scored = kinds.add_parser(kind, help=f"pixel accuracy and IoU of {text}")
         _add_scored_folders(scored, kind)
         scored.add_argument("--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it")
         scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
@@ -303,16 +306,13 @@ def evaluate() -> argparse.ArgumentParser:
         _add_scoring(scored)
     _add_saliency(kinds.choices["labels"])
     _add_selector(kinds.choices["labels"], default="sos")
-    submission = kinds.add_parser(
-        "submission", help="check an archive of masks for the test server of VOC 2012", allow_abbrev=False
-    )
+    submission = kinds.add_parser("submission", help="check an archive of masks for the test server of VOC 2012")
     submission.add_argument("--archive", required=True, metavar="FILE", help="the .tar.gz that predict.py packs")
     submission.add_argument("--list", required=True, metavar="FILE", help="ids that it must hold, one per line")
     submission.add_argument(
         "--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it, with the photographs"
     )
     for scored in kinds.choices.values():
-        scored.formatter_class = _Help
         scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
         scored.add_argument(
             "--tables", metavar="DIR", help="also write the tables to DIR: Markdown, CSV, LaTeX, and curves as PNG"
@@ -321,7 +321,7 @@ def evaluate() -> argparse.ArgumentParser:
 
 
 def prepare_voc12() -> argparse.ArgumentParser:
-    parser = _parser("Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads.")
+    parser = _Parser("Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads.")
     parser.add_argument(
         "--trainval", required=True, metavar="PATH", help="VOCtrainval_11-May-2012.tar, or the folder it unpacks to"
     )
@@ -337,7 +337,7 @@ def prepare_voc12() -> argparse.ArgumentParser:
 
 
 def check_data() -> argparse.ArgumentParser:
-    parser = _parser(
+    parser = _Parser(
         "Look for faults in the data of all stages. Without --train_root, --benchmark and --data_dir it looks at the "
         "README's places: dataset, dataset/benchmark, and data/voc12 with the lists of voc12. Exit status: 0 for notes "
         "alone, 1 for errors, 2 for a mistake in the flags."
@@ -366,24 +366,24 @@ def check_data() -> argparse.ArgumentParser:
     ):
         voc.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
     parser.add_argument("--csv", metavar="FILE", help="also write everything that was found to FILE")
-    parser.add_argument("--workers", type=_count, default=0, help="processes that read files; 0: one for each core")
+    parser.add_argument("--workers", type=_processes, default=0, help="processes that read files; 0: one for each core")
     return parser
 
 
 def demo() -> argparse.ArgumentParser:
-    parser = _parser("Run the whole sequence on scenes drawn here: a few minutes on two CPU cores.")
+    parser = _Parser("Run the whole sequence on scenes drawn here: a few minutes on two CPU cores.")
     parser.add_argument(
         "--work_dir",
         default="experiments/demo",
         metavar="DIR",
         help="everything goes there; an earlier demo in it is replaced",
     )
-    parser.add_argument("--seed", type=_count, default=0, help="of scenes and trainings")
+    parser.add_argument("--seed", type=_seed, default=0, help="of scenes and trainings")
     parser.add_argument("--num_saliency", type=_positive, default=600, help="scenes to train the saliency network")
     parser.add_argument("--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation")
     parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind")
-    parser.add_argument("--height", type=_positive, default=128, help="of the scenes, px")
-    parser.add_argument("--width", type=_positive, default=160, help="of the scenes, px")
+    parser.add_argument("--height", type=_side, default=128, help="of the scenes, px")
+    parser.add_argument("--width", type=_side, default=160, help="of the scenes, px")
     parser.add_argument("--draw_only", action="store_true", help="draw the scenes in the README's layouts and stop")
     return parser
 
@@ -416,8 +416,12 @@ class _Collect(argparse.Action):
         setattr(namespace, self.dest, values if given is self.default else given + values)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=_Help)
+class _Parser(argparse.ArgumentParser):
+    """Flags are never abbreviated, and what is no number is not empty."""
+
+    def __init__(self, description: str | None = None, **settings):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **settings)
+        self.register("type", None, _text)  # of flags that name no type
 
 
 def _add_network(parser, default: str, text: str) -> None:
@@ -438,7 +442,7 @@ def _add_network(parser, default: str, text: str) -> None:
         help="initial weights: ImageNet's from the hub, none, or a file: timm's, or a checkpoint made here",
     )
 
-    for name, number, text in (("--pixel_mean", _share, "mean"), ("--pixel_std", _above_zero, "standard deviation")):
+    for name, number, text in (("--pixel_mean", _share, "mean"), ("--pixel_std", _deviation, "standard deviation")):
         network.add_argument(
             name,
             nargs=3,
@@ -584,11 +588,11 @@ def _add_scoring(scored) -> None:
         scored, "--allow_missing", False, "leave out images whose file of --pred is missing or unusable, and count them"
     )
     scored.add_argument(
-        "--workers", type=_count, default=0, help="processes that read and score files; 0: one for each core"
+        "--workers", type=_processes, default=0, help="processes that read and score files; 0: one for each core"
     )
     scored.add_argument(
         "--bootstrap",
-        type=_count,
+        type=_resamples,
         default=1000,
         metavar="N",
         help="resamples of the images, for 95%% intervals and the comparison with the first --pred; 0: none",
@@ -623,7 +627,7 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
     training.add_argument("--max_epoch", type=_positive, default=max_epoch, help="epochs in all")
     training.add_argument("--train_batch", type=_positive, default=batch, help="images per step, over all processes")
     training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
-    training.add_argument("--seed", type=_count, default=0, help="of weights, order and augmentation")
+    training.add_argument("--seed", type=_seed, default=0, help="of weights, order and augmentation")
     _add_amp(training)
     _add_deterministic(training)
     return training
@@ -708,11 +712,11 @@ def _add_optimizer(training, momentum: float, weight_decay: float, head_lr: floa
 
 
 def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
-    training.add_argument("--crop_size", type=_positive, default=crop_size, help="side of the training crops, px")
+    training.add_argument("--crop_size", type=_side, default=crop_size, help="side of the training crops, px")
     training.add_argument(
         "--long_side",
         nargs=2,
-        type=_positive,
+        type=_side,
         default=(smallest, largest),
         metavar=("MIN", "MAX"),
         help="before cropping, images are resized to a longer side in this range, px",
@@ -723,7 +727,7 @@ def _add_multi_scale(parser, scales, flip: bool) -> None:
     parser.add_argument(
         "--scales",
         nargs="+",
-        type=_above_zero,
+        type=_scale,
         default=list(scales),
         help="of the image; results are summed",
     )
@@ -770,14 +774,14 @@ def _add_segmentation_results(parser) -> None:
 def _add_devices(parser):
     devices = parser.add_argument_group("devices")
     devices.add_argument(
-        "--gpu_id", nargs="+", type=int, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
+        "--gpu_id", nargs="+", type=_count, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
     )
     return devices
 
 
 def _add_run(parser, log_path: str) -> None:
     devices = _add_devices(parser)
-    devices.add_argument("--workers", type=_count, default=4, help="processes that load images, for each device")
+    devices.add_argument("--workers", type=_processes, default=4, help="processes that load images, for each device")
     run = parser.add_argument_group("run folder")
     run.add_argument("--log_path", default=log_path, metavar="DIR", help="holds the run folders")
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
@@ -801,32 +805,58 @@ def _memory_format(text: str) -> bool | str:
     return text if text == "gpu" else _boolean(text)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text names nothing")
+    return text
 
 
-def _radius(text: str) -> int:
-    if _positive(text) < 2:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number of at least 2: no two pixels are nearer than 1"
-        )
-    return int(text)
+def _whole(text: str, least: int, most: int) -> int:
+    # Python reads no numbers of more digits than 4300
+    value = int(text) if text.isdecimal() and len(text) < 4300 else -1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return value
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+    return _whole(text, 0, LARGEST_COUNT)
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1, LARGEST_COUNT)
+
+
+def _side(text: str) -> int:
+    return _whole(text, 1, LARGEST_SIDE)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, LARGEST_SEED)
+
+
+def _processes(text: str) -> int:
+    return _whole(text, 0, 1024)
+
+
+def _resamples(text: str) -> int:
+    return _whole(text, 0, 100_000)
+
+
+def _doublings(text: str) -> int:
+    return _whole(text, 0, 12)  # above, the polynomial of the walk alone takes seconds for each image
+
+
+def _radius(text: str) -> int:
+    return _whole(text, 2, 64)  # no two pixels are nearer than 1 px; the paths grow with the cube
 
 
 def _number(text: str, fits, wanted: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and fits(value)):
+        value = None
+    if value is None or not (fits(value) and value <= LARGEST_NUMBER):  # which nothing is of NaN
         raise argparse.ArgumentTypeError(f"{text!r} is not a number {wanted}")
     return value
 
@@ -844,7 +874,7 @@ def _below_one(text: str) -> float:
 
 
 def _at_least_zero(text: str) -> float:
-    return _number(text, lambda value: value >= 0, "of at least 0")
+    return _number(text, lambda value: value >= 0, f"from 0 to {LARGEST_NUMBER:.0e}")
 
 
 def _threshold(text: str) -> float | str:
@@ -852,11 +882,19 @@ def _threshold(text: str) -> float | str:
 
 
 def _above_zero(text: str) -> float:
-    return _number(text, lambda value: value > 0, "above 0")
+    return _number(text, lambda value: value > 0, f"above 0 and up to {LARGEST_NUMBER:.0e}")
+
+
+def _scale(text: str) -> float:
+    return _number(text, lambda value: 0 < value <= 16, "above 0 and up to 16")
+
+
+def _deviation(text: str) -> float:
+    return _number(text, lambda value: 0.001 <= value <= 1, "in 0.001..1")  # colours come in steps of 1 / 255
 
 
 def _decoder_width(text: str) -> int:
-    width = 1024 if text == "paper" else _positive(text)
+    width = 1024 if text == "paper" else _side(text)
     if width % 8:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 8")
     return width
@@ -874,6 +912,11 @@ def _setting(text: str) -> tuple[str, object]:
     if not (key.isidentifier() and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+        value = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return key, value  # a text
+    try:
+        json.dumps(value, allow_nan=False)  # as it is recorded
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} gives neither finite numbers nor texts") from None
+    return key, value

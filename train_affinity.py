@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining
-from input_errors import run_script
+from datasets.voc12 import SegmentationTraining, check_any_labelled
+from input_errors import InputError, run_script
 from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
 from utils.determinism import compute_deterministically
@@ -60,6 +60,7 @@ def main(args) -> None:
     ids = load_ids(list_path(args.list_dir, args.train_list))
     images = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
     labels = files_of_ids(label_folder(args.label_name, voc_root), ids, ".png")
+    check_any_labelled(labels)
     dataset = SegmentationTraining(images, labels, num_labels, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     loader = build_loader(dataset, batches, args.workers, world.device)
@@ -98,6 +99,11 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             state.save_when_due(run, "affinity", settings, args.save_every)
         losses = state.finish_epoch()
+        if losses["loss"] == 0:  # which no pair of pixels gives, not even a certain one
+            raise InputError(
+                f"no crop of epoch {epoch + 1} holds two labelled pixels nearer than --radius {args.radius} px of the "
+                "edge map: nothing is learned; give labels of larger areas, a larger --crop_size or --radius"
+            )
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
         run.log(f"{title}  loss {losses['loss']:.4f}")
 

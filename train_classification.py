@@ -28,7 +28,7 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
 from image_files import load_image
 from image_labels import load_image_labels
-from input_errors import run_script
+from input_errors import InputError, run_script, shorten
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
@@ -48,7 +48,7 @@ from utils.distributed import (
 from utils.memory import advice_when_memory_is_full
 from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, finite, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.training_state import TrainingState
@@ -80,6 +80,8 @@ def main(args) -> None:
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
+    if args.puzzle and args.crop_size < 2:
+        raise InputError(f"--puzzle divides crops into quarters: --crop_size {args.crop_size} must be 2 or more")
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -97,6 +99,9 @@ def main(args) -> None:
         state.load(run.last)
     run.start(logged_steps=state.total_steps - state.step)
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
+    absent = [name for name, is_there in zip(classes, image_labels.any(axis=0)) if not is_there]
+    if absent:
+        run.log(f"no training image holds {shorten(absent)}: these classes will not be found")
 
     # train
     total_steps = args.max_epoch * len(batches)
@@ -136,9 +141,14 @@ def main(args) -> None:
 
 
 def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
-    """Image paths, image labels bool [N, C] and ids of a list."""
+    """Image paths, image labels bool [N, C] and ids of a list; raises `InputError` where no image holds a class."""
     ids = load_ids(list_path(args.list_dir, list_name))
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
+    if not image_labels.any():
+        raise InputError(
+            f"{list_name}: by --image_labels {args.image_labels} none of the {len(ids)} images holds a class: there is "
+            "nothing to learn or to score; correct the labels, or the list (--val_list none: no validation)"
+        )
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
@@ -173,7 +183,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     for index in range(world.rank, len(images), world.size):
         image = image_tensor(load_image(images[index]), world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
-        rows.append((index, logits.float().cpu().numpy()))
+        rows.append((index, finite(logits.float()).cpu().numpy()))
     rows = sorted(gather_from_processes(rows), key=lambda row: row[0])
     scores = np.stack([scores for _, scores in rows])  # [N, C]
     return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, count_labels, load_labelled
+from datasets.voc12 import SegmentationTraining, check_any_labelled, count_labels, load_labelled
 from input_errors import InputError, run_script
 from label_files import paint_label
 from metrics.segmentation import ConfusionMatrix
@@ -155,7 +155,9 @@ def labelled_images(ids: list[str], voc_root, folder):
     """(image, label) paths of every id."""
     if not ids:
         return []
-    return list(zip(files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")))
+    images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
+    check_any_labelled(labels)
+    return list(zip(images, labels))
 
 
 def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:

@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 
 from datasets.paired_transforms import check_long_side, random_crop
 from image_files import check_size, load_grey, load_image
-from label_files import check_labels, load_label
+from input_errors import InputError
+from label_files import IGNORE_LABEL, check_labels, load_label
 
 
 class ClassificationTraining(Dataset):
@@ -59,6 +60,15 @@ def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.nd
         counts = np.bincount(label.ravel(), minlength=256)[:num_labels]
         images, pixels = images + (counts > 0), pixels + counts
     return images, pixels
+
+
+def check_any_labelled(labels: list[Path]) -> None:
+    """Raises `InputError` where every pixel of every label file is ignored; reads no more files than it takes."""
+    if not any((load_label(path) != IGNORE_LABEL).any() for path in labels):
+        raise InputError(
+            f"{labels[0].parent}: every pixel of the {len(labels)} labels is {IGNORE_LABEL}, ignored: there is nothing "
+            "to learn from or to score; make them again, or name others"
+        )
 
 
 def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:

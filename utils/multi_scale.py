@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.precision import finite
+
 
 def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "sum", multiple: int = 1) -> Tensor:
     """Sum (or "max") over scales and mirror images of `predict`, each result brought back to the size of the images.
@@ -24,7 +26,7 @@ def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "su
             maps = join(straight, mirrored.flip(3))  # [B, K, h', w']
         maps = resize(maps, size_hw)  # [B, K, H, W]
         total = maps if total is None else join(total, maps)
-    return total
+    return finite(total)
 
 
 def sliding_windows(predict, images: Tensor, window_px: int, stride_px: int) -> Tensor:

@@ -126,10 +126,10 @@ class TrainingState:
     def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
         """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes.
 
-        Raises `InputError` instead where a loss or a weight is not finite.
+        Raises `InputError` instead where a loss, a weight or a batch-norm statistic is not finite.
         """
         self.check_finite()
-        if not torch.stack([weight.detach().isfinite().all() for weight in self.network.parameters()]).all():
+        if not torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all():
             raise InputError(
                 f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
                 "--lr; what was saved before is intact"
