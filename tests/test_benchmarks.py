@@ -24,6 +24,7 @@ def test_decoder_speed(results):
     assert "torch 2." in text
 
 
+@pytest.mark.slow
 def test_decoder_quality(scenes, results):
     places = f"--train_root {scenes}/dataset --val_root {scenes}/dataset/benchmark/DRAWN-TE --widths 8 16"
     decoder_quality.main(f"{places} -- {TINY_SWIN} --max_epoch 1 --train_batch 4".split())

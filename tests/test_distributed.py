@@ -80,6 +80,7 @@ stop_distributed()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
     """And the mean loss; also where each passes its share of the batch in two parts."""
     results = {}
@@ -122,6 +123,7 @@ def test_two_processes_resume_exactly_and_score_what_they_save(scenes, tmp_path)
     assert scores["MAE"] == pytest.approx(whole["val/MAE"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_scripts_join_torchrun(scenes, tmp_path):
     """A training and a label generation under torchrun: one run folder, every file once."""
     command = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {scenes}/dataset/benchmark/DRAWN-TE"
@@ -166,7 +168,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("argument", "code"), [("fine", 0), ("mistake", 2), ("fault", 1), ("killed", 1)])
+@pytest.mark.parametrize(
+    ("argument", "code"),
+    [
+        ("fine", 0),
+        ("mistake", 2),
+        pytest.param("fault", 1, marks=pytest.mark.slow),
+        pytest.param("killed", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_script_launches_its_own_workers(tmp_path, argument, code):
     """A worker that fails or dies ends the other, which waits for it, within a minute, and what it died of is shown."""
     (tmp_path / "launch.py").write_text(LAUNCH.format(project=str(PROJECT)))

@@ -333,6 +333,7 @@ def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path, monkeypa
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_learns_the_same():
     """With and without recomputation, of which the compiler must know. (No machine code: that takes minutes.)"""
     images, moved = torch.randn(2, 3, 64, 64), {}
