@@ -128,8 +128,9 @@ def main(args) -> None:
         if validates:
             scores = validate(state.result, val_sets, args.image_size, world, args.amp)
             run.scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
-            picture = progress_picture(state.result, dataset, batches, world.device)
-            run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
+            if world.is_main:
+                picture = progress_picture(state.result, dataset, batches, world.device)
+                run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
         line = "  ".join(f"{name} {value:.4f}" for name, value in (losses | scores).items())
         run.log(f"{title}  {line}")
 

@@ -49,8 +49,8 @@ def make_folder(folder) -> None:
 
 
 def remove_leftovers(folder) -> None:
-    """Removes the temporary files of processes that were killed; none may be writing to the folder."""
-    for leftover in Path(folder).glob(f".*{UNFINISHED}"):
+    """Removes the temporary files of processes that were killed, also those below; none may be writing there."""
+    for leftover in Path(folder).rglob(f".*{UNFINISHED}"):
         leftover.unlink(missing_ok=True)
 
 

@@ -81,7 +81,7 @@ def clear(work: Path) -> None:
     write_json(work / MARKER, {"note": "this folder is emptied when the demo is run again"})
     hold_folder(work)
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in (MARKER, LOCK):
             path.unlink()

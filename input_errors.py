@@ -39,12 +39,17 @@ def run_script(main, args) -> int:
     interruption.listen()
     try:
         code = call(main, args)
+        sys.stdout.flush()
         interruption.defer()  # the process ends by itself now
         return code
     except InputError as error:
         # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
         line = re.sub(r"^input_errors\.\w+: ", "", str(error).strip().splitlines()[-1])
         message, code = f"error: {line}", 2
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + 13  # as a shell tells of SIGPIPE
     except Interrupted as signal:
         message, code = f"stopped by {signal}: {interruption.advice()}", signal.exit_code
         if os.environ.get("RANK", "0") != "0":
@@ -52,6 +57,16 @@ def run_script(main, args) -> int:
     # here, where the frames of the exception are gone, and with them progress bars, on whose line this would stand
     print(message, file=sys.stderr)
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether who read the output has gone, as `head` does when it has seen enough; what is left goes nowhere then."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def call(main, args) -> int:

@@ -39,11 +39,13 @@ _request = _Request()
 
 def listen() -> None:
     """From here on, and until the process ends, signals are requests. One that the process was told to ignore, as in
-    the background of a shell script, stays ignored."""
+    the background of a shell script, stays ignored.
+
+    One of several processes may wait for the others where no Python runs, and so no request would be seen: unless
+    signals are deferred, the system ends it.
+    """
     forget()
-    for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _take)
+    _install()
     multiprocessing.util.Finalize(None, _end_servants, exitpriority=0)
 
 
@@ -51,6 +53,18 @@ def forget() -> None:
     """As if no signal had come."""
     global _request
     _request = _Request()
+
+
+def _install() -> None:
+    waits_for_others = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL if waits_for_others and not _request.is_deferred else _take)
+
+
+def _defer(is_deferred: bool) -> None:
+    _request.is_deferred = is_deferred
+    _install()
 
 
 def serve_parent(*ignored: int) -> None:
@@ -77,7 +91,7 @@ def _end_with_parent() -> None:
 
 def defer() -> None:
     """From here on the work asks for signals itself."""
-    _request.is_deferred = True
+    _defer(True)
 
 
 def advise(advice: str) -> None:
@@ -97,13 +111,14 @@ def pending() -> int | None:
 @contextmanager
 def at_once():
     """Also a decorator: inside, nothing would be lost, and signals are not deferred; nor is one that waits."""
-    was_deferred, _request.is_deferred = _request.is_deferred, False
+    was_deferred = _request.is_deferred
+    _defer(False)
     try:
         if _request.signum:
             raise Interrupted(_request.signum)
         yield
     finally:
-        _request.is_deferred = was_deferred
+        _defer(was_deferred)
 
 
 @contextmanager

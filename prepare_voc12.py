@@ -48,7 +48,6 @@ def main(args) -> None:
         check_lists(list_dir, ids)
 
         # unpack
-        hold_folder(args.data_dir)
         unpack(trainval, files, voc_root)
         unpack(aug, masks, voc_root, check_header)
     if args.test:
@@ -88,6 +87,8 @@ def unpack(archive: Archive, members: dict[str, str], voc_root: Path, check=None
     print(
         f"{archive.path}: {len(members)} files, {len(members) - len(absent)} of them already in {voc_root}", flush=True
     )
+    if absent:
+        hold_folder(voc_root)
     for place, name in tqdm(absent.items(), desc=archive.path.name, unit="file", mininterval=1, leave=False):
         content = archive.read(name)
         if check:

@@ -65,7 +65,7 @@ def launch_workers(main, args, num_workers: int) -> bool:
         return False
     # it would print the traceback of a user's mistake; what matters of it is raised below
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    interruption.advise("run the same command again, a training with --resume")
+    interruption.advise(advice := "run the same command again, a training with --resume")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))  # after which it kills them
     with TemporaryDirectory() as reports:
         config = LaunchConfig(
@@ -81,13 +81,15 @@ def launch_workers(main, args, num_workers: int) -> bool:
             elastic_launch(config, _work)(main, args)
         except SignalException as signal:  # of the launcher, which has handed it on and waited
             interruption.listen()
+            interruption.advise(advice)
             for worker in multiprocessing.active_children():  # a second signal ended its waiting
                 worker.kill()
             raise Interrupted(signal.sigval) from None
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            if failure.exitcode - 128 in interruption.SIGNALS:  # sent to a worker alone
-                raise Interrupted(failure.exitcode - 128) from None
+            signum = failure.exitcode - 128 if failure.exitcode > 0 else -failure.exitcode
+            if signum in interruption.SIGNALS:  # sent to a worker alone
+                raise Interrupted(signum) from None
             _raise_mistake(reports)
             report = failure.error_file_data["message"]
             callstack = report["extraInfo"]["py_callstack"] if isinstance(report, dict) else failure.message
@@ -99,7 +101,10 @@ def _raise_mistake(reports) -> None:
     """Raises the `InputError` of a worker, if there is one. Others fail too, for want of the one that left, and may
     have been seen first."""
     for path in sorted(Path(reports).rglob("error.json")):
-        kind, _, message = json.loads(path.read_text())["message"]["message"].partition(": ")
+        try:
+            kind, _, message = json.loads(path.read_text())["message"]["message"].partition(": ")
+        except (ValueError, TypeError):  # of a worker that was killed, or failed in another way
+            continue
         if kind in ("InputError", "MissingInputError"):
             raise InputError(message) from None
 

@@ -195,4 +195,5 @@ def claim_output_folder(folder, options: dict, suffix: str) -> None:
                     f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: "
                     "choose another folder, or delete that one"
                 )
-    write_json(path, options)
+    else:
+        write_json(path, options)

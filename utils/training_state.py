@@ -129,7 +129,8 @@ class TrainingState:
         Raises `InputError` instead where a loss, a weight or a batch-norm statistic is not finite.
         """
         self.check_finite()
-        if not torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all():
+        is_finite = torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all()
+        if not min_over_processes(is_finite.int()):  # statistics differ between processes until an epoch is closed
             raise InputError(
                 f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
                 "--lr; what was saved before is intact"
