@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 ENV = .venv/installed
 DEV = .venv/installed-dev
+# two tests at a time, each of one thread: most wait for Python to start, or compute too little to be shared
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-slow test-all lint
 
@@ -10,10 +12,10 @@ demo: $(ENV)
 	$(BIN)/python demo.py
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 test-all: lint test test-slow
 
