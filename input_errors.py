@@ -40,7 +40,7 @@ def run_script(main, args) -> int:
     try:
         code = call(main, args)
         sys.stdout.flush()
-        interruption.defer()  # the process ends by itself now
+        interruption.ignore()  # the process ends by itself now
         return code
     except InputError as error:
         # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message

@@ -94,6 +94,12 @@ def defer() -> None:
     _defer(True)
 
 
+def ignore() -> None:
+    """From here on signals come too late: Python, while it ends, would let them take the exit code of work well done."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def advise(advice: str) -> None:
     """What the user has to do so that a run which is stopped now goes on."""
     _request.advice = advice
