@@ -27,6 +27,7 @@ import array_archives
 from archive_files import open_archive
 from array_archives import load_named_arrays
 from cam_files import load_cams
+from datasets.data_check import Picture, check_picture
 from datasets.image_sizes import image_size
 from image_files import load_grey, load_image, save_grey
 from image_headers import size_in_header
@@ -405,6 +406,8 @@ def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     with pytest.raises(InputError, match=r"a\.png is not an image that can be opened: Decompressed data too large"):
         image_size(tmp_path / "a.png")
+    findings, _ = check_picture(Picture(tmp_path / "a.png"))
+    assert [finding.what for finding in findings] == ["cannot be read"]
 
 
 # sizes of pictures: what is decoded is 40 × 60
