@@ -1,15 +1,23 @@
 """Checkpoints and weights made to do harm: beside each refusal stands what the plain loader would have done."""
 
 import contextlib
+import copy
 import http.server
+import io
+import itertools
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+import utils.checkpoint
 from input_errors import InputError
+from models.backbone_weights import read_weights
 from models.backbones import build_backbone
 from models.puzzle_cam_checkpoint import read_puzzle_cam
 from models.saliency_net import build_saliency_net
@@ -51,9 +59,92 @@ def test_settings_that_describe_an_absurd_network(checkpoint, tmp_path):
         with_settings(checkpoint, image_size=1 << 40),
         with_args(checkpoint, depths=(10**9, 1, 1, 1)),
         with_args(checkpoint, embed_dim=1e9),
+        with_settings(checkpoint, backbone="a" * (1 << 15)),
+        with_settings(checkpoint, classes=[0] * (1 << 15)),
+        with_settings(checkpoint, classes=[[[[]] * 1000] * 1000] * 1000),  # the same again and again, in a small file
     ):
-        with pytest.raises(InputError, match=r"a\.pth cannot be used: \S+ in the settings of its network, over 16384"):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: something in the settings .* over 16384"):
             rebuilt(other, tmp_path / "a.pth")
+
+
+def test_more_blocks_than_there_is_time_for(checkpoint, tmp_path, monkeypatch):
+    """Each costs some milliseconds to draw up, though it takes no memory: here minutes."""
+    monkeypatch.setattr(utils.checkpoint, "MOST_UNUSED", 100)
+    count = itertools.count()
+    handle = register_module_parameter_registration_hook(lambda *_: next(count) and None)
+    for state in ({}, checkpoint["network"]):
+        absurd = with_args(checkpoint, depths=[16384] * 4) | {"network": state}
+        with pytest.raises(InputError, match=r"a\.pth does not fit the network, which has over \d+ weights"):
+            rebuilt(absurd, tmp_path / "a.pth")
+    handle.remove()
+    assert next(count) < 4 * len(checkpoint["network"]) + 500
+    rebuilt(checkpoint, tmp_path / "a.pth")
+
+
+def test_buffers_that_no_file_holds(checkpoint, tmp_path):
+    """The index of a window has a number for each pair of its pixels: here 2 GiB, in each of four stages."""
+    absurd = with_args(checkpoint, embed_dim=8, num_heads=(1, 1, 1, 1), window_size=128)
+    with torch.device("meta"):
+        state = build_saliency_net(absurd["settings"]).state_dict()
+    weights = {name: torch.zeros(weight.shape, dtype=weight.dtype) for name, weight in state.items()}
+    with pytest.raises(
+        InputError, match=r"a\.pth cannot be used: its network asks for \d{10} bytes besides its weights"
+    ):
+        rebuilt(absurd | {"network": weights}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 1 << 22
+
+
+def packed(path) -> Path:
+    """The same file with its parts deflated."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(path.parent / "packed.pth", "w", zipfile.ZIP_DEFLATED) as to:
+        for name in source.namelist():
+            to.writestr(name, source.read(name))
+    return path.parent / "packed.pth"
+
+
+def repeated(path) -> Path:
+    """The same file with its largest part under many names."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/more", b"")
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for index in range(2):
+            archive.filelist.append(copy.copy(largest))
+            archive.filelist[-1].filename = f"a/more{index}"
+    return path
+
+
+@pytest.mark.parametrize("make", [packed, repeated])
+def test_checkpoints_that_unpack_to_more_than_they_are(checkpoint, settings, tmp_path, make):
+    torch.save(checkpoint | {"network": {"a": torch.zeros(1 << 22)}}, tmp_path / "a.pth")
+    path = make(tmp_path / "a.pth")
+    assert torch.load(path, weights_only=True)["network"]["a"].shape == (1 << 22,)
+    with pytest.raises(InputError, match=r"\.pth cannot be read as a checkpoint: .* when unpacked"):
+        load_checkpoint(path)
+    refuse_weights(settings, path, "cannot be read as weights: .* when unpacked")
+
+
+def test_settings_in_settings_in_settings(checkpoint, tmp_path):
+    """Five thousand lists in each other are more than Python looks into, or prints."""
+    content = io.BytesIO()
+    torch.save(with_args(checkpoint, depths="HERE"), content)
+    here, lists = b"X\4\0\0\0HERE", b"]" * 5001 + b"a" * 5000  # pickled; torch.save itself does not go so far
+    with zipfile.ZipFile(content) as source, zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name).replace(here, lists))
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["settings"]["backbone_args"]["depths"][0][0][0]
+    for load in (load_checkpoint, read_weights):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: the settings of its network are no plain values"):
+            load(tmp_path / "a.pth")
+    for odd in ({1, 2}, torch.zeros(3), b"a", 1j):
+        with pytest.raises(InputError, match="no plain values"):
+            rebuilt(with_settings(checkpoint, pixel_mean=odd), tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("name", ["bool", "uint8", "int32", "complex64", "bits8", "float4_e2m1fn_x2", "float8_e5m2"])
+def test_weights_of_types_that_no_network_has(checkpoint, tmp_path, name):
+    odd = torch.zeros(8, dtype=torch.uint8).view(getattr(torch, name))
+    with pytest.raises(InputError, match=r"a\.pth cannot be used: a is no tensor of numbers"):
+        rebuilt(checkpoint | {"network": {"a": odd}}, tmp_path / "a.pth")
 
 
 def test_weights_that_are_larger_than_their_file(checkpoint, tmp_path):
@@ -120,7 +211,7 @@ def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, 
         ({"settings": 5}, "settings is a int"),
         ({"network": [torch.zeros(1)]}, "network is a list"),
         ({"network": {"a": 5}}, "a is no tensor of numbers"),
-        ({"network": {5: torch.zeros(1)}}, "5 is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "the name of a weight is a int"),
         ({"network": {"a": torch.zeros(2, 2).to_sparse()}}, "a is no tensor of numbers"),
         ({"network": {"a": torch.zeros(1, device="meta")}}, "a is no tensor of numbers"),
         ({"network": {}}, "does not fit the network"),
@@ -205,7 +296,7 @@ def test_weights_that_are_whole(checkpoint, settings, timms_weights, tmp_path):
     ("make", "message"),
     [
         (lambda weight: torch.full_like(weight, float("nan")), "holds numbers that are not finite"),
-        (lambda weight: torch.full_like(weight, float("inf"), dtype=torch.complex64), "holds numbers that are not"),
+        (lambda weight: torch.full_like(weight, float("inf"), dtype=torch.complex64), "is no tensor of numbers"),
         (lambda weight: torch.zeros(1).expand(weight.shape), r"\[16\] has fewer numbers than its shape"),
     ],
     ids=["nan", "complex", "expanded"],
@@ -237,7 +328,7 @@ def test_safetensors_made_to_do_harm(settings, timms_weights, tmp_path):
     [
         ({"network": [torch.zeros(1)]}, "is no checkpoint of this project: network is a list"),
         ({"settings": 5}, "is no checkpoint of this project: settings is a int"),
-        ({"network": {5: torch.zeros(1)}}, "cannot be used: 5 is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "cannot be used: the name of a weight is a int"),
         ({"network": {"backbone.a": 5}}, r"cannot be used: backbone\.a is no tensor of numbers"),
         ({"network": {"backbone.a": torch.zeros(2, 2).to_sparse()}}, r"cannot be used: backbone\.a is no tensor"),
         ({"network": {"backbone.a": torch.zeros(1, device="meta")}}, r"cannot be used: backbone\.a is no tensor"),
