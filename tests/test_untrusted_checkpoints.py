@@ -16,12 +16,15 @@ from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import utils.checkpoint
+from datasets.epoch_batches import EpochBatches
 from input_errors import InputError
 from models.backbone_weights import read_weights
 from models.backbones import build_backbone
 from models.puzzle_cam_checkpoint import read_puzzle_cam
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint, rebuild
+from utils.run_folder import RunFolder
+from utils.training_state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +257,101 @@ def test_checkpoints_of_other_content(checkpoint, tmp_path, change, message):
 def test_odd_settings(checkpoint, tmp_path, settings):
     with pytest.raises(InputError):
         rebuilt(with_settings(checkpoint, **settings), tmp_path / "a.pth")
+
+
+# --resume
+
+
+def training_state(ema: bool = False) -> TrainingState:
+    network = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
+    mean = timm.utils.ModelEmaV3(network) if ema else None
+    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), ["a"], EpochBatches(1, 1, 0), mean)
+
+
+@pytest.fixture
+def saved_training(tmp_path) -> dict:
+    """What is saved after one step."""
+    state = training_state(ema=True)
+    loss = state.network(torch.ones(1, 2)).sum()
+    state.scaler.scale(loss).backward()
+    state.take_step({"loss": loss})
+    state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "saliency", {})
+    return load_checkpoint(tmp_path / "run/last.pth")
+
+
+def resume(content: dict, path, **change) -> None:
+    torch.save(content | {"training": content["training"] | change}, path)
+    training_state(ema=True).load(path)
+
+
+def test_a_training_that_is_one(saved_training, tmp_path):
+    resume(saved_training, tmp_path / "a.pth")
+    resume(saved_training, tmp_path / "a.pth", scaler={})
+    resume(saved_training, tmp_path / "a.pth", step=0, loss_sums={})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "x"},
+        {"step": -4},
+        {"step": 2},
+        {"step": True},
+        {"total_steps": 1.5},
+        {"num_samples": torch.zeros(1).expand(1 << 20, 1 << 20)},
+        {"best_score": float("nan")},
+        {"best_score": 10**600},
+        {"loss_sums": {}},
+        {"loss_sums": [1]},
+        {"loss_sums": {"loss": float("inf")}},
+        {"loss_sums": {"loss": "1"}},
+        {"scaler": [1]},
+        {"scaler": {"scale": 1.0}},
+        {"weights": None},
+        {"weights": {"weight": torch.full((1, 2), float("nan")), "bias": torch.zeros(1)}},
+        {"optimizer": {}},
+        {"optimizer": None},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
+    ],
+    ids=str,
+)
+def test_trainings_of_other_content(saved_training, tmp_path, change):
+    with pytest.raises(InputError, match=r"a\.pth"):
+        resume(saved_training, tmp_path / "a.pth", **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exp_avg": torch.zeros(3)},
+        {"exp_avg": torch.full((1, 2), float("nan"))},
+        {"exp_avg": torch.zeros(1, dtype=torch.float64).expand(1 << 20, 1 << 20)},
+        {"exp_avg": "x"},
+        {"step": torch.zeros(2)},
+        {"exp_avg_sq": None},
+        {"momentum_buffer": torch.zeros(1, 2)},
+    ],
+    ids=["shape", "nan", "expanded", "text", "steps", "none", "more"],
+)
+def test_moments_of_other_content(saved_training, tmp_path, change):
+    optimizer = saved_training["training"]["optimizer"]
+    moments = optimizer["state"]
+    for state in ({**moments, 0: moments[0] | change}, {**moments, 5: moments[0]}, {**moments, "0": moments[0]}):
+        with pytest.raises(InputError, match=r"--resume: .*a\.pth"):
+            resume(saved_training, tmp_path / "a.pth", optimizer=optimizer | {"state": state})
+
+
+def test_the_options_say_how_fast_it_learns(saved_training, tmp_path):
+    """Not the file, in which a learning rate could be a text."""
+    for group in saved_training["training"]["optimizer"]["param_groups"]:
+        group |= {"lr": "x", "betas": None, "maximize": True}
+    torch.save(saved_training, tmp_path / "a.pth")
+    state = training_state(ema=True)
+    state.load(tmp_path / "a.pth")
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert not state.optimizer.param_groups[0]["maximize"]
 
 
 # --pretrained PATH
