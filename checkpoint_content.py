@@ -3,10 +3,11 @@
 A tensor tells all that is asked here of itself, so that this needs no torch.
 """
 
+import os
+import struct
 import zipfile
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from types import NoneType
 
 from input_errors import InputError
@@ -14,19 +15,29 @@ from input_errors import InputError
 KINDS = {"stage": str, "settings": dict, "network": dict, "training": dict}
 LARGEST_SETTING = 1 << 14  # of widths, sides in px, numbers of blocks and lengths of texts, and of values in all
 DEEPEST_SETTING = 8  # containers in each other; lists in backbone_args are the third
+END = struct.Struct("<48xQ 4s4xQ4x 4s12xLH")  # of a .zip: where its directory lies, in 64 bits, again, and in 32 bits
 SIZED = (str, int, float)
 NUMBERS = {"torch.float32", "torch.float16", "torch.bfloat16", "torch.float64", "torch.int64"}
 
 
 def check_stored(path) -> None:
-    """Raises `InputError` for a .zip that torch would unpack to more than its file has; `torch.save` packs nothing."""
+    """Raises `InputError` for a .zip that torch would unpack to more than its file has; `torch.save` packs nothing.
+
+    Torch goes to the directory where the end of the file says that it lies, zipfile to what lies before that end.
+    """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":  # as torch tells its two formats; the other is not packed
             return
         with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
+            members, start = archive.infolist(), archive.start_dir
+        end_place = file.seek(-END.size, os.SEEK_END)
+        start64, locator, place64, end, start32, comment = END.unpack(file.read())
+    if (end, start32, comment) != (b"PK\5\6", min(start, 0xFFFFFFFF), 0) or (
+        locator == b"PK\6\7" and (start64, place64) != (start, end_place)
+    ):
+        raise InputError("its directory lies in two places")
     unpacked = sum(member.file_size for member in members)
-    if unpacked > Path(path).stat().st_size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    if unpacked > end_place or any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise InputError(f"it is packed, and has {unpacked} bytes when unpacked")
 
 

@@ -5,6 +5,7 @@ import copy
 import http.server
 import io
 import itertools
+import struct
 import threading
 import zipfile
 from pathlib import Path
@@ -124,6 +125,22 @@ def test_checkpoints_that_unpack_to_more_than_they_are(checkpoint, settings, tmp
     with pytest.raises(InputError, match=r"\.pth cannot be read as a checkpoint: .* when unpacked"):
         load_checkpoint(path)
     refuse_weights(settings, path, "cannot be read as weights: .* when unpacked")
+
+
+def test_checkpoints_with_two_directories(tmp_path):
+    """Zipfile reads the second, of one empty part; torch the first, to which the end of the file points."""
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.pth")
+    content = packed(tmp_path / "a.pth").read_bytes()
+    length, start = struct.unpack("<2L", content[-10:-2])
+    harmless = bytearray(content[start : start + 46])  # what is said of a part, then its name and a comment
+    harmless[10:12], harmless[20:28] = bytes(2), bytes(8)  # stored; of no bytes
+    struct.pack_into("<3H", harmless, 28, 0, 0, length - 46)
+    (tmp_path / "b.pth").write_bytes(content[:-22] + harmless + bytes(length - 46) + content[-22:])
+    with zipfile.ZipFile(tmp_path / "b.pth") as archive:
+        assert [member.file_size for member in archive.infolist()] == [0]
+    assert torch.load(tmp_path / "b.pth", weights_only=True)["a"].shape == (1 << 20,)
+    with pytest.raises(InputError, match=r"b\.pth cannot be read as a checkpoint: its directory lies in two places"):
+        load_checkpoint(tmp_path / "b.pth")
 
 
 def test_settings_in_settings_in_settings(checkpoint, tmp_path):
