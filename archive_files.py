@@ -4,21 +4,22 @@ Nothing is unpacked here: names and sizes are listed, and members are read into 
 can say where its files go. A member that would lie outside, or is a link or a device, is an `InputError`.
 """
 
-import gzip
+import errno
+import lzma
 import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
-from array_archives import read_member
 from image_files import read_bytes
 from input_errors import InputError, MissingInputError, first_line
+from zip_members import ZIP_DAMAGE, read_member
 
 LARGEST_MEMBER = 1 << 26  # bytes; no photograph, mask or annotation comes near
 LARGEST_TOTAL = 1 << 34  # bytes; VOC's largest archive has an eighth of it
@@ -28,10 +29,16 @@ ATTRIBUTES = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
 LARGEST_ATTRIBUTES = 1 << 20  # bytes
-DAMAGE = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError),
-    *(RuntimeError, NotImplementedError, ValueError),  # of zipfile: a password, an unknown compression, absurd places
-)
+DAMAGE = (*ZIP_DAMAGE, tarfile.TarError, lzma.LZMAError)  # and some errors of reading: see where they are caught
+
+
+class Member(NamedTuple):
+    """`name`: of folders with a slash behind. `described`: by what zipfile or tarfile know it."""
+
+    name: str
+    size: int
+    is_plain: bool  # a file or a folder
+    described: zipfile.ZipInfo | tarfile.TarInfo
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,6 @@ def open_archive(path) -> Iterator[Archive]:
     with file:
         with _damage_as_input_error(path):
             archive = _zip(path, file) if is_zip else _tar(path, file)
-            total = sum(archive.sizes.values())
-            if total > LARGEST_TOTAL:
-                raise InputError(f"{path} would unpack to {total} bytes, several times the size of VOC")
         yield archive
 
 
@@ -89,14 +93,12 @@ def _folder(path: Path) -> Archive:
 
 
 def _zip(path: Path, file: zipfile.ZipFile) -> Archive:
-    members = file.infolist()
-    for member in members:
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        _check(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size)
-    files = [member for member in members if not member.is_dir()]
-    sizes = {member.filename: member.file_size for member in files}
-    named = {member.filename: member for member in files}
-    return Archive(path, sizes, lambda name: read_member(file, named[name]), _repeated(m.filename for m in files))
+    kinds = (0, stat.S_IFREG, stat.S_IFDIR)
+    described = (
+        Member(each.filename, each.file_size, stat.S_IFMT(each.external_attr >> 16) in kinds, each)
+        for each in file.infolist()
+    )
+    return _archive(path, described, lambda member: read_member(file, member))
 
 
 class _Header(tarfile.TarInfo):
@@ -105,40 +107,50 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf, encoding, errors):
         header = super().frombuf(buf, encoding, errors)
-        if header.type in ATTRIBUTES and header.size > LARGEST_ATTRIBUTES:
+        if header.type in ATTRIBUTES and not 0 <= header.size <= LARGEST_ATTRIBUTES:
             raise InputError(f"the attributes of {header.name} have {header.size} bytes")
         return header
 
 
 def _tar(path: Path, file: tarfile.TarFile) -> Archive:
-    members, names = {}, []
-    for count, member in enumerate(file, start=1):
-        if count > MOST_MEMBERS:
-            raise InputError(f"{path} holds more than {MOST_MEMBERS} files, several times as many as VOC")
-        name = member.name.removeprefix("./")
-        _check(path, name, member.isreg() or member.isdir(), member.size)
-        if member.isreg():
-            members[name] = member
-            names.append(name)
+    described = (
+        Member(each.name.removeprefix("./") + "/" * each.isdir(), each.size, each.isreg() or each.isdir(), each)
+        for each in file
+    )
+    archive = _archive(path, described, lambda member: file.extractfile(member).read())
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # how every whole one ends
         raise InputError(f"{path} is cut short: fetch it again")
-    sizes = {name: member.size for name, member in members.items()}
-    return Archive(path, sizes, lambda name: file.extractfile(members[name]).read(), _repeated(names))
+    return archive
 
 
-def _repeated(names) -> tuple[str, ...]:
-    return tuple(name for name, count in Counter(names).items() if count > 1)
+def _archive(path: Path, members: Iterable[Member], read: Callable[..., bytes]) -> Archive:
+    """Of members that are looked at one by one: in a compressed .tar, each is unpacked to find the next."""
+    files, names, total = {}, Counter(), 0
+    for count, member in enumerate(members, start=1):
+        _check(path, member)
+        total += member.size
+        if count > MOST_MEMBERS:
+            raise InputError(f"{path} holds more than {MOST_MEMBERS} files, several times as many as VOC")
+        if total > LARGEST_TOTAL:
+            raise InputError(f"{path} would unpack to {total} bytes or more, several times the size of VOC")
+        if not member.name.endswith("/"):
+            files[member.name] = member
+            names[member.name] += 1
+    sizes = {name: member.size for name, member in files.items()}
+    repeated = tuple(name for name, count in names.items() if count > 1)
+    return Archive(path, sizes, lambda name: read(files[name].described), repeated)
 
 
-def _check(path: Path, name: str, is_plain: bool, size: int) -> None:
-    if not is_plain:
+def _check(path: Path, member: Member) -> None:
+    name = member.name
+    if not member.is_plain:
         raise InputError(f"{path}: {name} is a link or a device: this is not the archive that VOC's site offers")
     anchored = PurePosixPath(name).anchor or PureWindowsPath(name).anchor
     if anchored or ".." in PureWindowsPath(name).parts:
         raise InputError(f"{path}: {name} would lie outside of the folder: this is not the archive that it should be")
-    if size > LARGEST_MEMBER:
-        raise InputError(f"{path}: {name} has {size} bytes, more than any file of VOC")
+    if not 0 <= member.size <= LARGEST_MEMBER:  # tarfile would go backwards, without end
+        raise InputError(f"{path}: {name} has {member.size} bytes, as no file of VOC")
 
 
 @contextmanager
@@ -147,7 +159,9 @@ def _damage_as_input_error(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's; without a number it is bz2's or gzip's, EINVAL is of a place before the file
         raise InputError(
             f"{path} is damaged, cut short, or neither .zip nor .tar: fetch it again ({first_line(error)})"
         ) from None

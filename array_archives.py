@@ -1,24 +1,20 @@
 """Named arrays in `.npz` archives, without pickles; a file is checked before memory is taken for what it claims."""
 
 import io
-import lzma
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
 
 import numpy as np
 
 from image_files import read_bytes
 from input_errors import InputError, first_line
+from zip_members import ZIP_DAMAGE, read_member
 
 LARGEST_ARCHIVE = 1 << 30  # bytes when unpacked; the maps of an image have some tens of millions
 DAMAGE = (
-    *(ValueError, KeyError, TypeError, EOFError, OSError, struct.error, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(RuntimeError, NotImplementedError),  # of zipfile: a password, an unknown compression
-    *(SyntaxError, tokenize.TokenError, MemoryError),  # numpy parses the header as Python
+    *ZIP_DAMAGE,
+    *(KeyError, TypeError, SyntaxError, tokenize.TokenError, MemoryError),  # numpy parses the header as Python
 )
 
 
@@ -49,10 +45,3 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
         raise InputError(f"{member.filename} claims {dtype} {list(shape)}, but holds {held} bytes")
     flat = np.frombuffer(content, dtype, count, stream.tell()) if count else np.zeros(0, dtype)
     return flat.reshape(shape, order="F" if is_fortran else "C")
-
-
-def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """At most as many bytes as the archive's directory says: without the number, all that there is would be unpacked
-    before that is compared."""
-    with archive.open(member) as file:
-        return file.read(member.file_size)

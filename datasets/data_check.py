@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from cam_files import load_cams
-from datasets.image_sizes import KINDS
+from datasets.image_sizes import opened
 from datasets.same_pictures import signature
 from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
 from image_headers import PNG_SIGNATURE, png_chunks, png_format
@@ -67,11 +67,8 @@ def as_finding(findings: list[Finding], what: str, path: Path) -> Iterator[None]
 
 def traits(content: bytes, path) -> list[str]:
     """What an image file has that the scripts ignore or convert: rotation, other colours, alpha, 16 bits."""
-    try:
-        with Image.open(io.BytesIO(content), formats=KINDS) as image:
-            mode, has_alpha, orientation = image.mode, image.has_transparency_data, _orientation(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
+    with opened(io.BytesIO(content), path) as image:
+        mode, has_alpha, orientation = image.mode, image.has_transparency_data, _orientation(image)
     is_png = content.startswith(PNG_SIGNATURE)
     found = {
         "EXIF-rotated": orientation != 1,

@@ -1,5 +1,7 @@
 """Images grouped by their size, so that several pass a network at a time without padding."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -11,11 +13,18 @@ KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow
 
 def image_size(path) -> tuple[int, int]:
     """(H, W) of an image file from its header alone, EXIF rotation ignored."""
+    with opened(path, path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def opened(file, name) -> Iterator[Image.Image]:
+    """An image of which Pillow has read the header alone, from a path or a stream; `name` is for the error message."""
     try:
-        with Image.open(path, formats=KINDS) as image:
-            return image.height, image.width
+        with Image.open(file, formats=KINDS) as image:
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
-        raise InputError(f"{path} is not an image that can be opened: {first_line(error)}") from None
+        raise InputError(f"{name} is not an image that can be opened: {first_line(error)}") from None
 
 
 def batches_by_size(paths: list[Path], batch_size: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from checkpoint_content import check_content, check_weights
+from checkpoint_content import check_content, check_stored, check_weights
 from input_errors import InputError, MissingInputError, first_line
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 
@@ -61,6 +61,7 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
 
 def read_strangers_file(read, path):
     try:
+        check_stored(path)
         return read(str(path))
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"--pretrained {path} cannot be read as weights: {first_line(error)}") from error

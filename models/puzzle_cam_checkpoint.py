@@ -34,9 +34,11 @@ def from_puzzle_cam(content, path) -> dict:
 
 def is_puzzle_cam(content) -> bool:
     """Whether a file's content is a state dict with the names of Puzzle-CAM's segmentation network."""
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         return False
-    return {"model", "aspp", "decoder"} <= {str(key).removeprefix("module.").split(".")[0] for key in content}
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        return False
+    return {"model", "aspp", "decoder"} <= {key.removeprefix("module.").split(".")[0] for key in content}
 
 
 def read_puzzle_cam(state: dict[str, Tensor], path) -> tuple[dict, dict[str, Tensor]]:

@@ -1,19 +1,31 @@
 """Checkpoints and weights made to do harm: beside each refusal stands what the plain loader would have done."""
 
 import contextlib
+import copy
 import http.server
+import io
+import itertools
+import struct
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+import utils.checkpoint
+from datasets.epoch_batches import EpochBatches
 from input_errors import InputError
+from models.backbone_weights import read_weights
 from models.backbones import build_backbone
 from models.puzzle_cam_checkpoint import read_puzzle_cam
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint, rebuild
+from utils.run_folder import RunFolder
+from utils.training_state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +63,108 @@ def test_settings_that_describe_an_absurd_network(checkpoint, tmp_path):
         with_settings(checkpoint, image_size=1 << 40),
         with_args(checkpoint, depths=(10**9, 1, 1, 1)),
         with_args(checkpoint, embed_dim=1e9),
+        with_settings(checkpoint, backbone="a" * (1 << 15)),
+        with_settings(checkpoint, classes=[0] * (1 << 15)),
+        with_settings(checkpoint, classes=[[[[]] * 1000] * 1000] * 1000),  # the same again and again, in a small file
     ):
-        with pytest.raises(InputError, match=r"a\.pth cannot be used: \S+ in the settings of its network, over 16384"):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: something in the settings .* over 16384"):
             rebuilt(other, tmp_path / "a.pth")
+
+
+def test_more_blocks_than_there_is_time_for(checkpoint, tmp_path, monkeypatch):
+    """Each costs some milliseconds to draw up, though it takes no memory: here minutes."""
+    monkeypatch.setattr(utils.checkpoint, "MOST_UNUSED", 100)
+    count = itertools.count()
+    handle = register_module_parameter_registration_hook(lambda *_: next(count) and None)
+    for state in ({}, checkpoint["network"]):
+        absurd = with_args(checkpoint, depths=[16384] * 4) | {"network": state}
+        with pytest.raises(InputError, match=r"a\.pth does not fit the network, which has over \d+ weights"):
+            rebuilt(absurd, tmp_path / "a.pth")
+    handle.remove()
+    assert next(count) < 4 * len(checkpoint["network"]) + 500
+    rebuilt(checkpoint, tmp_path / "a.pth")
+
+
+def test_buffers_that_no_file_holds(checkpoint, tmp_path):
+    """The index of a window has a number for each pair of its pixels: here 2 GiB, in each of four stages."""
+    absurd = with_args(checkpoint, embed_dim=8, num_heads=(1, 1, 1, 1), window_size=128)
+    with torch.device("meta"):
+        state = build_saliency_net(absurd["settings"]).state_dict()
+    weights = {name: torch.zeros(weight.shape, dtype=weight.dtype) for name, weight in state.items()}
+    with pytest.raises(
+        InputError, match=r"a\.pth cannot be used: its network asks for \d{10} bytes besides its weights"
+    ):
+        rebuilt(absurd | {"network": weights}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 1 << 22
+
+
+def packed(path) -> Path:
+    """The same file with its parts deflated."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(path.parent / "packed.pth", "w", zipfile.ZIP_DEFLATED) as to:
+        for name in source.namelist():
+            to.writestr(name, source.read(name))
+    return path.parent / "packed.pth"
+
+
+def repeated(path) -> Path:
+    """The same file with its largest part under many names."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/more", b"")
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for index in range(2):
+            archive.filelist.append(copy.copy(largest))
+            archive.filelist[-1].filename = f"a/more{index}"
+    return path
+
+
+@pytest.mark.parametrize("make", [packed, repeated])
+def test_checkpoints_that_unpack_to_more_than_they_are(checkpoint, settings, tmp_path, make):
+    torch.save(checkpoint | {"network": {"a": torch.zeros(1 << 22)}}, tmp_path / "a.pth")
+    path = make(tmp_path / "a.pth")
+    assert torch.load(path, weights_only=True)["network"]["a"].shape == (1 << 22,)
+    with pytest.raises(InputError, match=r"\.pth cannot be read as a checkpoint: .* when unpacked"):
+        load_checkpoint(path)
+    refuse_weights(settings, path, "cannot be read as weights: .* when unpacked")
+
+
+def test_checkpoints_with_two_directories(tmp_path):
+    """Zipfile reads the second, of one empty part; torch the first, to which the end of the file points."""
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.pth")
+    content = packed(tmp_path / "a.pth").read_bytes()
+    length, start = struct.unpack("<2L", content[-10:-2])
+    harmless = bytearray(content[start : start + 46])  # what is said of a part, then its name and a comment
+    harmless[10:12], harmless[20:28] = bytes(2), bytes(8)  # stored; of no bytes
+    struct.pack_into("<3H", harmless, 28, 0, 0, length - 46)
+    (tmp_path / "b.pth").write_bytes(content[:-22] + harmless + bytes(length - 46) + content[-22:])
+    with zipfile.ZipFile(tmp_path / "b.pth") as archive:
+        assert [member.file_size for member in archive.infolist()] == [0]
+    assert torch.load(tmp_path / "b.pth", weights_only=True)["a"].shape == (1 << 20,)
+    with pytest.raises(InputError, match=r"b\.pth cannot be read as a checkpoint: its directory lies in two places"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+def test_settings_in_settings_in_settings(checkpoint, tmp_path):
+    """Five thousand lists in each other are more than Python looks into, or prints."""
+    content = io.BytesIO()
+    torch.save(with_args(checkpoint, depths="HERE"), content)
+    here, lists = b"X\4\0\0\0HERE", b"]" * 5001 + b"a" * 5000  # pickled; torch.save itself does not go so far
+    with zipfile.ZipFile(content) as source, zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name).replace(here, lists))
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["settings"]["backbone_args"]["depths"][0][0][0]
+    for load in (load_checkpoint, read_weights):
+        with pytest.raises(InputError, match=r"a\.pth cannot be used: the settings of its network are no plain values"):
+            load(tmp_path / "a.pth")
+    for odd in ({1, 2}, torch.zeros(3), b"a", 1j):
+        with pytest.raises(InputError, match="no plain values"):
+            rebuilt(with_settings(checkpoint, pixel_mean=odd), tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("name", ["bool", "uint8", "int32", "complex64", "bits8", "float4_e2m1fn_x2", "float8_e5m2"])
+def test_weights_of_types_that_no_network_has(checkpoint, tmp_path, name):
+    odd = torch.zeros(8, dtype=torch.uint8).view(getattr(torch, name))
+    with pytest.raises(InputError, match=r"a\.pth cannot be used: a is no tensor of numbers"):
+        rebuilt(checkpoint | {"network": {"a": odd}}, tmp_path / "a.pth")
 
 
 def test_weights_that_are_larger_than_their_file(checkpoint, tmp_path):
@@ -120,7 +231,7 @@ def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, 
         ({"settings": 5}, "settings is a int"),
         ({"network": [torch.zeros(1)]}, "network is a list"),
         ({"network": {"a": 5}}, "a is no tensor of numbers"),
-        ({"network": {5: torch.zeros(1)}}, "5 is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "the name of a weight is a int"),
         ({"network": {"a": torch.zeros(2, 2).to_sparse()}}, "a is no tensor of numbers"),
         ({"network": {"a": torch.zeros(1, device="meta")}}, "a is no tensor of numbers"),
         ({"network": {}}, "does not fit the network"),
@@ -165,6 +276,101 @@ def test_odd_settings(checkpoint, tmp_path, settings):
         rebuilt(with_settings(checkpoint, **settings), tmp_path / "a.pth")
 
 
+# --resume
+
+
+def training_state(ema: bool = False) -> TrainingState:
+    network = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
+    mean = timm.utils.ModelEmaV3(network) if ema else None
+    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), ["a"], EpochBatches(1, 1, 0), mean)
+
+
+@pytest.fixture
+def saved_training(tmp_path) -> dict:
+    """What is saved after one step."""
+    state = training_state(ema=True)
+    loss = state.network(torch.ones(1, 2)).sum()
+    state.scaler.scale(loss).backward()
+    state.take_step({"loss": loss})
+    state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "saliency", {})
+    return load_checkpoint(tmp_path / "run/last.pth")
+
+
+def resume(content: dict, path, **change) -> None:
+    torch.save(content | {"training": content["training"] | change}, path)
+    training_state(ema=True).load(path)
+
+
+def test_a_training_that_is_one(saved_training, tmp_path):
+    resume(saved_training, tmp_path / "a.pth")
+    resume(saved_training, tmp_path / "a.pth", scaler={})
+    resume(saved_training, tmp_path / "a.pth", step=0, loss_sums={})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "x"},
+        {"step": -4},
+        {"step": 2},
+        {"step": True},
+        {"total_steps": 1.5},
+        {"num_samples": torch.zeros(1).expand(1 << 20, 1 << 20)},
+        {"best_score": float("nan")},
+        {"best_score": 10**600},
+        {"loss_sums": {}},
+        {"loss_sums": [1]},
+        {"loss_sums": {"loss": float("inf")}},
+        {"loss_sums": {"loss": "1"}},
+        {"scaler": [1]},
+        {"scaler": {"scale": 1.0}},
+        {"weights": None},
+        {"weights": {"weight": torch.full((1, 2), float("nan")), "bias": torch.zeros(1)}},
+        {"optimizer": {}},
+        {"optimizer": None},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
+    ],
+    ids=str,
+)
+def test_trainings_of_other_content(saved_training, tmp_path, change):
+    with pytest.raises(InputError, match=r"a\.pth"):
+        resume(saved_training, tmp_path / "a.pth", **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exp_avg": torch.zeros(3)},
+        {"exp_avg": torch.full((1, 2), float("nan"))},
+        {"exp_avg": torch.zeros(1, dtype=torch.float64).expand(1 << 20, 1 << 20)},
+        {"exp_avg": "x"},
+        {"step": torch.zeros(2)},
+        {"exp_avg_sq": None},
+        {"momentum_buffer": torch.zeros(1, 2)},
+    ],
+    ids=["shape", "nan", "expanded", "text", "steps", "none", "more"],
+)
+def test_moments_of_other_content(saved_training, tmp_path, change):
+    optimizer = saved_training["training"]["optimizer"]
+    moments = optimizer["state"]
+    for state in ({**moments, 0: moments[0] | change}, {**moments, 5: moments[0]}, {**moments, "0": moments[0]}):
+        with pytest.raises(InputError, match=r"--resume: .*a\.pth"):
+            resume(saved_training, tmp_path / "a.pth", optimizer=optimizer | {"state": state})
+
+
+def test_the_options_say_how_fast_it_learns(saved_training, tmp_path):
+    """Not the file, in which a learning rate could be a text."""
+    for group in saved_training["training"]["optimizer"]["param_groups"]:
+        group |= {"lr": "x", "betas": None, "maximize": True}
+    torch.save(saved_training, tmp_path / "a.pth")
+    state = training_state(ema=True)
+    state.load(tmp_path / "a.pth")
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert not state.optimizer.param_groups[0]["maximize"]
+
+
 # --pretrained PATH
 
 
@@ -205,7 +411,7 @@ def test_weights_that_are_whole(checkpoint, settings, timms_weights, tmp_path):
     ("make", "message"),
     [
         (lambda weight: torch.full_like(weight, float("nan")), "holds numbers that are not finite"),
-        (lambda weight: torch.full_like(weight, float("inf"), dtype=torch.complex64), "holds numbers that are not"),
+        (lambda weight: torch.full_like(weight, float("inf"), dtype=torch.complex64), "is no tensor of numbers"),
         (lambda weight: torch.zeros(1).expand(weight.shape), r"\[16\] has fewer numbers than its shape"),
     ],
     ids=["nan", "complex", "expanded"],
@@ -237,7 +443,7 @@ def test_safetensors_made_to_do_harm(settings, timms_weights, tmp_path):
     [
         ({"network": [torch.zeros(1)]}, "is no checkpoint of this project: network is a list"),
         ({"settings": 5}, "is no checkpoint of this project: settings is a int"),
-        ({"network": {5: torch.zeros(1)}}, "cannot be used: 5 is no tensor of numbers"),
+        ({"network": {5: torch.zeros(1)}}, "cannot be used: the name of a weight is a int"),
         ({"network": {"backbone.a": 5}}, r"cannot be used: backbone\.a is no tensor of numbers"),
         ({"network": {"backbone.a": torch.zeros(2, 2).to_sparse()}}, r"cannot be used: backbone\.a is no tensor"),
         ({"network": {"backbone.a": torch.zeros(1, device="meta")}}, r"cannot be used: backbone\.a is no tensor"),

@@ -5,6 +5,7 @@ archives of VOC in test_prepare_voc12.py.
 """
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -26,6 +27,7 @@ import array_archives
 from archive_files import open_archive
 from array_archives import load_named_arrays
 from cam_files import load_cams
+from datasets.data_check import Picture, check_picture
 from datasets.image_sizes import image_size
 from image_files import load_grey, load_image, save_grey
 from image_headers import size_in_header
@@ -168,13 +170,31 @@ def test_archives_of_countless_files(tmp_path, monkeypatch):
     write_tar(tmp_path / "many.tar", [(tarfile.TarInfo(f"a{index}"), b"") for index in range(101)])
     refuse_archive(tmp_path / "many.tar", r"many\.tar holds more than 100 files")
     monkeypatch.setattr(archive_files, "LARGEST_TOTAL", 100)
-    write_tar(tmp_path / "large.tar", [(tarfile.TarInfo("a"), bytes(60)), (tarfile.TarInfo("b"), bytes(60))])
+    write_tar(tmp_path / "large.tar", [(tarfile.TarInfo(name), bytes(60)) for name in "abc"])
+    whole = (tmp_path / "large.tar").read_bytes()
+    (tmp_path / "large.tar").write_bytes(whole[:2100])  # what follows is not looked at
     refuse_archive(tmp_path / "large.tar", "would unpack to 120 bytes")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for index in range(101):
+            archive.writestr(f"a{index}", b"")
+    refuse_archive(tmp_path / "many.zip", r"many\.zip holds more than 100 files")
 
 
-def lying_zip(path, name: str, content: bytes) -> None:
+def test_files_of_less_than_nothing(tmp_path):
+    """Tarfile takes the size of a file as the way to the next: one below zero leads back, again and again."""
+    for kind, message in (
+        (tarfile.REGTYPE, "a has -1024 bytes"),
+        (tarfile.XHDTYPE, "attributes of a have -1024 bytes"),
+    ):
+        member = tarfile.TarInfo("a")
+        member.type, member.size = kind, -1024
+        (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+        refuse_archive(tmp_path / "a.tar", message)
+
+
+def lying_zip(path, name: str, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> None:
     """A zip whose directory says that the file has 100 bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr(name, content)
     path.write_bytes(path.read_bytes().replace(struct.pack("<L", len(content)), struct.pack("<L", 100)))
 
@@ -189,6 +209,62 @@ def test_a_zip_does_not_unpack_more_than_it_says(tmp_path):
     assert peak_of(plain) > BOMB
     assert peak_of(refuse_archive, tmp_path / "bomb.zip", "CRC") < 4 * MIB
     refuse_archive(tmp_path / "bomb.zip", r"bomb\.zip is damaged.*CRC")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_zip_of_other_compressions(tmp_path, compression):
+    """Of these zipfile unpacks all there is, even where it is asked for some bytes."""
+    lying_zip(tmp_path / "bomb.zip", "cams.npy", bytes(BOMB), compression)
+
+    def plain():
+        with zipfile.ZipFile(tmp_path / "bomb.zip") as archive, archive.open("cams.npy") as file:
+            file.read(100)
+
+    assert peak_of(plain) > BOMB
+    for refuse in (load_named_arrays, lambda path: refuse_archive(path, "cams")):
+        assert peak_of(refuse, tmp_path / "bomb.zip") < 4 * MIB
+    refuse_archive(tmp_path / "bomb.zip", r"cams\.npy is neither stored nor deflated")
+    with pytest.raises(InputError, match=r"bomb\.zip .*cams\.npy is neither stored nor deflated"):
+        load_named_arrays(tmp_path / "bomb.zip")
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_damage_inside_a_compressed_tar(tmp_path, kind):
+    path = tmp_path / f"a.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as archive:
+        member = tarfile.TarInfo("a")
+        member.size = MIB
+        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(MIB)))
+    content = bytearray(path.read_bytes())
+    place = len(content) * 19 // 20  # beyond what is read to open it
+    content[place : place + 64] = bytes(64)
+    path.write_bytes(content)
+    refuse_archive(path, rf"a\.tar\.{kind} is damaged")
+
+
+def test_a_zip_with_absurd_places(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"")
+        archive.infolist()[0].filename = ""
+    refuse_archive(tmp_path / "a.zip", "damaged")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"a")
+        archive.infolist()[0].header_offset = (1 << 64) - 1
+    refuse_archive(tmp_path / "a.zip", "damaged")
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"a")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_archive(tmp_path / "a.zip") as archive:
+        monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            archive.read("a")
+    assert caught.value.errno == errno.EIO
 
 
 # arrays
@@ -330,6 +406,8 @@ def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     with pytest.raises(InputError, match=r"a\.png is not an image that can be opened: Decompressed data too large"):
         image_size(tmp_path / "a.png")
+    findings, _ = check_picture(Picture(tmp_path / "a.png"))
+    assert [finding.what for finding in findings] == ["cannot be read"]
 
 
 # sizes of pictures: what is decoded is 40 × 60

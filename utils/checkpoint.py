@@ -7,16 +7,21 @@ training   what --resume needs besides: see utils/training_state.py
 """
 
 import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from atomic_files import atomic_path
-from checkpoint_content import check_content
+from checkpoint_content import check_content, check_stored
 from input_errors import InputError, MissingInputError, first_line
 
-LARGEST_SETTING = 1 << 14  # of widths, sides in px and numbers of blocks
+MOST_UNUSED = 4096  # weights that timm draws up and throws away, such as those behind the last map
+LARGEST_BUFFERS = 1 << 30  # bytes; the masks and indices of Swin's windows, which no file holds, have some millions
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
@@ -38,6 +43,7 @@ def load_checkpoint(path, convert=None) -> dict:
     if not Path(path).is_file():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
+        check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none fails in many ways
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
@@ -62,13 +68,13 @@ def rebuild(builder, checkpoint: dict, path) -> nn.Module:
     describe an absurd one do not fit what the file holds.
     """
     settings, state = checkpoint["settings"], checkpoint["network"]
-    absurd = [number for number in numbers_in(settings) if not abs(number) <= LARGEST_SETTING]  # NaN too
-    if absurd:
-        raise InputError(f"{path} cannot be used: {absurd[0]} in the settings of its network, over {LARGEST_SETTING}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), at_most(2 * len(state) + MOST_UNUSED, path):  # timm draws some networks up twice
             outline = builder(settings)
         check_fit(outline, state, path)
+        nbytes = sum(buffer.nbytes for buffer in outline.buffers())
+        if nbytes > LARGEST_BUFFERS:
+            raise InputError(f"{path} cannot be used: its network asks for {nbytes} bytes besides its weights")
         network = builder(settings)
     except InputError:
         raise
@@ -80,12 +86,23 @@ def rebuild(builder, checkpoint: dict, path) -> nn.Module:
     return network
 
 
-def numbers_in(value) -> list:
-    """All numbers within plain containers."""
-    if isinstance(value, (int, float)):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [number for item in items for number in numbers_in(item)]
+@contextmanager
+def at_most(count: int, path) -> Iterator[None]:
+    """Raises `InputError` where a network of more weights is drawn up, as soon as it has them: a number in a file can
+    ask for more blocks than there is time for."""
+    weights = itertools.count(1)
+
+    def count_weight(*_):
+        if next(weights) > count:
+            raise RuntimeError("too many weights")
+
+    handle = register_module_parameter_registration_hook(count_weight)
+    try:
+        yield
+    finally:
+        handle.remove()
+        if next(weights) > count + 1:
+            raise InputError(f"{path} does not fit the network, which has over {count} weights")
 
 
 def load_weights(network: nn.Module, state: dict, path) -> None:

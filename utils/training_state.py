@@ -4,12 +4,14 @@ Randomness is no part of it: order, augmentation and dropout of a step are funct
 """
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from input_errors import InputError
+from checkpoint_content import check_weights
+from input_errors import InputError, first_line
 from interruption import Interrupted
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
@@ -152,12 +154,21 @@ class TrainingState:
                 save_checkpoint(path, stage, settings, self.result, training)
 
     def load(self, path) -> None:
-        """Restores what `save` wrote."""
+        """Restores what `save` wrote; raises `InputError` where that cannot go on with this training."""
         content = load_checkpoint(path)
-        training = content["training"]
-        absent = [key for key in RESUMED if key not in training]
+        absent = [key for key in RESUMED if key not in content["training"]]
         if absent:
             raise InputError(f"--resume: {path} lacks {', '.join(absent)}, without which no training can go on")
+        try:
+            self._restore(content, path)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:  # of odd values
+            raise InputError(f"--resume: {path} holds no state of this training: {first_line(error)}") from error
+
+    def _restore(self, content: dict, path) -> None:
+        training = content["training"]
+        self._check_numbers(training)
         if training["num_samples"] != len(self.names):
             raise InputError(
                 f"--resume: {path} was trained on {training['num_samples']} images, now there are {len(self.names)}: "
@@ -170,8 +181,9 @@ class TrainingState:
             )
         load_weights(self.result, content["network"], path)
         if self.ema is not None:
+            check_weights(training["weights"], path)
             load_weights(self.network, training["weights"], path)
-        self.optimizer.load_state_dict(training["optimizer"])
+        self._restore_optimizer(training["optimizer"], path)
         if training["scaler"]:  # empty where the loss was not scaled
             self.scaler.load_state_dict(training["scaler"])
         self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
@@ -181,6 +193,35 @@ class TrainingState:
             name: torch.tensor(value, dtype=torch.float64, device=device)
             for name, value in training["loss_sums"].items()
         }
+
+    def _check_numbers(self, training: dict) -> None:
+        """Raises an exception of any kind unless these are numbers in their ranges."""
+        sums, step, scaler = training["loss_sums"], training["step"], training["scaler"]
+        counts = [training[name] for name in ("epoch", "step", "total_steps", "num_samples")]
+        if not all(type(count) is int and 0 <= count < NEVER for count in counts):
+            raise ValueError("epochs, steps or images are not counts")
+        if step > len(self.batches) or ("loss" in sums) != (step > 0):
+            raise ValueError(f"it stopped in step {step} of {len(self.batches)}, with the losses {list(sums)}")
+        if not all(map(math.isfinite, [training["best_score"], *sums.values(), *scaler.values()])):
+            raise ValueError("its scores, losses or scale are not finite")
+        if scaler and not (scaler["scale"] > 0 and min(scaler.values()) >= 0):
+            raise ValueError("its losses are scaled by numbers below 0")
+
+    def _restore_optimizer(self, saved: dict, path) -> None:
+        """Takes the moments of each weight; all else in its groups follows from the options, which are the same."""
+        own = self.optimizer.state_dict()
+        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+            raise ValueError("its optimizer has other groups of weights")
+        weights = dict(enumerate(weight for group in self.optimizer.param_groups for weight in group["params"]))
+        is_sgd = isinstance(self.optimizer, torch.optim.SGD)
+        names = {"momentum_buffer"} if is_sgd else {"step", "exp_avg", "exp_avg_sq"}
+        for index, moments in saved["state"].items():
+            present = {name: value for name, value in moments.items() if value is not None}  # as SGD without momentum
+            check_weights(present, f"--resume: {path}: the optimizer's state of weight {index}")
+            shapes = [() if name == "step" else weights[index].shape for name in present]
+            if present and (present.keys() != names or [value.shape for value in present.values()] != shapes):
+                raise ValueError(f"its optimizer's state of weight {index} is of another weight")
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
 
     def _watch(self, loss: Tensor) -> None:
         """Keeps the first step whose loss is not finite, without waiting for the device."""
