@@ -95,7 +95,7 @@ def defer() -> None:
 
 
 def ignore() -> None:
-    """From here on signals come too late: Python, while it ends, would let them take the exit code of work well done."""
+    """From here on signals come too late: Python, while it ends, would let them change the exit code of finished work."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
