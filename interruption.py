@@ -95,7 +95,7 @@ def defer() -> None:
 
 
 def ignore() -> None:
-    """From here on signals come too late: Python, while it ends, would let them change the exit code of finished work."""
+    """From here on signals come too late: Python would let them change the exit code while it ends."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
