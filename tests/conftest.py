@@ -57,8 +57,10 @@ def bytes_in(folder) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    """`run_script` takes the signals of its process for good; here they are pytest's again after each test."""
+    """`run_script` takes the signals of its process for good; here they are pytest's again after each test. In between
+    they are not ignored, as they are where pytest runs in the background."""
     before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     interruption.forget()
     for signum, handler in before.items():

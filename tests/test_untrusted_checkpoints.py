@@ -361,11 +361,15 @@ def test_moments_of_other_content(saved_training, tmp_path, change):
 
 
 def test_the_options_say_how_fast_it_learns(saved_training, tmp_path):
-    """Not the file, in which a learning rate could be a text."""
-    for group in saved_training["training"]["optimizer"]["param_groups"]:
-        group |= {"lr": "x", "betas": None, "maximize": True}
+    """Not the file, of which nothing is taken but the rate of its last step."""
+    (group,) = saved_training["training"]["optimizer"]["param_groups"]
+    group |= {"lr": "x", "betas": None, "maximize": True}
     torch.save(saved_training, tmp_path / "a.pth")
     state = training_state(ema=True)
+    with pytest.raises(InputError, match=r"--resume: .*a\.pth"):
+        state.load(tmp_path / "a.pth")
+    group["lr"] = 0.01
+    torch.save(saved_training, tmp_path / "a.pth")
     state.load(tmp_path / "a.pth")
     assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
     assert not state.optimizer.param_groups[0]["maximize"]

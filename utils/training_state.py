@@ -208,7 +208,8 @@ class TrainingState:
             raise ValueError("its losses are scaled by numbers below 0")
 
     def _restore_optimizer(self, saved: dict, path) -> None:
-        """Takes the moments of each weight; all else in its groups follows from the options, which are the same."""
+        """Takes the moments of each weight, and the learning rate, which is logged again where an epoch is only to be
+        closed; all else in its groups follows from the options, which are the same."""
         own = self.optimizer.state_dict()
         if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
             raise ValueError("its optimizer has other groups of weights")
@@ -221,7 +222,10 @@ class TrainingState:
             shapes = [() if name == "step" else weights[index].shape for name in present]
             if present and (present.keys() != names or [value.shape for value in present.values()] != shapes):
                 raise ValueError(f"its optimizer's state of weight {index} is of another weight")
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+        groups = [mine | {"lr": theirs["lr"]} for mine, theirs in zip(own["param_groups"], saved["param_groups"])]
+        if not all(math.isfinite(group["lr"]) for group in groups):
+            raise ValueError("its learning rate is not finite")
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
     def _watch(self, loss: Tensor) -> None:
         """Keeps the first step whose loss is not finite, without waiting for the device."""
