@@ -358,6 +358,8 @@ def test_files_are_made_the_same_twice(scenes, label_parts, tmp_path):
 
 # any moment
 
+LONGEST_S = {"prepare_voc12": 0.1, "check_data": 0.03}  # till a signal, for what is soon done
+
 
 def same_threads() -> dict[str, str]:
     """The environment of processes which add up as this one does."""
@@ -449,7 +451,7 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
             assert name.endswith(UNFINISHED) or content == whole[name] or name.endswith(".html"), name
 
     line = [sys.executable, f"{script}.py", *command.replace("OUT", f"{tmp_path}/parts").split()]
-    end_at_random(line, [], start_word, longest_s=0.1 if script == "prepare_voc12" else 1.0, check=check)
+    end_at_random(line, [], start_word, longest_s=LONGEST_S.get(script, 1.0), check=check)
     check()
     left = set(bytes_in(tmp_path / "parts"))
     if script in ("evaluate", "check_data"):  # which keep no folder, and so may not clear it
