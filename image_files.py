@@ -16,9 +16,17 @@ from input_errors import InputError, MissingInputError, first_line
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def decode_image(content: bytes, name) -> np.ndarray:
-    """RGB uint8 [H, W, 3] from the bytes of an image file; `name` is for the error message."""
-    return _decode(content, name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[:, :, ::-1].copy()
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def decode_image(content: bytes, name, reduction: int = 1) -> np.ndarray:
+    """RGB uint8 [H, W, 3] from the bytes of an image file; `name` is for the error message.
+
+    With a `reduction` of 2, 4 or 8 both sides are that many times smaller, which takes JPEG files less time.
+    """
+    if reduction == 1:
+        return _decode(content, name, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _decode(content, name, REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)[:, :, ::-1]
 
 
 def load_image(path) -> np.ndarray:

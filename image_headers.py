@@ -103,7 +103,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
     """Raises an error, too, where the end is missing, which OpenCV before 5 fills up."""
     segments = list(_jpeg_segments(content))
     frames, scans = ([place for marker, place in segments if marker in of] for of in (JPEG_FRAMES, {JPEG_SCAN}))
-    content.index(JPEG_END, scans[0])  # coded pixels never look like it
+    content.rindex(JPEG_END, scans[0])  # coded pixels never look like it
     return struct.unpack_from(">HH", content, frames[0] + 5)
 
 

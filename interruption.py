@@ -46,7 +46,6 @@ def listen() -> None:
     """
     forget()
     _install()
-    multiprocessing.util.Finalize(None, _end_servants, exitpriority=0)
 
 
 def forget() -> None:
@@ -75,8 +74,13 @@ def serve_parent(*ignored: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def end_servants_at_exit() -> None:
+    """For whoever starts processes that `serve_parent` and ignore SIGTERM: by itself, multiprocessing would send that
+    when this process ends, and wait."""
+    multiprocessing.util.Finalize(None, _end_servants, exitpriority=0)
+
+
 def _end_servants() -> None:
-    """When this process ends. By itself, multiprocessing would send SIGTERM and wait, also for those that ignore it."""
     servants = [process for process in multiprocessing.active_children() if process.daemon]
     if servants and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch takes the end of one for a failure

@@ -70,11 +70,10 @@ def decode_label(content: bytes, path) -> np.ndarray:
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
     """Raises `InputError` unless a label map holds 0..num_labels-1 and 255 alone."""
-    present = np.unique(label)
-    unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
+    unknown = label[(label >= num_labels) & (label != IGNORE_LABEL)]
     if unknown.size:
         raise InputError(
-            f"{path} holds the labels {unknown.tolist()}, but there are only 0 to {num_labels - 1} and 255"
+            f"{path} holds the labels {np.unique(unknown).tolist()}, but there are only 0 to {num_labels - 1} and 255"
         )
 
 

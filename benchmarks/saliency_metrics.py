@@ -12,9 +12,7 @@ import argparse
 import os
 import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import cv2
 import numpy as np
 
 from benchmarks.report import environment_line, keep
+from benchmarks.timing import milliseconds
 from image_files import image_stems, load_grey, load_mask
 from input_errors import MissingInputError, shorten
 from metrics.saliency import SaliencyMetrics
@@ -77,28 +76,13 @@ def from_disk(paths: list[tuple[Path, Path]]) -> list[str]:
         "and scoring with weighted F": lambda chunk: score_ours(load_pairs(chunk), weighted_f=True),
     }
     chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
-    ms = milliseconds(ways, chunks, read_memory)
+    ms = milliseconds(ways, chunks, after=read_memory)
     rows = [[name, f"{way:.2f}", f"{way / ms['decoding']:.2f} ×"] for name, way in ms.items()]
     memory = ", ".join(f"{held:.0f} MB after {done} pairs" for done, held in held_mb.items())
     return [
         markdown_table([f"{len(paths)} pairs from disk", "ms/pair", "of decoding"], rows),
         f"Memory held: {memory}.",
     ]
-
-
-def milliseconds(ways: dict, chunks: list[list], after: Callable[[int], None] = lambda done: None) -> dict:
-    """Time per pair of each way, summed over the chunks; `after` is told how many pairs were done."""
-    seconds, done = dict.fromkeys(ways, 0.0), 0
-    for way in ways.values():
-        way(chunks[0])  # does not count
-    for chunk in chunks:
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way(chunk)
-            seconds[name] += time.perf_counter() - started
-        done += len(chunk)
-        after(done)
-    return {name: 1e3 * total / done for name, total in seconds.items()}
 
 
 def score_ours(pairs, weighted_f: bool) -> dict[str, float]:

@@ -78,6 +78,7 @@ class EpochBatches:
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
     """A loader over given batches of keys. Its own generator keeps worker start-up out of the global random state."""
+    interruption.end_servants_at_exit()
     # PyTorch warns of more workers than cores; with images to decode they are no harm
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(

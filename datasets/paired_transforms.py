@@ -1,63 +1,120 @@
-"""Augmentation of an image together with its mask or label map: one warp for all geometry, then colour.
+"""Augmentation of an image together with its mask or label map: a window is drawn before anything is decoded, and no
+more of the files is decoded and resized than the window needs.
 
 Images are RGB uint8 [H, W, 3], masks and labels uint8 [H, W]. All randomness comes from the generator passed in.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+import torch
 
 from input_errors import InputError
-from label_files import IGNORE_LABEL
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean RGB, beyond the border of an image
-SMOOTHING = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL's filter of that name
+REDUCTIONS = (8, 4, 2)  # by which JPEG files can be decoded smaller, without decoding all first
+SMOOTHING_BLUR = 9 / 13  # share of the mean of 3×3 px in PIL's filter SMOOTH; the rest is the px itself
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def augment_saliency(
-    image: np.ndarray, maps: list[np.ndarray], size_px: int, rng: np.random.Generator, colour_jitter: float = 1.0
-) -> list[np.ndarray]:
-    """Flip, 90–100 % crop, ±15° rotation at p 0.2, colours → image and maps of size_px × size_px, in this order.
+@dataclass(frozen=True)
+class Span:
+    """Along one side of an image: the `length` px from `start` on become `out_length` of `out_side` px, from
+    `out_start` on."""
 
-    The maps (masks, edges) are sampled by nearest neighbour; everything is mirrored beyond the border.
+    side: int
+    start: int
+    length: int
+    out_start: int
+    out_length: int
+    out_side: int
+
+    def of(self, decoded_side: int) -> slice:
+        """The px of the image, which may have been decoded at a smaller scale."""
+        first, last = (round(place * decoded_side / self.side) for place in (self.start, self.start + self.length))
+        first = min(first, decoded_side - 1)
+        return slice(first, max(last, first + 1))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of an image, as a rectangle of the training picture: all of it, unless the image ends before."""
+
+    rows: Span
+    columns: Span
+    mirrored: bool
+
+    @property
+    def reduction(self) -> int:
+        """By how much smaller the image may be decoded: the window keeps at least the px of the training picture."""
+        shrinkage = min(span.length / span.out_length for span in (self.rows, self.columns))
+        return next((factor for factor in REDUCTIONS if shrinkage >= factor), 1)
+
+    def of_image(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3], whole or decoded smaller → [S, S, 3], bilinear; mean colour beyond the image."""
+        return self._placed(image, cv2.INTER_LINEAR, MEAN_COLOUR)
+
+    def of_map(self, grey: np.ndarray, border: int = 0) -> np.ndarray:
+        """A mask or label map uint8 [H, W] → [S, S], by nearest neighbour; `border` beyond the image."""
+        return self._placed(grey, cv2.INTER_NEAREST_EXACT, border)
+
+    def _placed(self, picture: np.ndarray, interpolation: int, border) -> np.ndarray:
+        height, width = picture.shape[:2]
+        window = picture[self.rows.of(height), self.columns.of(width)]
+        window = cv2.resize(window, (self.columns.out_length, self.rows.out_length), interpolation=interpolation)
+        if self.mirrored:
+            window = cv2.flip(window, 1)
+        above, left = self.rows.out_start, self.columns.out_start
+        below, right = (span.out_side - span.out_start - span.out_length for span in (self.rows, self.columns))
+        if not (above or below or left or right):
+            return window
+        return cv2.copyMakeBorder(window, above, below, left, right, cv2.BORDER_CONSTANT, value=border)
+
+
+def draw_crop(image_hw, crop_px: int, long_side_px: tuple[int, int], rng: np.random.Generator) -> Crop:
+    """Longer side to a random length of `long_side_px`, a random window of crop_px × crop_px, flip.
+
+    Where the image is smaller than the window, it lies at a random place in it. The scale is rounded to whole px of the
+    image, so that windows begin and end between them.
     """
-    height, width = image.shape[:2]
-    crop_h, crop_w = height * rng.uniform(0.9, 1), width * rng.uniform(0.9, 1)
-    top, left = rng.uniform(0, height - crop_h), rng.uniform(0, width - crop_w)
-    to_square = np.diag([size_px / crop_w, size_px / crop_h, 1.0]) @ translation(-left, -top)
-    if rng.random() < 0.5:
-        to_square = translation(size_px, 0) @ np.diag([-1.0, 1.0, 1.0]) @ to_square
-    if rng.random() < 0.2:
-        to_square = rotation(rng.uniform(-15, 15), size_px / 2) @ to_square
-    image = warp(image, to_square, size_px, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
-    maps = [warp(grey, to_square, size_px, cv2.INTER_NEAREST, cv2.BORDER_REFLECT_101) for grey in maps]
-    return [change_colours(image, rng, colour_jitter), *maps]
+    scale = rng.uniform(*long_side_px) / max(image_hw)
+    window_px = max(1, round(crop_px / scale))
+    spans = [_draw_span(side, window_px, crop_px, rng) for side in image_hw]
+    return Crop(*spans, mirrored=rng.random() < 0.5)
 
 
-def random_crop(
-    image: np.ndarray,
-    label: np.ndarray | None,
-    crop_px: int,
-    long_side_px: tuple[int, int],
-    rng: np.random.Generator,
-    border_label: int = IGNORE_LABEL,
-):
-    """Longer side to a random length of `long_side_px`, flip, a random crop_px × crop_px window.
+def _draw_span(side: int, window_px: int, out_side: int, rng: np.random.Generator) -> Span:
+    spare = side - window_px
+    if spare >= 0:
+        return Span(side, int(rng.integers(spare + 1)), window_px, 0, out_side, out_side)
+    out_length = max(1, round(side * out_side / window_px))
+    return Span(side, 0, side, int(rng.integers(out_side - out_length + 1)), out_length, out_side)
 
-    Where the image is smaller than the crop, it lies at a random place in it: mean colour and `border_label` around it.
-    """
-    height, width = image.shape[:2]
-    scale = rng.uniform(*long_side_px) / max(height, width)
-    spare_w, spare_h = width * scale - crop_px, height * scale - crop_px
-    left = rng.uniform(min(0, spare_w), max(0, spare_w))
-    top = rng.uniform(min(0, spare_h), max(0, spare_h))
-    to_crop = translation(-left, -top) @ np.diag([scale, scale, 1.0])
-    if rng.random() < 0.5:
-        to_crop = translation(crop_px, 0) @ np.diag([-1.0, 1.0, 1.0]) @ to_crop
-    image = warp(image, to_crop, crop_px, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, MEAN_COLOUR)
-    if label is not None:
-        label = warp(label, to_crop, crop_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, border_label)
-    return image, label
+
+@dataclass(frozen=True)
+class SaliencyAugmentation:
+    """A crop of 90–100 % of each side, flip, rotation by ±15° at p 0.2, colours."""
+
+    crop: Crop
+    angle_deg: float
+
+    def of_image(self, image: np.ndarray, rng: np.random.Generator, colour_jitter: float = 1.0) -> np.ndarray:
+        """uint8 [H, W, 3], whole or decoded smaller → [S, S, 3]."""
+        return change_colours(rotate(self.crop.of_image(image), self.angle_deg, cv2.INTER_LINEAR), rng, colour_jitter)
+
+    def of_map(self, grey: np.ndarray) -> np.ndarray:
+        """A mask or edge map uint8 [H, W] → [S, S], by nearest neighbour."""
+        return rotate(self.crop.of_map(grey), self.angle_deg, cv2.INTER_NEAREST)
+
+
+def draw_saliency_augmentation(image_hw, size_px: int, rng: np.random.Generator) -> SaliencyAugmentation:
+    """What is done to an image and its maps; what is done to the colours is drawn later."""
+    lengths = [max(1, round(side * rng.uniform(0.9, 1))) for side in image_hw]
+    starts = [int(rng.integers(side - length + 1)) for side, length in zip(image_hw, lengths)]
+    spans = [Span(side, start, length, 0, size_px, size_px) for side, start, length in zip(image_hw, starts, lengths)]
+    crop = Crop(*spans, mirrored=rng.random() < 0.5)
+    return SaliencyAugmentation(crop, rng.uniform(-15, 15) if rng.random() < 0.2 else 0.0)
 
 
 def check_long_side(long_side_px) -> tuple[int, int]:
@@ -74,33 +131,24 @@ def change_colours(image: np.ndarray, rng: np.random.Generator, strength: float 
     """
     brightness, contrast = rng.uniform(1 - 0.5 * strength, 1 + 0.5 * strength, 2)
     colour, sharpness = rng.uniform(1 - strength, 1 + strength), rng.uniform(1 - strength, 1 + 2 * strength)
-    mean_grey = min(255.0, float(image.mean(axis=(0, 1)) @ GREY_WEIGHTS) * brightness)
+    mean_grey = min(255.0, float(np.array(cv2.mean(image)[:3]) @ GREY_WEIGHTS) * brightness)
     levels = np.clip(np.arange(256) * brightness, 0, 255)
     table = np.clip(mean_grey + contrast * (levels - mean_grey), 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    image = cv2.addWeighted(image, colour, grey, 1 - colour, 0)
-    smooth = cv2.filter2D(image, -1, SMOOTHING)
-    return cv2.addWeighted(image, sharpness, smooth, 1 - sharpness, 0)
+    towards_grey = colour * np.eye(3) + (1 - colour) * GREY_WEIGHTS  # [3, 3]: of all channels to each
+    image = cv2.transform(cv2.LUT(image, table), towards_grey)
+    blurred = (1 - sharpness) * SMOOTHING_BLUR
+    return cv2.addWeighted(image, 1 - blurred, cv2.blur(image, (3, 3)), blurred, 0)
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size_px: int, interpolation: int, border: int, value=0) -> np.ndarray:
-    """Applies a 3×3 affine matrix on pixel edges (the image covers 0..W × 0..H) → size_px × size_px."""
-    on_centres = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
-    return cv2.warpAffine(
-        image, on_centres[:2], (size_px, size_px), flags=interpolation, borderMode=border, borderValue=value
-    )
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] → [3, H, W]."""
+    return torch.from_numpy(np.stack(cv2.split(image)))
 
 
-def translation(x: float, y: float) -> np.ndarray:
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
-
-
-def rotation(angle_deg: float, centre: float) -> np.ndarray:
-    """About (centre, centre)."""
-    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-    return (
-        translation(centre, centre)
-        @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-        @ translation(-centre, -centre)
-    )
+def rotate(picture: np.ndarray, angle_deg: float, interpolation: int) -> np.ndarray:
+    """A square picture about its centre; mirrored beyond its border."""
+    if not angle_deg:
+        return picture
+    size = len(picture)
+    turn = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle_deg, 1)
+    return cv2.warpAffine(picture, turn, (size, size), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)

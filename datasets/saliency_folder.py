@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import augment_saliency
+from datasets.paired_transforms import channels_first, draw_saliency_augmentation
 from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
+from image_headers import size_in_header
 
 
 class SaliencyTraining(Dataset):
-    """Augmented training pairs: key (epoch, index, side S) → image uint8 [3, S, S], mask float32 [1, S, S] of 0 and 1.
+    """Augmented training pairs: key (epoch, index, side S) → image uint8 [3, S, S], mask uint8 [1, S, S] of 0 and 255.
 
-    With `edges`, the path of an edge map for each pair, a third value follows: edge float32 [1, S, S] in 0..1. The
-    augmentation is a function of (seed, epoch, index) alone. `cached`: indices whose files are held in memory, as they
-    are on disk. `colour_jitter`: strength of the change of colours, 0..1.
+    With `edges`, the path of an edge map for each pair, a third value follows: edge uint8 [1, S, S]. The augmentation
+    is a function of (seed, epoch, index) alone. `cached`: indices whose files are held in memory, as they are on disk.
+    `colour_jitter`: strength of the change of colours, 0..1.
     """
 
     def __init__(
@@ -37,13 +38,18 @@ class SaliencyTraining(Dataset):
 
     def __getitem__(self, key: tuple[int, int, int]):
         epoch, index, side_px = key
-        image, mask = load_pair(*self.pairs[index], self.read)
-        maps = [(mask * 255).astype(np.uint8)]
+        image_path, mask_path = self.pairs[index]
+        content = self.read(image_path)
+        image_hw = size_in_header(content, image_path)
+        mask = binarize_mask(decode_grey(self.read(mask_path), mask_path))
+        check_size(mask_path, mask.shape, image_path, image_hw)
+        maps = [mask.view(np.uint8) * 255]
         if self.edges:
-            maps.append(load_edge(self.edges[index], self.pairs[index][0], image.shape[:2], self.read))
+            maps.append(load_edge(self.edges[index], image_path, image_hw, self.read))
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, *maps = augment_saliency(image, maps, side_px, rng, self.colour_jitter)
-        return torch.from_numpy(image).permute(2, 0, 1), *(torch.from_numpy(grey).float()[None] / 255 for grey in maps)
+        drawn = draw_saliency_augmentation(image_hw, side_px, rng)
+        image = drawn.of_image(decode_image(content, image_path, drawn.crop.reduction), rng, self.colour_jitter)
+        return channels_first(image), *(torch.from_numpy(drawn.of_map(grey))[None] for grey in maps)
 
     def read(self, path: Path) -> bytes:
         return self.contents[path] if path in self.contents else read_bytes(path)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import check_long_side, random_crop
-from image_files import check_size, load_grey, load_image
+from datasets.paired_transforms import channels_first, check_long_side, draw_crop
+from image_files import check_size, decode_image, load_grey, load_image, read_bytes
+from image_headers import size_in_header
 from input_errors import InputError
 from label_files import IGNORE_LABEL, check_labels, load_label
 
@@ -26,15 +27,19 @@ class ClassificationTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = load_image(self.images[index])
-        saliency = load_map_of(image, self.images[index], self.maps[index]) if self.maps else None
-        crop, saliency = random_crop(image, saliency, self.crop_size, self.long_side, rng, border_label=0)
-        sample = torch.from_numpy(crop).permute(2, 0, 1), torch.from_numpy(self.image_labels[index])
-        return sample if saliency is None else (*sample, torch.from_numpy(saliency)[None])
+        content = read_bytes(self.images[index])
+        image_hw = size_in_header(content, self.images[index])
+        crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
+        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
+        sample = channels_first(image), torch.from_numpy(self.image_labels[index])
+        if not self.maps:
+            return sample
+        saliency = load_map_of(self.images[index], image_hw, self.maps[index])
+        return *sample, torch.from_numpy(crop.of_map(saliency))[None]
 
 
 class SegmentationTraining(Dataset):
-    """Key (epoch, index) → image uint8 [3, S, S], label int64 [S, S]; random by (seed, epoch, index) alone."""
+    """Key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S]; random by (seed, epoch, index) alone."""
 
     def __init__(self, images: list[Path], labels: list[Path], num_labels: int, crop_size: int, long_side, seed: int):
         self.images, self.labels, self.num_labels = images, labels, num_labels
@@ -46,9 +51,14 @@ class SegmentationTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = load_labelled(self.images[index], self.labels[index], self.num_labels)
-        image, label = random_crop(image, label, self.crop_size, self.long_side, rng)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
+        content, label = read_bytes(self.images[index]), load_label(self.labels[index])
+        image_hw = size_in_header(content, self.images[index])
+        check_size(self.labels[index], label.shape, self.images[index], image_hw)
+        check_labels(label, self.num_labels, self.labels[index])
+        crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
+        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
+        label = crop.of_map(label, border=IGNORE_LABEL)
+        return channels_first(image), torch.from_numpy(label)
 
 
 def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +81,10 @@ def check_any_labelled(labels: list[Path]) -> None:
         )
 
 
-def load_map_of(image: np.ndarray, image_path, map_path) -> np.ndarray:
+def load_map_of(image_path, image_hw: tuple[int, int], map_path) -> np.ndarray:
     """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
     saliency = load_grey(map_path)
-    check_size(map_path, saliency.shape, image_path, image.shape[:2])
+    check_size(map_path, saliency.shape, image_path, image_hw)
     return saliency
 
 

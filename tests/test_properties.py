@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from cam_files import load_cams, save_cams
 from datasets.epoch_batches import EpochBatches
-from datasets.paired_transforms import augment_saliency, random_crop
+from datasets.paired_transforms import draw_crop, draw_saliency_augmentation
 from image_files import load_grey, load_image, save_grey, save_image
 from input_errors import InputError
 from label_files import IGNORE_LABEL, load_label, save_label
@@ -138,14 +138,18 @@ def test_crops_keep_image_and_label_aligned(height, width, crop, smallest, more,
     rng = np.random.default_rng(seed)
     label = np.full((height, width), rng.integers(1, 6), np.uint8)
     image = np.stack([40 * label] * 3, axis=2)
-    cropped, cropped_label = random_crop(image, label, crop, (smallest, smallest + more), rng)
+    drawn = draw_crop((height, width), crop, (smallest, smallest + more), rng)
+    cropped, cropped_label = drawn.of_image(image), drawn.of_map(label, IGNORE_LABEL)
     assert cropped.shape == (crop, crop, 3)
     assert cropped_label.shape == (crop, crop)
     assert set(np.unique(cropped_label)) <= {label[0, 0], IGNORE_LABEL}
     inside = cropped[..., 0] == 40 * label[0, 0]
     assert (cropped_label[inside] == label[0, 0]).mean() > 0.5 if inside.sum() > 20 else True
-    only_image, none = random_crop(image, None, crop, (smallest, smallest), rng)
-    assert (only_image.shape, none) == ((crop, crop, 3), None)
+    smaller = drawn.of_image(image[::2, ::2])  # as a decoder may give it
+    assert (smaller.shape, set(np.unique(smaller[cropped_label != IGNORE_LABEL]))) == (
+        cropped.shape,
+        {40 * label[0, 0]},
+    )
 
 
 @holds_for(height=SIDES, width=SIDES, size=st.integers(1, 24), strength=SHARES, seed=SEEDS)
@@ -153,7 +157,8 @@ def test_augmentation_keeps_masks_binary(height, width, size, strength, seed):
     rng = np.random.default_rng(seed)
     mask = (rng.integers(0, 2, (height, width)) * 255).astype(np.uint8)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    first, second, third = augment_saliency(image, [mask, mask], size, rng, strength)
+    drawn = draw_saliency_augmentation((height, width), size, rng)
+    first, second, third = drawn.of_image(image, rng, strength), drawn.of_map(mask), drawn.of_map(mask)
     assert (first.shape, first.dtype) == ((size, size, 3), np.uint8)
     assert np.array_equal(second, third)  # all maps go the same way
     assert set(np.unique(second)) <= set(np.unique(mask))

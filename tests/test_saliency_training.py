@@ -170,7 +170,7 @@ def test_each_batch_draws_a_side(scenes):
     data = SaliencyTraining(saliency_pairs(scenes / "dataset/DRAWN-TR"), seed=0)
     image, mask = data[0, 0, 96]
     assert (tuple(image.shape), tuple(mask.shape)) == ((3, 96, 96), (1, 96, 96))
-    assert set(mask.unique().tolist()) == {0, 1}
+    assert set(mask.unique().tolist()) == {0, 255}
 
 
 def test_sides_of_scales():
@@ -219,7 +219,7 @@ def test_ready_edges(scenes, tmp_path):
     for folder in ("flat", "sets"):
         edges = edge_paths(tmp_path / folder, pairs)
         _, _, edge = SaliencyTraining(pairs, seed=0, edges=edges)[0, 0, 64]
-        assert torch.allclose(edge, torch.full((1, 64, 64), 0.4))
+        assert torch.equal(edge, torch.full((1, 64, 64), 102, dtype=torch.uint8))
     run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag ready --max_epoch 1 --edge_dir {tmp_path}/flat"))
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag online --max_epoch 1"))
     assert log_of(tmp_path / "ready")[0]["edge_loss"] != log_of(tmp_path / "online")[0]["edge_loss"]

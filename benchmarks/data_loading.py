@@ -1,0 +1,167 @@
+"""Training pictures per second of one loader process, beside the way of most public code.
+
+    python -m benchmarks.data_loading --data_dir data/voc12 --train_root dataset/ECSSD
+
+The plain way, in PIL and torchvision: decode all, resize the whole image to its random scale, flip, then crop; for
+saliency crop, rotate and change the colours of the whole image, then resize to 224 px; float tensors, normalised. Ours:
+the data sets that the training scripts use, which hand over 8 bits, to be normalised on the device. On one core,
+from the files and from decoded pictures, batches put together on both sides. The sides take turns with each batch, and
+the fastest of its turns counts.
+"""
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch.utils.data import Dataset, default_collate
+from torchvision.transforms import functional as TF
+
+from benchmarks.report import environment_line, keep
+from benchmarks.timing import milliseconds
+from datasets.epoch_batches import EpochBatches
+from datasets.paired_transforms import MEAN_COLOUR, channels_first, draw_crop, draw_saliency_augmentation
+from datasets.saliency_folder import SaliencyTraining, load_pair
+from datasets.voc12 import SegmentationTraining, load_labelled
+from label_files import IGNORE_LABEL
+from metrics.tables import markdown_table
+from saliency_layout import training_pairs
+from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
+
+BATCH, TURNS = 16, 3
+CROP_PX, SALIENCY_PX = 512, 224
+LONG_SIDES_PX = ((256, 1024), (320, 640))  # of the segmentation network, and of the classifier
+MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Training pictures per second of one loader process.")
+    parser.add_argument("--data_dir", required=True, help="VOC tree, as in train_segmentation.py")
+    parser.add_argument("--list_dir", default="voc12", help="folder of the lists")
+    parser.add_argument("--list", default="train_id.txt", help="ids of images with masks")
+    parser.add_argument("--train_root", required=True, help="saliency data set, as in SOD_train.py")
+    parser.add_argument("--images", type=int, default=320, help="of each kind, at most")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(0)  # as in a loader's process
+    torch.set_num_threads(1)
+    voc_root = find_voc_root(args.data_dir)
+    ids = load_ids(list_path(args.list_dir, args.list))
+    paths = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(truth_folder(voc_root, ids), ids, ".png")
+    num_labels = len(load_class_names(voc_root)) + 1
+    pairs = list(zip(*paths))[: args.images]
+    rows = [segmentation_row(pairs, num_labels, sides) for sides in LONG_SIDES_PX]
+    rows.append(saliency_row(training_pairs([args.train_root])[: args.images]))
+    header = ["", "plain, ms/image", "ours, ms/image", "speed-up", "plain, decoded", "ours, decoded", "speed-up"]
+    command = f"python -m benchmarks.data_loading {shlex.join(argv)}"
+    keep("data_loading", command, [markdown_table(header, rows), environment_line()])
+
+
+class Pictures(Dataset):
+    """`make(source, rng)` of each source; key (epoch, index, …), the same random numbers each time."""
+
+    def __init__(self, sources: list, make):
+        self.sources, self.make = sources, make
+
+    def __getitem__(self, key):
+        return self.make(self.sources[key[1]], np.random.default_rng(key[:2]))
+
+
+def segmentation_row(pairs: list, num_labels: int, long_side) -> list[str]:
+    def ours(pair, rng):
+        image, label = pair
+        crop = draw_crop(image.shape[:2], CROP_PX, long_side, rng)
+        return channels_first(crop.of_image(image)), torch.from_numpy(crop.of_map(label, IGNORE_LABEL))
+
+    decoded = [load_labelled(*pair, num_labels) for pair in pairs]
+    from_files = SegmentationTraining(*zip(*pairs), num_labels, CROP_PX, long_side, seed=0)
+    plain = partial(plain_segmentation, long_side_px=long_side)
+    title = f"segmentation, crop {CROP_PX}, longer side {long_side[0]}–{long_side[1]} px"
+    return [title, *compare(plain, pairs, from_files, decoded, ours)]
+
+
+def saliency_row(pairs: list) -> list[str]:
+    def ours(pair, rng):
+        image, mask = pair
+        drawn = draw_saliency_augmentation(image.shape[:2], SALIENCY_PX, rng)
+        return channels_first(drawn.of_image(image, rng)), torch.from_numpy(drawn.of_map(mask))[None]
+
+    decoded = [(image, mask.view(np.uint8) * 255) for image, mask in (load_pair(*pair) for pair in pairs)]
+    from_files = SaliencyTraining(pairs, seed=0)
+    return [f"saliency, {SALIENCY_PX} px", *compare(plain_saliency, pairs, from_files, decoded, ours, [SALIENCY_PX])]
+
+
+def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_px=()) -> list[str]:
+    """ms per image of both sides and their ratio: from the files, and from decoded pictures."""
+    as_pil = [tuple(map(Image.fromarray, pair)) for pair in decoded]
+    sides = {
+        "plain": Pictures(pairs, lambda pair, rng: plain(*open_pair(pair), rng)),
+        "ours": from_files,
+        "plain, decoded": Pictures(as_pil, lambda pair, rng: plain(*pair, rng)),
+        "ours, decoded": Pictures(decoded, ours),
+    }
+    batches = list(EpochBatches(len(pairs), BATCH, seed=0, sides_px=sides_px))
+    ways = {name: partial(make_batch, pictures) for name, pictures in sides.items()}
+    ms = milliseconds(ways, batches, TURNS)
+    cells = []
+    for kind in ("", ", decoded"):
+        slow, fast = ms["plain" + kind], ms["ours" + kind]
+        cells += [f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f} ×"]
+    return cells
+
+
+def make_batch(pictures: Dataset, keys: list[tuple]) -> list[torch.Tensor]:
+    return default_collate([pictures[key] for key in keys])
+
+
+def open_pair(paths: tuple[Path, Path]) -> tuple[Image.Image, Image.Image]:
+    image, label = (Image.open(path) for path in paths)
+    return image.convert("RGB"), label
+
+
+def plain_segmentation(image: Image.Image, label: Image.Image, rng, long_side_px: tuple[int, int]):
+    """→ float32 [3, S, S], int64 [S, S]: the whole image is resized, then flipped, cropped and normalised."""
+    scale = rng.uniform(*long_side_px) / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    image, label = image.resize(size, Image.Resampling.BICUBIC), label.resize(size, Image.Resampling.NEAREST)
+    if rng.random() < 0.5:
+        image, label = TF.hflip(image), TF.hflip(label)
+    spare = [side - CROP_PX for side in size]
+    left, top = (int(rng.integers(min(0, px), max(0, px) + 1)) for px in spare)
+    window = max(0, left), max(0, top), min(size[0], left + CROP_PX), min(size[1], top + CROP_PX)
+    place, square = (max(0, -left), max(0, -top)), (CROP_PX, CROP_PX)
+    canvas, label_canvas = Image.new("RGB", square, MEAN_COLOUR), Image.new("L", square, IGNORE_LABEL)
+    canvas.paste(image.crop(window), place)
+    label_canvas.paste(Image.fromarray(np.asarray(label.crop(window))), place)  # of its indices, not its colours
+    return TF.normalize(TF.to_tensor(canvas), *MEAN_STD), torch.from_numpy(np.array(label_canvas)).long()
+
+
+def plain_saliency(image: Image.Image, mask: Image.Image, rng):
+    """→ float32 [3, S, S], float32 [1, S, S]: flip, crop, rotation and colours of the whole image, then its size."""
+    if rng.random() < 0.5:
+        image, mask = TF.hflip(image), TF.hflip(mask)
+    width, height = image.size
+    size_hw = int(height * rng.uniform(0.9, 1)), int(width * rng.uniform(0.9, 1))
+    top, left = int(rng.integers(height - size_hw[0] + 1)), int(rng.integers(width - size_hw[1] + 1))
+    image, mask = (TF.crop(picture, top, left, *size_hw) for picture in (image, mask.convert("L")))
+    if rng.random() < 0.2:
+        angle = rng.uniform(-15, 15)
+        image, mask = image.rotate(angle, Image.Resampling.BICUBIC), mask.rotate(angle)
+    for enhancer, low, high in (
+        (ImageEnhance.Brightness, 0.5, 1.5),
+        (ImageEnhance.Contrast, 0.5, 1.5),
+        (ImageEnhance.Color, 0, 2),
+        (ImageEnhance.Sharpness, 0, 3),
+    ):
+        image = enhancer(image).enhance(rng.uniform(low, high))
+    size = (SALIENCY_PX, SALIENCY_PX)
+    image, mask = image.resize(size, Image.Resampling.BILINEAR), mask.resize(size, Image.Resampling.NEAREST)
+    return TF.normalize(TF.to_tensor(image), *MEAN_STD), TF.to_tensor(mask)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,139 @@
+"""Augmentation that decodes and resizes no more than it needs is, statistically, that of whole images in PIL."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from scipy.stats import ks_2samp
+
+from datasets.paired_transforms import change_colours, draw_crop, draw_saliency_augmentation
+from image_files import decode_image
+from label_files import IGNORE_LABEL
+
+HEIGHT, WIDTH, CROP_PX, LONG_SIDE_PX = 75, 100, 64, (52, 204)
+
+
+def ramps(height: int, width: int) -> np.ndarray:
+    """An image whose red and green tell the column and the row of each px, by 2 levels a px."""
+    columns, rows = np.meshgrid(2 * np.arange(width), 2 * np.arange(height))
+    return np.dstack([columns, rows, np.full_like(rows, 7)]).astype(np.uint8)
+
+
+def measured(crop: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Share of the crop that is image; its scale; centre of what is seen, x and y, px of the image; mirrored or not."""
+    inside = crop[..., 2] == 7
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    window = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float) / 2
+    across = window[len(window) // 2, :, 0]
+    slope = np.polyfit(np.arange(len(across)), across, 1)[0]
+    return inside.mean(), 1 / abs(slope), across.mean(), window[:, 0, 1].mean(), float(slope < 0)
+
+
+def ours(seed: int) -> np.ndarray:
+    return draw_crop((HEIGHT, WIDTH), CROP_PX, LONG_SIDE_PX, np.random.default_rng(seed)).of_image(ramps(HEIGHT, WIDTH))
+
+
+def plain(seed: int) -> np.ndarray:
+    """The whole image is resized, mirrored, laid on a canvas where it is smaller than the crop, and cropped."""
+    rng = np.random.default_rng(10_000 + seed)
+    scale = rng.uniform(*LONG_SIDE_PX) / WIDTH
+    size = round(WIDTH * scale), round(HEIGHT * scale)
+    image = np.asarray(Image.fromarray(ramps(HEIGHT, WIDTH)).resize(size, Image.Resampling.BILINEAR))
+    image = image[:, ::-1] if rng.random() < 0.5 else image
+    for axis in (0, 1):
+        spare = image.shape[axis] - CROP_PX
+        first = rng.integers(min(0, spare), max(0, spare) + 1)
+        if spare < 0:
+            before = [(0, 0)] * 3
+            before[axis] = (-first, first - spare)
+            image = np.pad(image, before)
+        else:
+            image = np.take(image, range(first, first + CROP_PX), axis=axis)
+    return image
+
+
+def test_crops_are_distributed_as_those_of_resized_images():
+    rows = {make: np.array([measured(make(seed)) for seed in range(800)]) for make in (ours, plain)}
+    for values in rows.values():  # centres to a px: what fills the crop has but one, up to rounding
+        values[:, 2:4] = values[:, 2:4].round() + np.linspace(0, 1, len(values))[:, None]
+    names = ("share of the crop", "scale", "column", "row", "mirrored")
+    chances = {name: ks_2samp(*pair).pvalue for name, *pair in zip(names, rows[ours].T, rows[plain].T)}
+    assert min(chances.values()) > 0.01, chances
+    shifted = rows[ours][:, 1] * 1.05  # the test would tell a scale that is 5 % off
+    assert ks_2samp(shifted, rows[plain][:, 1]).pvalue < 0.01
+
+
+def test_textures_keep_their_strength():
+    """Of natural images' spectrum (1 / f): the mean step from px to px is about that of PIL's whole-image way."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(WIDTH), np.fft.fftfreq(HEIGHT)))
+    waves = np.fft.fft2(rng.normal(size=(HEIGHT, WIDTH))) / np.maximum(frequency, 1 / WIDTH)
+    grey = np.real(np.fft.ifft2(waves))
+    image = np.dstack([np.clip(128 + 50 * grey / grey.std(), 0, 255).astype(np.uint8)] * 3)
+    for scale, kind, tolerance in (
+        (0.6, "BICUBIC", 0.2),
+        (0.8, "BICUBIC", 0.2),
+        (1.3, "BILINEAR", 0.07),
+        (2, "BILINEAR", 0.07),
+    ):
+        long_side = (scale * WIDTH,) * 2
+        crops = [draw_crop((HEIGHT, WIDTH), 40, long_side, rng).of_image(image).astype(float) for _ in range(200)]
+        size = round(WIDTH * scale), round(HEIGHT * scale)
+        whole = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[kind])).astype(float)
+        steps = [np.abs(np.diff(picture, axis=1)).mean() for picture in (np.concatenate(crops), whole)]
+        assert steps[0] == pytest.approx(steps[1], rel=tolerance), scale
+
+
+@pytest.mark.parametrize("long_side_px", [20, 52, 100, 300])
+def test_labels_lie_on_their_image(long_side_px):
+    blocks = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((25, 25))).astype(np.uint8)  # [75, 100]
+    image = np.dstack([20 * blocks] * 3)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        crop = draw_crop(blocks.shape, CROP_PX, (long_side_px, long_side_px), rng)
+        label, colour = crop.of_map(blocks, IGNORE_LABEL), crop.of_image(image)[..., 0]
+        inside = label != IGNORE_LABEL
+        agreement = np.abs(colour[inside] / 20 - label[inside]) < 0.5
+        assert agreement.mean() > 0.9
+        assert (crop.of_image(image)[~inside] == (124, 116, 104)).all()
+        drawn = draw_saliency_augmentation(blocks.shape, CROP_PX, rng)
+        colours = drawn.of_image(image, rng, colour_jitter=0)[..., 0] / 20
+        assert (np.abs(colours - drawn.of_map(blocks)) < 0.5).mean() > 0.9
+
+
+def test_large_photographs_are_decoded_smaller():
+    """Only as far as the window keeps the px of the training picture; what comes out is the same picture."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8), (801, 603), interpolation=cv2.INTER_CUBIC)
+    content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    for long_side_px, reduction in ((801, 1), (410, 1), (390, 2), (190, 4), (90, 8)):
+        crop = draw_crop(image.shape[:2], 48, (long_side_px, long_side_px), rng)
+        assert crop.reduction == reduction
+        smaller = decode_image(content, "", crop.reduction)
+        assert smaller.shape[0] == -(-603 // reduction)
+        small, whole = (crop.of_image(picture).astype(int) for picture in (smaller, decode_image(content, "")))
+        assert np.abs(small - whole).mean() < 6
+        assert np.corrcoef(small.ravel(), whole.ravel())[0, 1] > 0.98
+    drawn = draw_saliency_augmentation((4000, 3000), 224, rng)
+    assert drawn.crop.reduction == 8
+
+
+@pytest.mark.parametrize("strength", [0, 0.3, 1])
+def test_colours_are_those_of_pil(strength):
+    image = cv2.resize(np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8), (64, 64))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        factors = [
+            *rng.uniform(1 - 0.5 * strength, 1 + 0.5 * strength, 2),
+            rng.uniform(1 - strength, 1 + strength),
+            rng.uniform(1 - strength, 1 + 2 * strength),
+        ]
+        expected = Image.fromarray(image)
+        kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, ImageEnhance.Sharpness)
+        for kind, factor in zip(kinds, factors):
+            expected = kind(expected).enhance(factor)
+        changed = change_colours(image, np.random.default_rng(seed), strength)
+        inner = (slice(1, -1), slice(1, -1))  # PIL leaves the border as it is
+        difference = np.abs(changed[inner].astype(int) - np.asarray(expected)[inner])
+        assert difference.max() <= 10
+        assert difference.mean() < 4
