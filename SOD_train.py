@@ -26,10 +26,10 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from input_errors import InputError, first_line, run_script
 from metrics.saliency import SaliencyMetrics
-from models.saliency_losses import edge_target, saliency_objective
+from models.saliency_losses import edge_target, saliency_objective, shares
 from models.saliency_net import SaliencyNet, build_saliency_net
 from saliency_layout import benchmark_pairs, edge_paths, training_pairs
-from utils.determinism import compute_deterministically
+from utils.determinism import compute_deterministically, sizes_come_again
 from utils.distributed import (
     choose_gpus,
     gradients_stay_local,
@@ -40,7 +40,8 @@ from utils.distributed import (
     sum_over_processes,
 )
 from utils.memory import advice_when_memory_is_full, memory_format
-from utils.precision import autocast, loss_scaler
+from utils.optimizers import build_optimizer
+from utils.precision import autocast, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.saliency_maps import COARSEST_STRIDE, predict_saliency
 from utils.schedules import set_lr, step_decay
@@ -60,6 +61,7 @@ def main(args) -> None:
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
     compute_deterministically(args.deterministic)
+    multiply_in_tf32(not args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -92,7 +94,7 @@ def main(args) -> None:
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
-    optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": args.lr}], lr=args.lr)
+    optimizer = build_optimizer([{"params": list(network.parameters())}], "adam", args.lr)
     names = [str(image) for image, _ in pairs]
     state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), names, batches, ema)
 
@@ -141,10 +143,12 @@ def main(args) -> None:
 
 
 @advice_when_memory_is_full("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
+@sizes_come_again()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
     """One optimizer step on images, masks and, where they are ready, edges; the losses are means over the batch.
 
-    With `--accumulate`, parts of the batch pass one after the other and their gradients add up to those of the whole.
+    Masks and edges are uint8 0..255 or float 0..1. With `--accumulate`, parts of the batch pass one after the other and
+    their gradients add up to those of the whole.
     """
     state.optimizer.zero_grad(set_to_none=True)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
@@ -156,7 +160,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
             inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, images.device))
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
-            losses = saliency_objective(outputs, masks, args.edge_loss, *edges)
+            losses = saliency_objective(outputs, shares(masks), args.edge_loss, *map(shares, edges))
             state.scaler.scale(losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
@@ -180,7 +184,7 @@ def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None
 
 
 @interruption.at_once()
-def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool) -> dict[str, float]:
+def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool | str) -> dict[str, float]:
     """The `MEASURES` over every image at its own size, by the metrics of evaluate.py; each process takes its share.
 
     Several data sets: each one's scores under its name, and the means over the data sets.
@@ -208,7 +212,8 @@ def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, devic
     """RGB uint8: a row for each of a few images of the epoch's last step: image | mask | map | edge target | edge."""
     samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
     images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))
-    edges = edges[0] if edges else edge_target(masks)
+    masks = shares(masks)
+    edges = shares(edges[0]) if edges else edge_target(masks)
     outputs = network.eval()(network.backbone.normalise(images))
     greys = [masks, outputs["saliency"][0].sigmoid(), edges, outputs["edge"].sigmoid()]
     cells = [images] + [(grey.float() * 255).to(torch.uint8).expand(-1, 3, -1, -1) for grey in greys]

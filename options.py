@@ -105,6 +105,7 @@ def train_classification() -> argparse.ArgumentParser:
     training.add_argument(
         "--saliency_dir", metavar="DIR", help="EPS: the maps must add up to the saliency maps <id>.png in DIR"
     )
+    _add_channels_last(training, "gpu")
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -130,6 +131,7 @@ def train_affinity() -> argparse.ArgumentParser:
         "--radius", type=_radius, default=10, help="pairs of pixels are nearer than this, in px of the edge map (H / 4)"
     )
     _add_crops(training, crop_size=512, smallest=320, largest=640)
+    _add_channels_last(training, "gpu")
     _add_run(parser, log_path="experiments")
     return parser
 
@@ -634,8 +636,15 @@ def _add_training(parser, max_epoch: int, batch: int, lr: float):
 
 
 def _add_amp(parser) -> None:
-    text = "mixed precision on GPUs (bfloat16, else float16)"
-    _add_switch(parser, "--amp", True, text)
+    parser.add_argument(
+        "--amp",
+        type=_precision,
+        nargs="?",
+        const=True,
+        default=True,
+        metavar="True|False|cpu",
+        help="mixed precision on GPUs (bfloat16, else float16); cpu: also on CPUs that multiply in bfloat16",
+    )
 
 
 def _add_deterministic(parser) -> None:
@@ -657,16 +666,20 @@ def _add_step(training, channels_last: bool | str) -> None:
         default=0.0,
         help="decay of the running mean of the weights, 0..1, which then is what is saved and scored; 0: none",
     )
+    _add_channels_last(training, channels_last)
+    _add_switch(training, "--compile", False, "compile the network: a minute or two at the start, faster steps")
+
+
+def _add_channels_last(training, default: bool | str) -> None:
     training.add_argument(
         "--channels_last",
         type=_memory_format,
         nargs="?",
         const=True,
-        default=channels_last,
+        default=default,
         metavar="True|False|gpu",
         help="memory format of images and weights: channels last; gpu: on GPUs only",
     )
-    _add_switch(training, "--compile", False, "compile the network: a minute or two at the start, faster steps")
 
 
 def _add_segmentation_loss(training) -> None:
@@ -803,6 +816,10 @@ def _boolean(text: str) -> bool:
 
 def _memory_format(text: str) -> bool | str:
     return text if text == "gpu" else _boolean(text)
+
+
+def _precision(text: str) -> bool | str:
+    return text if text == "cpu" else _boolean(text)
 
 
 def _text(text: str) -> str:

@@ -22,7 +22,7 @@ from datasets.voc12 import SegmentationTraining, check_any_labelled
 from input_errors import InputError, run_script
 from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
-from utils.determinism import compute_deterministically
+from utils.determinism import compute_deterministically, sizes_come_again
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -31,9 +31,9 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
-from utils.memory import advice_when_memory_is_full
+from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.training_state import TrainingState
@@ -50,6 +50,7 @@ def main(args) -> None:
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
     compute_deterministically(args.deterministic)
+    multiply_in_tf32(not args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -67,7 +68,8 @@ def main(args) -> None:
 
     # model
     settings = options.backbone_settings(args)
-    network = build_affinity_net(settings, "none" if run.resumes else args.pretrained).to(world.device)
+    network = build_affinity_net(settings, "none" if run.resumes else args.pretrained)
+    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -114,6 +116,7 @@ def main(args) -> None:
 
 
 @advice_when_memory_is_full("lower --train_batch, --crop_size or --radius")
+@sizes_come_again()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
     """One optimizer step on images and affinity labels.
 
@@ -122,8 +125,10 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, wor
     """
     images, labels = batch
     state.optimizer.zero_grad(set_to_none=True)
+    inputs = state.network.backbone.normalise(images)
+    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
     with autocast(world.device, args.amp):
-        edge_logits = model(state.network.backbone.normalise(images))
+        edge_logits = model(inputs)
     sums, counts = pair_losses(edge_logits, labels, args.radius)
     loss = affinity_loss(world.size * sums, add_over_processes(counts))
     state.scaler.scale(loss).backward()

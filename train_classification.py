@@ -35,7 +35,7 @@ from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.fusion_rules import constant_background
-from utils.determinism import compute_deterministically
+from utils.determinism import compute_deterministically, sizes_come_again
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -45,10 +45,10 @@ from utils.distributed import (
     stop_distributed,
     sum_over_processes,
 )
-from utils.memory import advice_when_memory_is_full
+from utils.memory import advice_when_memory_is_full, memory_format
 from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, finite, loss_scaler
+from utils.precision import autocast, finite, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.training_state import TrainingState
@@ -67,6 +67,7 @@ def main(args) -> None:
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
     compute_deterministically(args.deterministic)
+    multiply_in_tf32(not args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -86,7 +87,8 @@ def main(args) -> None:
 
     # model
     settings = {**options.backbone_settings(args), "classes": list(classes), "background_map": bool(maps)}
-    network = build_cam_classifier(settings, "none" if run.resumes else args.pretrained).to(world.device)
+    network = build_cam_classifier(settings, "none" if run.resumes else args.pretrained)
+    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -153,11 +155,13 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
 
 
 @advice_when_memory_is_full("lower --train_batch or --crop_size")
+@sizes_come_again()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
     """One optimizer step on images, their labels and, for EPS, their saliency maps. `alpha` weighs the puzzle loss."""
     images, image_labels, *saliency = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
+    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
     with autocast(world.device, args.amp):
         output = model(inputs)
         merged = merge_tiles(model(tiles(inputs))["maps"]).float() if args.puzzle else None

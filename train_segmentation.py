@@ -31,7 +31,7 @@ from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
-from utils.determinism import compute_deterministically
+from utils.determinism import compute_deterministically, sizes_come_again
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -44,7 +44,7 @@ from utils.distributed import (
 )
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr, warm_up
 from utils.segmentations import predict_segmentation
@@ -63,6 +63,7 @@ def main(args) -> None:
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
     compute_deterministically(args.deterministic)
+    multiply_in_tf32(not args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -193,11 +194,13 @@ def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch
 
 
 @advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
+@sizes_come_again()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
     """One optimizer step on images and label maps; the loss is the mean over the pixels that count in the global batch.
 
-    Gradients are averaged over the processes, so each process's sum counts `world.size` times. With `--accumulate`,
-    parts of the batch pass one after the other and their gradients add up to those of the whole.
+    Label maps are uint8 or int64. Gradients are averaged over the processes, so each process's sum counts `world.size`
+    times. With `--accumulate`, parts of the batch pass one after the other and their gradients add up to those of the
+    whole.
     """
     state.optimizer.zero_grad(set_to_none=True)
     count = add_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
@@ -218,7 +221,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 @interruption.at_once()
 @advice_when_memory_is_full("images are validated whole: take the largest ones out of --val_list")
-def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool) -> tuple[float, dict[str, np.ndarray]]:
+def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""
     matrix, pictures = ConfusionMatrix(num_labels), {}
     for image_path, label_path in pairs[world.rank :: world.size]:

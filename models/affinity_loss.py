@@ -36,4 +36,5 @@ def pair_losses(edge_logits: Tensor, labels: Tensor, radius: int) -> tuple[Tenso
 
 def affinity_loss(sums: Tensor, counts: Tensor) -> Tensor:
     """(bg⁺/2 + fg⁺/2 + neg)/2, each the mean over its pairs; a kind without pairs counts 0. `pair_losses` → scalar."""
-    return (sums / counts.clamp(min=1) * sums.new_tensor(KIND_WEIGHTS)).sum()
+    means = sums / counts.clamp(min=1)  # [3]
+    return sum(weight * mean for weight, mean in zip(KIND_WEIGHTS, means))  # numbers: a tensor would have to be sent

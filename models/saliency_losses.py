@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def shares(grey: Tensor) -> Tensor:
+    """uint8 0..255, as files hold it and the device gets it soonest, or float 0..1 → float 0..1."""
+    return grey / 255 if grey.dtype == torch.uint8 else grey
+
+
 def boundary_weight(mask: Tensor) -> Tensor:
     """1 + 5 · |mean of the 31×31 neighbourhood − mask|: [B, 1, H, W] → [B, 1, H, W] in 1..6.
 

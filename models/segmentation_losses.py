@@ -17,8 +17,9 @@ def summed_cross_entropy(
     class_weights: Tensor | None = None,
     hard_share: float = 1.0,
 ) -> Tensor:
-    """Sum of the losses of the pixels that count. logits float [B, L, H, W], labels int64 [B, H, W], 255 ignored → [].
+    """Sum of the losses of the pixels that count. logits float [B, L, H, W], labels uint8 or int64 [B, H, W] → [].
 
+    labels            255 is ignored
     label_smoothing   share of the target spread evenly over all L labels, 0..1
     class_weights     float [L]: factor on the loss of the pixels of each label
     hard_share        of each image only this share of the labelled pixels counts, those of the largest loss (OHEM,
@@ -27,7 +28,7 @@ def summed_cross_entropy(
     sums = hard_share == 1 and not torch.are_deterministic_algorithms_enabled()  # GPUs sum here in any order
     losses = F.cross_entropy(
         logits,
-        labels,
+        labels.long(),
         weight=class_weights,
         ignore_index=IGNORE_LABEL,
         reduction="sum" if sums else "none",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, labels_in, run_main
-from test_training_scripts import COMMANDS, log_of, saliency_command
+from test_training_scripts import COMMANDS, losses_of, saliency_command
 
 from image_files import load_grey, load_image
 from models.saliency_net import build_saliency_net
@@ -25,7 +25,7 @@ def test_mixed_precision_learns_like_full_precision(script, scenes, tmp_path):
     for amp in ("True", "False"):
         command = COMMANDS[script](scenes, tmp_path, f"--tag {amp} --max_epoch 4 --amp {amp} --gpu_id 0")
         run_main(script, command + (" --dropout 0 --edge_drop_path 0" if script == "SOD_train" else ""))
-    mixed, full = (log_of(tmp_path / amp)[-1]["loss"] for amp in ("True", "False"))
+    mixed, full = (losses_of(tmp_path / amp)[-1] for amp in ("True", "False"))
     assert mixed == pytest.approx(full, rel=0.05)
 
 
@@ -56,7 +56,7 @@ def test_recomputation_saves_memory():
 def test_every_flag_at_once(scenes, tmp_path):
     flags = "--ema 0.9 --accumulate 2 --grad_checkpointing --channels_last --train_scales 0.5 1 --compile"
     run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag run --max_epoch 2 --gpu_id 0 {flags}"))
-    assert np.isfinite(log_of(tmp_path / "run")[-1]["loss"])
+    assert np.isfinite(losses_of(tmp_path / "run")[-1])
     maps = tmp_path / "maps"
     run_main("predict", f"--load_path {tmp_path}/run/last.pth --input {scenes}/dataset/DRAWN-TR --output {maps}")
     assert len({load_grey(path).shape for path in maps.glob("*.png")}) == 1
@@ -66,7 +66,7 @@ def test_every_flag_of_the_segmentation_at_once(scenes, tmp_path):
     flags = "--mode normal --use_gn False --output_stride 8 --ema 0.9 --accumulate 2 --ohem 0.5 --class_balance 0.9"
     flags += " --label_smoothing 0.1 --warmup_steps 2 --channels_last --compile --gpu_id 0 --max_epoch 2 --tag run"
     run_main("train_segmentation", COMMANDS["train_segmentation"](scenes, tmp_path, flags))
-    assert np.isfinite(log_of(tmp_path / "run")[-1]["loss"])
+    assert np.isfinite(losses_of(tmp_path / "run")[-1])
     photographs = f"--input {scenes}/data/VOCdevkit/VOC2012/JPEGImages --list {scenes}/voc12/val_id.txt"
     how = "--scales 0.5 1 --flip --crf --window 48"
     run_main("predict", f"--load_path {tmp_path}/run/last.pth {photographs} {how} --output {tmp_path}/out")
@@ -81,5 +81,5 @@ def test_two_gpus_have_the_loss_curve_of_one(scenes, tmp_path):
     for tag in ("0", "0 1"):
         command = [sys.executable, "train_segmentation.py", *line, "--tag", f"gpu {tag}", "--gpu_id", *tag.split()]
         subprocess.run(command, cwd=PROJECT, check=True, timeout=600)
-    one, two = ([row["loss"] for row in log_of(tmp_path / f"gpu {tag}")] for tag in ("0", "0 1"))
+    one, two = (losses_of(tmp_path / f"gpu {tag}") for tag in ("0", "0 1"))
     assert one == pytest.approx(two, abs=1e-3)

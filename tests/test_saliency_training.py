@@ -74,7 +74,7 @@ def tiny_network(**drop):
     return build_saliency_net(settings | {"decoder_width": 8, "image_size": 64}, **drop)
 
 
-def one_step(flags: str, scaler=None, train: bool = False) -> dict[str, torch.Tensor]:
+def one_step(flags: str, scaler=None, train: bool = False, masks_as=torch.float32) -> dict[str, torch.Tensor]:
     """Weights of a tiny network after one step of plain SGD on a fixed batch."""
     args = options.SOD_train().parse_args(f"{TINY_SWIN} {flags}".split())
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).train(train)
@@ -89,6 +89,7 @@ def one_step(flags: str, scaler=None, train: bool = False) -> dict[str, torch.Te
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     masks = (torch.rand(4, 1, 64, 64, generator=generator) > 0.5).float()
+    masks = masks if masks_as.is_floating_point else (255 * masks).to(masks_as)
     SOD_train.train_step(network, state, [images, masks], args)
     return network.state_dict()
 
@@ -97,6 +98,11 @@ def test_parts_of_a_batch_give_the_step_of_the_whole():
     whole, parts = one_step(""), one_step("--accumulate 4")
     for name, value in whole.items():
         assert torch.allclose(value, parts[name], atol=1e-5), name
+
+
+def test_masks_may_come_in_8_bits():
+    wide, narrow = one_step(""), one_step("", masks_as=torch.uint8)
+    assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
 
 def test_gradients_are_clipped_after_the_scale_is_removed():
@@ -151,8 +157,12 @@ def test_running_mean_of_the_weights(scenes, tmp_path):
 
 def test_sixteen_bit_types(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert half_type(cpu) is None
+    assert half_type(cpu) is half_type(cpu, False) is half_type(gpu, False) is None
     assert not autocast(cpu, True)._enabled
+    for multiplies, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=multiplies: answer)
+        assert half_type(cpu, "cpu") == dtype
+        assert autocast(cpu, "cpu")._enabled == multiplies
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert half_type(gpu) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)

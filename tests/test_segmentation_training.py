@@ -119,7 +119,7 @@ def test_labels_are_counted(tmp_path):
 # steps
 
 
-def one_step(flags: str) -> dict[str, torch.Tensor]:
+def one_step(flags: str, labels_as=torch.int64) -> dict[str, torch.Tensor]:
     """Weights of a narrow network after one step of plain SGD on a fixed batch."""
     args = options.train_segmentation().parse_args(f"--label_name x --dropout 0 {flags}".split())
     torch.manual_seed(0)
@@ -128,7 +128,9 @@ def one_step(flags: str) -> dict[str, torch.Tensor]:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(network, optimizer, scaler, list("abcd"), EpochBatches(4, 4, seed=0))
     class_weights = torch.tensor([0.5, 1.0, 2.0]) if args.class_balance else None
-    train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU, True))
+    images, labels = batch_of()
+    batch = [images, labels.to(labels_as)]
+    train_segmentation.train_step(network, state, batch, class_weights, args, World(0, 1, CPU, True))
     return network.state_dict()
 
 
@@ -143,6 +145,11 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(flags):
 def test_variants_change_the_step(flags):
     plain, variant = one_step(""), one_step(flags)
     assert not torch.allclose(plain["decoder.classifier.8.weight"], variant["decoder.classifier.8.weight"], atol=1e-6)
+
+
+def test_labels_may_come_in_8_bits():
+    wide, narrow = one_step("--ohem 0.5"), one_step("--ohem 0.5", labels_as=torch.uint8)
+    assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
 
 def test_channels_last_changes_nothing_but_the_layout():

@@ -15,6 +15,7 @@ from image_files import save_grey
 from input_errors import InputError, MissingInputError
 from label_files import load_label, save_label
 from utils.checkpoint import load_checkpoint
+from utils.precision import half_type
 
 CROPS = "--crop_size 48 --long_side 48 80"
 
@@ -43,6 +44,11 @@ def weights(path) -> dict:
 
 def log_of(path) -> list[dict]:
     return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(path) -> list[float]:
+    """One of each epoch; validations have rows of their own."""
+    return [row["loss"] for row in log_of(path) if "loss" in row]
 
 
 @pytest.mark.parametrize("script", COMMANDS)
@@ -79,9 +85,20 @@ def test_run_folder(script, scenes, tmp_path):
 def test_loss_falls(script, scenes, tmp_path):
     faster = " --lr 1e-2 --dropout 0" if script == "SOD_train" else ""
     run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run --max_epoch 12") + faster)
-    losses = [row["loss"] for row in log_of(tmp_path / "run") if "loss" in row]
+    losses = losses_of(tmp_path / "run")
     assert len(losses) == 12
     assert np.mean(losses[-2:]) < 0.93 * losses[0]
+
+
+@pytest.mark.skipif(not half_type(torch.device("cpu"), "cpu"), reason="this CPU does not multiply in bfloat16")
+@pytest.mark.parametrize("script", COMMANDS)
+def test_mixed_precision_on_the_cpu_learns_like_full_precision(script, scenes, tmp_path):
+    for amp in ("cpu", "False"):
+        command = COMMANDS[script](scenes, tmp_path, f"--tag {amp} --max_epoch 4 --amp {amp}")
+        run_main(script, command + (" --dropout 0 --edge_drop_path 0" if script == "SOD_train" else ""))
+    mixed, full = (losses_of(tmp_path / amp)[-1] for amp in ("cpu", "False"))
+    assert mixed != full
+    assert mixed == pytest.approx(full, rel=0.05)
 
 
 @pytest.mark.slow

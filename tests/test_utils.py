@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.epoch_batches import EpochBatches
 from input_errors import InputError, MissingInputError, run_script, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.determinism import sizes_come_again
 from utils.optimizers import build_optimizer, parameter_groups
+from utils.precision import loss_scaler
 from utils.run_folder import RunFolder, claim_output_folder
 from utils.schedules import polynomial_decay, set_lr, step_decay
+from utils.training_state import TrainingState
+
+CPU = torch.device("cpu")
 
 
 def test_schedules():
@@ -53,6 +59,75 @@ def test_no_nesterov_without_momentum():
     optimizer = build_optimizer([{"params": [nn.Parameter(torch.zeros(1))]}], "sgd", 0.1, 0.0, 1e-4)
     assert optimizer.param_groups[0]["momentum"] == 0
     assert not optimizer.param_groups[0]["nesterov"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_are_those_of_the_plain_loop(name):
+    plain, fused = Network(), Network()
+    fused.load_state_dict(plain.state_dict())
+    optimizers = []
+    for network in (plain, fused):
+        groups = parameter_groups(network, head_factor=10, bias_factor=2)
+        optimizers.append(build_optimizer(groups, name, lr=0.01, momentum=0.9, weight_decay=1e-2))
+    for group in optimizers[0].param_groups:
+        group |= {"fused": False, "foreach": False}
+    for _ in range(20):
+        gradients = [torch.randn_like(weight) for weight in plain.parameters()]
+        for network, optimizer in zip((plain, fused), optimizers):
+            for weight, gradient in zip(network.parameters(), gradients):
+                weight.grad = gradient.clone()
+            optimizer.step()
+    for one, other in zip(plain.parameters(), fused.parameters()):
+        assert torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_first_gradients_that_overflow_leave_no_momentum():
+    weight = nn.Parameter(torch.zeros(1000))
+    optimizer = build_optimizer([{"params": [weight]}], "sgd", lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale((weight * torch.inf).sum()).backward()
+    scaler.step(optimizer)
+    assert not weight.any()
+    assert not optimizer.state[weight]["momentum_buffer"].any()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_runs_of_plain_optimizers_go_on(name, tmp_path):
+    """As earlier versions saved them: after a common step, the next one is the same."""
+    networks = [Network(), Network()]
+    states = []
+    for network, is_fused in zip(networks, (False, True)):
+        optimizer = build_optimizer([{"params": list(network.parameters())}], name, lr=0.1, momentum=0.9)
+        if not is_fused:
+            optimizer.state.clear()
+            optimizer.param_groups[0]["fused"] = False
+        states.append(TrainingState(network, optimizer, loss_scaler(CPU, False), ["a"], EpochBatches(1, 1, 0)))
+    old, new = states
+    step(old)
+    old.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "saliency", {})
+    new.load(tmp_path / "run/last.pth")
+    assert new.optimizer.param_groups[0]["fused"]
+    for state in states:
+        step(state)
+    for one, other in zip(*(network.parameters() for network in networks)):
+        assert torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
+def step(state: TrainingState) -> None:
+    state.optimizer.zero_grad()
+    loss = state.network.head(state.network.backbone(torch.ones(1, 2))).square().sum()
+    loss.backward()
+    state.take_step({"loss": loss})
+
+
+def test_convolutions_are_tried_only_where_sizes_come_again():
+    with sizes_come_again():
+        assert torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True)
+        with sizes_come_again():
+            assert not torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(False)
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_checkpoints_say_what_does_not_fit(tmp_path):

@@ -3,8 +3,9 @@
 import torch
 
 
-def build_optimizer(groups: list[dict], name: str, lr: float, momentum: float, weight_decay: float):
-    """SGD (Nesterov where there is momentum; PyTorch refuses it without) or AdamW over parameter groups.
+def build_optimizer(groups: list[dict], name: str, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+    """SGD (Nesterov where there is momentum; PyTorch refuses it without), Adam or AdamW over parameter groups, each
+    step in one pass over the weights, which never waits for the device.
 
     Each group may carry `lr_factor` on `lr` and its own `weight_decay`.
     """
@@ -13,9 +14,14 @@ def build_optimizer(groups: list[dict], name: str, lr: float, momentum: float, w
         {**group, "lr": group["initial_lr"], "weight_decay": group.get("weight_decay", weight_decay)}
         for group in groups
     ]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    if name != "sgd":
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum > 0:
+        # left to PyTorch they would hold what the memory held, if the first gradients overflow float16
+        for weight in [weight for group in groups for weight in group["params"] if weight.requires_grad]:
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
 
 
 def parameter_groups(network: torch.nn.Module, head_factor: float, bias_factor: float) -> list[dict]:

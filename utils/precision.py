@@ -1,26 +1,32 @@
-"""Mixed precision on GPUs: bfloat16 where they compute in it, else float16 with a scaled loss."""
+"""Mixed precision: bfloat16 on devices that multiply in it, on other GPUs float16 with a scaled loss."""
 
 import torch
 
 from input_errors import InputError
 
 
-def half_type(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that the device gains from; None on the CPU."""
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+def half_type(device: torch.device, amp: bool | str = True) -> torch.dtype | None:
+    """The 16-bit type that `--amp` True, False or cpu (on CPUs, too) means on a device; None where it is none, or the
+    device would gain nothing."""
+    if amp and device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if amp == "cpu" and torch.cpu._is_avx512_bf16_supported() else None
 
 
-def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """Mixed precision where the device has it and it is `enabled`; full precision elsewhere."""
-    dtype = half_type(device)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
+def autocast(device: torch.device, enabled: bool | str) -> torch.autocast:
+    """Mixed precision where the device has it and it is `enabled`; full precision elsewhere. See `half_type`."""
+    dtype = half_type(device, enabled)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def loss_scaler(device: torch.device, enabled: bool) -> torch.amp.GradScaler:
+def loss_scaler(device: torch.device, enabled: bool | str) -> torch.amp.GradScaler:
     """Keeps small float16 gradients above zero; does nothing with any other type."""
-    return torch.amp.GradScaler(device.type, enabled=enabled and half_type(device) == torch.float16)
+    return torch.amp.GradScaler(device.type, enabled=half_type(device, enabled) == torch.float16)
+
+
+def multiply_in_tf32(wanted: bool) -> None:
+    """Whether GPUs round the factors of what stays float32 to 10 bits; by itself PyTorch does so in convolutions."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
 def finite(output: torch.Tensor) -> torch.Tensor:
