@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from tqdm import tqdm
 from atomic_files import write_csv, write_json
 from cam_files import save_cams
 from datasets.image_sizes import batches_by_size, image_size
+from file_threads import WriteBehind, read_ahead
 from image_files import check_size, load_image
 from image_labels import load_image_labels
 from input_errors import InputError, run_script, shorten
@@ -37,7 +39,7 @@ from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.fusion_inputs import label_crf, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence, load_saliency
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import (
@@ -59,11 +61,14 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
-from utils.memory import advice_when_memory_is_full
+from utils.memory import advice_when_memory_is_full, for_inference
 from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast, finite
 from utils.run_folder import claimed_folder, recorded_options
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
+from worker_processes import in_processes, processes_worth, usable_cores
+
+SMALLEST_SHARE = 10  # labels with a CRF that are worth a process, whose start takes seconds
 
 
 @dataclass(frozen=True)
@@ -231,59 +236,66 @@ def make_cams(images: Images, args, world: World) -> None:
                 f"{folder} lacks the maps of {len(absent)} images: --load_path must name a classifier to make them"
             )
         return
-    network = load_classifier(args.load_path, images.classes).to(world.device) if absent else None
+    network = for_inference(load_classifier(args.load_path, images.classes), world.device) if absent else None
     with claimed_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
-        batches = batches_by_size(images.paths, args.batch) if absent else []
-        work = [batch for batch in batches if absent.intersection(batch)]
-        for batch in progress(work, world, "class activation maps"):
-            cams = cams_of_batch(network, images, batch, args, world)
-            for index in batch:
+        if absent:
+            write_cams(network, images, absent, args, world)
+
+
+def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
+    """Writes the maps of these images, by threads while the network works on the next batch."""
+    batches = batches_by_size([image_size(path) for path in images.paths], args.batch)
+    bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
+    with WriteBehind() as write:
+        for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):
+            cams = cams_of_batch(network, np.stack(loaded), images.image_labels[batch], args, world)
+            for index, (maps, labels) in zip(batch, cams):
                 if index in absent:
-                    save_cams(folder / f"{images.ids[index]}.npz", *cams[index])
+                    write(save_cams, Path(args.cam_dir) / f"{images.ids[index]}.npz", maps, labels)
 
 
 @torch.inference_mode()
 @advice_when_memory_is_full("lower --batch, or give fewer --scales")
-def cams_of_batch(network: CamClassifier, images: Images, batch: list[int], args, world: World) -> dict:
-    """Images of one size → index: maps float32 [K, H, W] of the K classes the image has, their labels uint8 [K]."""
-    pixels = torch.cat([image_tensor(load_image(images.paths[index]), world.device) for index in batch])  # [B, 3, H, W]
-    present = np.flatnonzero(images.image_labels[batch].any(axis=0))  # classes of any image of the batch
-    maps = pixels.new_zeros(len(batch), 0, *pixels.shape[-2:], dtype=torch.float32)
+def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.ndarray, args, world: World) -> list:
+    """Images uint8 [B, H, W, 3] and their classes bool [B, C] → of each image the maps float32 [K, H, W] of the K
+    classes it has, and their labels uint8 [K]."""
+    pixels = torch.from_numpy(images).to(world.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    present = np.flatnonzero(image_labels.any(axis=0))  # classes of any image of the batch
+    maps = pixels.new_zeros(len(pixels), 0, *pixels.shape[-2:], dtype=torch.float32)
     if present.size:
         classes = torch.from_numpy(present).to(world.device)
 
         def class_maps(inputs):
-            with autocast(world.device, enabled=True):
+            with autocast(world.device, args.amp):
                 return rectified(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
 
         normalised = network.backbone.normalise(pixels)
         maps = merge_scales(class_maps, normalised, args.scales, args.flip, args.combine)  # [B, K, H, W]
-    own = images.image_labels[batch][:, present]  # [B, K]
+    own = image_labels[:, present]  # [B, K]
     cams = [normalised_cams(row[torch.from_numpy(which).to(row.device)]).cpu().numpy() for row, which in zip(maps, own)]
-    labels = [(present[which] + 1).astype(np.uint8) for which in own]
-    return dict(zip(batch, zip(cams, labels)))
+    return list(zip(cams, [(present[which] + 1).astype(np.uint8) for which in own]))
 
 
 def expand_cams(images: Images, args, world: World) -> None:
     """Writes the expanded maps that are absent."""
     folder = map_dir(args)
     absent = absent_files(folder, images.ids, ".npz")
-    network = load_affinity_net(args.affinity_path).to(world.device) if absent else None
-    with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)):
+    network = for_inference(load_affinity_net(args.affinity_path), world.device) if absent else None
+    with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)), WriteBehind() as write:
         for index in progress(absent, world, "expansion"):
             path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]
             cams, classes = load_checked_cams(path, images.image_labels[index])
             if len(classes):
                 check_size(path, cams.shape[1:], image_path, image_size(image_path))
                 cams = walked_cams(network, load_image(image_path), cams, args, world)
-            save_cams(folder / path.name, cams, classes)
+            write(save_cams, folder / path.name, cams, classes)
 
 
 @torch.inference_mode()
 def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
     """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
     pixels = network.backbone.normalise(image_tensor(image, world.device))
-    with autocast(world.device, enabled=True):
+    with autocast(world.device, args.amp):
         straight, mirrored = finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
     edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
     maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
@@ -292,35 +304,52 @@ def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args,
 
 
 def make_labels(images: Images, folder: Path, args, world: World) -> None:
-    """Writes the labels before the selector that are absent."""
+    """Writes the labels before the selector that are absent; in several processes where they take a CRF."""
     absent = absent_files(folder, images.ids, ".png")
-    label_of = read_baseline if args.baseline_dir else label_of_maps
+    takes_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
     with claimed_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
-        for index in progress(absent, world, "labels"):
-            save_label(folder / f"{images.ids[index]}.png", label_of(images, index, args, world))
+        bar = progress(absent, world, "labels")
+        tasks = ((folder / f"{images.ids[index]}.png", *files_of_image(images, index, args)) for index in bar)
+        cores = max(1, (args.workers or usable_cores()) // world.size) if takes_crf else 1
+        for outcome in in_processes(partial(make_label, args), tasks, processes_worth(len(bar), cores, SMALLEST_SHARE)):
+            if isinstance(outcome, InputError):
+                raise outcome
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
 
-def label_of_maps(images: Images, index: int, args, world: World) -> np.ndarray:
-    """The label map uint8 [H, W] of an image by the fusion rule, and after the CRF where it is wanted."""
-    name, image_path = f"{images.ids[index]}.npz", images.paths[index]
+def files_of_image(images: Images, index: int, args) -> tuple:
+    """What the label of an image is made of: its classes, and the files of the image, the label by another method, the
+    maps, the second maps and the saliency map, None where there is none."""
+    name = f"{images.ids[index]}.npz"
     cam_path, second_cam_path = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name
-    saliency_path = images.maps[index] if images.maps else None
+    baseline, saliency = (paths[index] if paths else None for paths in (images.baseline, images.maps))
+    return images.image_labels[index], images.paths[index], baseline, cam_path, second_cam_path, saliency
+
+
+def make_label(args, task: tuple) -> None:
+    """Writes the label of an image: the path it goes to, and what `files_of_image` gives."""
+    path, image_labels, image_path, baseline_path, *map_paths = task
+    if baseline_path:
+        label = read_baseline(baseline_path, image_labels, image_path, args)
+    else:
+        label = label_of_maps(image_labels, image_path, *map_paths, args)
+    save_label(path, label)
+
+
+def label_of_maps(image_labels, image_path, cam_path, second_cam_path, saliency_path, args) -> np.ndarray:
+    """The label map uint8 [H, W] of an image by the fusion rule, and after the CRF where it is wanted."""
     paths = cam_path, second_cam_path, image_path, saliency_path
-    evidence = load_evidence(evidence_of(args.fusion), *paths, images.image_labels[index], world.device)
+    evidence = load_evidence(evidence_of(args.fusion), *paths, image_labels)
     check_size(cam_path, evidence["cams"].shape[1:], image_path, image_size(image_path))
     constant = {"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}
     label = fuse(args.fusion, evidence, constant | dict(args.fusion_args))
-    if args.crf:
-        label = label_crf(load_image(image_path), world.device)(label, iterations=args.crf_iterations)
-    return label
+    return label_crf(load_image(image_path))(label, iterations=args.crf_iterations) if args.crf else label
 
 
-def read_baseline(images: Images, index: int, args, world: World) -> np.ndarray:
+def read_baseline(path, image_labels: np.ndarray, image_path, args) -> np.ndarray:
     """The label map uint8 [H, W] of an image by another method."""
-    path, image_path = images.baseline[index], images.paths[index]
-    return load_baseline(path, images.image_labels[index], image_path, image_size(image_path), args.bg_threshold)
+    return load_baseline(path, image_labels, image_path, image_size(image_path), args.bg_threshold)
 
 
 def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
@@ -352,7 +381,8 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         path = images.baseline[index] if args.baseline_dir else before / f"{images.ids[index]}.png"
-        label = read_baseline(images, index, args, world) if args.baseline_dir else load_label(path)
+        baseline = path, images.image_labels[index], images.paths[index], args
+        label = read_baseline(*baseline) if args.baseline_dir else load_label(path)
         return label, load_saliency(images.maps[index], path, label.shape)
 
     absent = absent_files(folder, images.ids, ".png")

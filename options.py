@@ -189,8 +189,9 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     _add_switch(labels, "--crf", False, "dense CRF on the labels")
     labels.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
     _add_selector(parser, default="none")
+    _add_amp(parser)
     _add_deterministic(parser)
-    _add_devices(parser)
+    _add_crf_workers(_add_devices(parser))
     return parser
 
 
@@ -247,12 +248,12 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
     _add_multi_scale(parser, scales=(1.0,), flip=False)
-    parser.add_argument("--batch", type=_positive, default=8, help="images at a time, for saliency")
+    parser.add_argument("--batch", type=_positive, default=8, help="images at a time, of one size for segmentation")
     _add_amp(parser)
     _add_deterministic(parser)
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
     _add_segmentation_results(parser)
-    _add_devices(parser)
+    _add_crf_workers(_add_devices(parser))
     return parser
 
 
@@ -790,6 +791,11 @@ def _add_devices(parser):
         "--gpu_id", nargs="+", type=_count, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
     )
     return devices
+
+
+def _add_crf_workers(devices) -> None:
+    text = "processes that refine labels by the CRF, on each machine; 0: one for each core"
+    devices.add_argument("--workers", type=_processes, default=0, help=text)
 
 
 def _add_run(parser, log_path: str) -> None:

@@ -20,6 +20,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.image_sizes import image_size
+from datasets.image_sizes import batches_by_size, image_size
+from file_threads import WriteBehind, read_ahead
 from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import paint_label, save_label
@@ -36,7 +38,7 @@ from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_present, present_labels
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.determinism import compute_deterministically
 from utils.distributed import (
@@ -46,7 +48,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
-from utils.memory import advice_when_memory_is_full
+from utils.memory import advice_when_memory_is_full, for_inference
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
 from utils.run_folder import claimed_folder, recorded_options
@@ -54,6 +56,7 @@ from utils.saliency_maps import predict_saliency
 from utils.segmentations import predict_segmentation, segmentation_logits
 from voc_layout import VOC_CLASSES, load_ids
 from voc_submission import save_submission
+from worker_processes import in_processes, processes_worth, usable_cores
 
 BUILDERS = {
     "saliency": build_saliency_net,
@@ -61,6 +64,8 @@ BUILDERS = {
     "segmentation": build_deeplabv3plus,
 }
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
+MOST_PX = 1_000_000  # of an image at its largest scale; where it is larger, fewer pass the network together
+BATCHES_PER_PROCESS = 4  # that make a process of the CRF worth its start
 
 
 def main(args) -> None:
@@ -78,30 +83,25 @@ def main(args) -> None:
         known = ", ".join(BUILDERS)
         raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
     check_segmentation_flags(args, stage, settings)
-    network = rebuild(BUILDERS[stage], checkpoint, args.load_path).to(world.device).eval()
+    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device)
 
     # output
     output = Path(args.output)
-    missing = [stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))]
-    batch = args.batch if stage == "saliency" else 1
-    shares = [missing[first : first + batch] for first in range(0, len(missing), batch)][world.rank :: world.size]
+    missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
+    batches, unreadable = find_batches(stage, images, args)
+    share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
 
     # predict
-    unreadable = []
     with claimed_folder(world, output, options_of_files(args, output), ".png"):
-        for stems in tqdm(shares, desc=stage, disable=not world.is_main, mininterval=1, leave=False):
-            loaded = {}
-            for stem in stems:
-                try:
-                    loaded[stem] = load_image(images[stem])
-                except InputError as error:
-                    unreadable.append(str(error))
-            if loaded:
-                save_predictions(stage, network, settings, loaded, output, args, world.device)
-    unreadable = gather_from_processes(unreadable)
+        bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
+        results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
+        results = (result for result in results if result[0] in missing)
+        save_results(results, len(share), stage, output, args, world.size)
+    unreadable = dict(gather_from_processes(list(unreadable.items())))
+    left_out = [error for stem, error in unreadable.items() if stem in missing]
     if world.is_main:
-        print(f"{len(missing) - len(unreadable)} files made, {len(images) - len(missing)} were there: {output}")
-        for line in unreadable:
+        print(f"{len(missing) - len(left_out)} files made, {len(images) - len(missing)} were there: {output}")
+        for line in left_out:
             print(f"left out: {line}", file=sys.stderr)
     stop_distributed()
     if world.is_main and args.voc_submission:
@@ -184,36 +184,91 @@ def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
     return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
 
 
-@advice_when_memory_is_full("lower --batch for saliency, give --window for segmentation, or fewer --scales")
-def save_predictions(
-    stage: str, network, settings: dict, images: dict[str, np.ndarray], output: Path, args, device
-) -> None:
-    """Writes the files of a few images; the result comes last, so that where it stands nothing is missing."""
-    how = (device, args.scales, args.flip, args.amp)
-    if stage == "saliency":
-        maps = predict_saliency(network, list(images.values()), settings["image_size"], *how)
-    for index, (stem, image) in enumerate(images.items()):
-        path, *overlay_path = paths_of(output, stem, args.overlay)
-        if stage == "saliency":
-            result, save, show = maps[index], save_grey, highlight
-        elif stage == "segmentation":
-            result, save, show = segment(network, image, args, device), save_label, blend_colours
-        else:
-            result, save, show = cam_overlay(network, image, *how), save_image, lambda _, overlay: overlay
-        for other in overlay_path:
-            save_image(other, show(image, result))
-        save(path, result)
+def find_batches(stage: str, images: dict[str, Path], args) -> tuple[list[list[str]], dict[str, str]]:
+    """Stems of images that pass the network together: any images of a saliency network, those of one size for
+    segmentations, one image for CAMs. Also stem → error of images whose size could not be read."""
+    stems = list(images)
+    if stage != "segmentation":
+        count = args.batch if stage == "saliency" else 1
+        return [stems[first : first + count] for first in range(0, len(stems), count)], {}
+    sizes, unreadable = {}, {}
+    for stem, path in images.items():
+        try:
+            sizes[stem] = image_size(path)
+        except InputError as error:
+            unreadable[stem] = str(error)
+    stems, most_px = list(sizes), args.batch * MOST_PX / max(args.scales) ** 2
+    batches = batches_by_size(list(sizes.values()), args.batch, most_px)
+    return [[stems[index] for index in batch] for batch in batches], unreadable
 
 
-def segment(network, image: np.ndarray, args, device) -> np.ndarray:
-    """The labels of an image, uint8 [H, W], by the largest logit or the dense CRF."""
+def predictions(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
+    """Yields stem, image uint8 [H, W, 3] and result, of all images but those that cannot be decoded: these and their
+    errors add to `unreadable`. The next ones are read meanwhile."""
+    for stems, loaded in read_ahead(lambda stems: [image_or_error(images[stem]) for stem in stems], batches):
+        unreadable |= {stem: str(image) for stem, image in zip(stems, loaded) if isinstance(image, InputError)}
+        decoded = {stem: image for stem, image in zip(stems, loaded) if not isinstance(image, InputError)}
+        if decoded:
+            results = predict_batch(stage, network, settings, list(decoded.values()), args, device)
+            yield from zip(decoded, decoded.values(), results)
+
+
+def image_or_error(path) -> np.ndarray | InputError:
+    try:
+        return load_image(path)
+    except InputError as error:
+        return error
+
+
+@advice_when_memory_is_full("lower --batch, give --window for segmentation, or fewer --scales")
+def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device) -> list:
+    """The results of a few images: saliency maps uint8 [H, W], label maps uint8 [H, W] or, where the CRF is to find
+    these, their probabilities, or pictures of CAMs, uint8 [H, W, 3]."""
     how = {"scales": args.scales, "flip": args.flip, "amp": args.amp}
+    if stage == "saliency":
+        return predict_saliency(network, images, settings["image_size"], device, **how)
+    if stage == "classification":
+        return [cam_overlay(network, image, device, **how) for image in images]
     how |= {"window_px": args.window, "stride_px": window_stride(args)}
     if not args.crf:
-        return predict_segmentation(network, image, device, **how)
-    probs = segmentation_logits(network, image, device, **how).softmax(dim=0)  # [L, H, W]
-    crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting], device)
-    return crf_of_probs(crf, probs, args.crf_iterations).argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return list(predict_segmentation(network, np.stack(images), device, **how))
+    probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]
+    return [probs_of_present(row) for row in probs]
+
+
+def probs_of_present(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [L, H, W] → float32 [K, H, W] of the labels that are present, and these labels, uint8 [K]."""
+    labels = present_labels(probs)
+    return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
+
+
+def save_results(results, num_batches: int, stage: str, output: Path, args, num_devices: int) -> None:
+    """Writes the files of all results: by threads while the network works or, where the CRF comes first, by
+    processes."""
+    save = partial(save_result, stage, output, args)
+    if not args.crf:
+        with WriteBehind() as write:
+            for result in results:
+                write(save, result)
+        return
+    processes = processes_worth(num_batches, (args.workers or usable_cores()) // num_devices or 1, BATCHES_PER_PROCESS)
+    for outcome in in_processes(save, results, processes):
+        if isinstance(outcome, InputError):
+            raise outcome
+
+
+def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
+    """Writes the files of one image; the result comes last, so that where it stands nothing is missing."""
+    stem, image, result = prediction
+    if args.crf:
+        probs, labels = result
+        crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting])
+        result = crf_of_present(crf, torch.from_numpy(probs), labels, args.crf_iterations)
+    save, show = WRITERS[stage]
+    path, *overlay_path = paths_of(output, stem, args.overlay)
+    for other in overlay_path:
+        save_image(other, show(image, result))
+    save(path, result)
 
 
 def pack_submission(args, images: dict[str, Path], output: Path) -> None:
@@ -240,8 +295,19 @@ def highlight(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     return (image * share).round().astype(np.uint8)
 
 
+def as_it_is(image: np.ndarray, overlay: np.ndarray) -> np.ndarray:
+    return overlay
+
+
+WRITERS = {  # how a result is saved, and shown on its image
+    "saliency": (save_grey, highlight),
+    "segmentation": (save_label, blend_colours),
+    "classification": (save_image, as_it_is),
+}
+
+
 @torch.inference_mode()
-def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool) -> np.ndarray:
+def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
     """The image under the strongest map of the classes found (probability over 0.5, else the likeliest one)."""
     tensor = network.backbone.normalise(image_tensor(image, device))
     logits = network(tensor)["logits"][0]  # [C]

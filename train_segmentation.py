@@ -226,7 +226,7 @@ def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | 
     matrix, pictures = ConfusionMatrix(num_labels), {}
     for image_path, label_path in pairs[world.rank :: world.size]:
         image, truth = load_labelled(image_path, label_path, num_labels)
-        prediction = predict_segmentation(network, image, world.device, amp=amp)
+        (prediction,) = predict_segmentation(network, image[None], world.device, amp=amp)
         matrix.add(prediction, truth)
         if len(pictures) < PICTURES:
             cells = [image, paint_label(prediction), paint_label(truth)]

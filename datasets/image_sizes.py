@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from math import inf
 
 from PIL import Image
 
@@ -27,15 +27,17 @@ def opened(file, name) -> Iterator[Image.Image]:
         raise InputError(f"{name} is not an image that can be opened: {first_line(error)}") from None
 
 
-def batches_by_size(paths: list[Path], batch_size: int) -> list[list[int]]:
-    """Indices of all images in batches of one size, in order of their first image.
+def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, most_px: float = inf) -> list[list[int]]:
+    """Indices of all images in batches of one size, in order of their first image; one of `most_px` px at most, unless
+    an image alone has more.
 
     A function of the whole list alone: whoever makes a batch, and whenever, makes the same one.
     """
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, path in enumerate(paths):
-        groups.setdefault(image_size(path), []).append(index)
-    batches = [
-        group[first : first + batch_size] for group in groups.values() for first in range(0, len(group), batch_size)
-    ]
+    for index, size_hw in enumerate(sizes_hw):
+        groups.setdefault(tuple(size_hw), []).append(index)
+    batches = []
+    for (height, width), group in groups.items():
+        count = max(1, int(min(batch_size, most_px / (height * width))))
+        batches += [group[first : first + count] for first in range(0, len(group), count)]
     return sorted(batches)

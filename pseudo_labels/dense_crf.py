@@ -90,3 +90,18 @@ def crf_of_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterati
 def crf_of_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
     """Probabilities [L, H, W] → posteriors float32 [L, H, W]."""
     return crf.mean_field(-probs.clamp(MIN_PROB, 1).log(), iterations)
+
+
+def present_labels(probs: Tensor) -> Tensor:
+    """Labels that are the likeliest ones of some pixel. Probabilities [L, H, W] → int64 [K], in order."""
+    return probs.argmax(dim=0).unique()
+
+
+def crf_of_present(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
+    """Probabilities [K, H, W] of some `labels`, uint8 [K] → the likeliest of them after the CRF, uint8 [H, W].
+
+    The time of the CRF grows with the number of labels; those that are nowhere the likeliest hardly ever win by it.
+    """
+    if len(labels) == 1:
+        return np.full(crf.hw, labels[0], np.uint8)
+    return labels[crf_of_probs(crf, probs, iterations).argmax(dim=0).cpu().numpy()]

@@ -10,13 +10,10 @@ from image_files import check_size, load_grey, load_image
 from input_errors import InputError
 
 
-def load_evidence(
-    wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels, device="cpu"
-) -> dict:
+def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
     """Name → value of what a rule wants, as in fusion_rules.py, and always `cams` and `classes`.
 
-    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`. The dense CRF, for
-    the rules that want it, works on `device`.
+    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
     shape_hw = cams.shape[1:]
@@ -29,26 +26,26 @@ def load_evidence(
     for name in CRFS.keys() & set(wanted):
         image = load_image(image_path)
         check_size(image_path, image.shape[:2], cam_path, shape_hw)
-        evidence[name] = CRFS[name](image, device)
+        evidence[name] = CRFS[name](image)
     return evidence
 
 
-def score_crf(image: np.ndarray, device="cpu"):
+def score_crf(image: np.ndarray):
     """The dense CRF of an image as a function of scores: float32 [L, H, W] → posteriors float32 [L, H, W]."""
     # here, for they need torch, which takes seconds to import and which most rules do not need
     import torch
 
     from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_probs
 
-    crf = DenseCrf(image, PROBABILITIES, device)
-    return lambda scores: crf_of_probs(crf, torch.from_numpy(scores)).cpu().numpy()
+    crf = DenseCrf(image, PROBABILITIES)
+    return lambda scores: crf_of_probs(crf, torch.from_numpy(scores)).numpy()
 
 
-def label_crf(image: np.ndarray, device="cpu"):
+def label_crf(image: np.ndarray):
     """The dense CRF of an image as a function of label maps: uint8 [H, W] → uint8 [H, W]."""
     from pseudo_labels.dense_crf import LABELS, DenseCrf, crf_of_label
 
-    return partial(crf_of_label, DenseCrf(image, LABELS, device))
+    return partial(crf_of_label, DenseCrf(image, LABELS))
 
 
 CRFS = {"crf": score_crf, "label_crf": label_crf}

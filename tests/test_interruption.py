@@ -106,7 +106,7 @@ def test_a_signal_ends_a_file_maker_at_once(scenes, label_parts, tmp_path, monke
     flags = f"--load_path {label_parts}/classifier/last.pth --input {scenes}/dataset/DRAWN-TR --output {tmp_path}"
     run_main("predict", f"{flags}/whole")
     with monkeypatch.context() as patch:
-        signal_at(patch, sys.modules["predict"], "save_image", 5, signal.SIGTERM)
+        signal_at(patch, sys.modules["predict"], "predict_batch", 5, signal.SIGTERM)
         assert code_of("predict", f"{flags}/parts") == 143
     assert told(capsys) == ["stopped by SIGTERM: run the same command again"]
     names = {path.name for path in (tmp_path / "parts").iterdir()}

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 from conftest import bytes_in, labels_in, run_main
 
+import make_pseudo_labels
 from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
 from image_files import load_grey, load_image, save_grey
@@ -235,3 +237,21 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
         select = f"--baseline_dir HERE/empty --selector sos --saliency_dir HERE/black --selector_form {form}"
         make(form, f"{select} --t0 0 --tau 0")
         assert {row["replaced"] for row in decisions_in(tmp_path / form).values()} == {"0"}
+
+
+@pytest.mark.slow
+def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
+    """Two processes, each with one thread, make the labels that this one makes; a mistake is one line of theirs too."""
+    monkeypatch.setattr(make_pseudo_labels, "SMALLEST_SHARE", 5)
+    command = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams --crf"
+    for workers in (1, 2):
+        run_main("make_pseudo_labels", f"{command} --label_name {tmp_path}/{workers} --workers {workers}")
+    one, two = (labels_in(tmp_path / name) for name in "12")
+    assert len(one) == 14
+    assert all(np.array_equal(label, two[name]) for name, label in one.items())
+    shutil.copytree(label_parts / "cams", tmp_path / "cams")
+    (tmp_path / "cams" / f"{max(one)}.npz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=f"{max(one)}.npz"):
+        flags = f"--label_name {tmp_path}/3 --cam_dir {tmp_path}/cams --workers 2"
+        run_main("make_pseudo_labels", f"{command} {flags}")
+    assert len(labels_in(tmp_path / "3")) == 13

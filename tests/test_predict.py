@@ -10,14 +10,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, bytes_in, run_main
+from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, bytes_in, labels_in, run_main
 
 import options
-from image_files import load_grey, load_image, save_grey
+from image_files import load_grey, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError
 from label_files import load_label
 from models.deeplabv3plus import build_deeplabv3plus
-from predict import highlight, segment
+from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils.checkpoint import load_checkpoint
 from utils.multi_scale import merge_scales, sliding_windows, window_starts
@@ -75,14 +75,19 @@ def test_batches_of_mixed_sizes_change_nothing(scenes, runs, tmp_path):
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
-def test_broken_images_do_not_stop_a_prediction(scenes, runs, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("run", "content"),
+    [("saliency", b"\xff\xd8\xff nothing more"), ("seg", b"\xff\xd8\xff nothing more"), ("seg", None)],
+)
+def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_path, capsys):
+    """Whether a header tells that they are broken, or only their pixels."""
     (tmp_path / "in").mkdir()
     shutil.copy(next((scenes / "dataset/DRAWN-TR/Images").iterdir()), tmp_path / "in/good.jpg")
-    (tmp_path / "in/broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
-    run_main("predict", f"--load_path {runs}/saliency/last.pth --input {tmp_path}/in --output {tmp_path}/out")
+    (tmp_path / "in/broken.jpg").write_bytes(content or (tmp_path / "in/good.jpg").read_bytes()[:-2])  # lacks its end
+    run_main("predict", f"--load_path {runs}/{run}/last.pth --input {tmp_path}/in --output {tmp_path}/out")
     output = capsys.readouterr()
     assert "1 files made" in output.out
-    assert "broken.jpg is damaged or cut short" in output.err
+    assert re.search("left out: .*broken.jpg is (damaged or cut short|not an image that can be opened)", output.err)
     assert (tmp_path / "out/good.png").is_file()
 
 
@@ -193,14 +198,14 @@ def segmentation_network(runs):
 def test_a_window_that_holds_the_image_changes_nothing(scenes, segmentation_network):
     image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))  # 64 × 80
     how = {"scales": (0.5, 1.5), "flip": True}
-    whole = segmentation_logits(segmentation_network, image, CPU, **how)
-    assert whole.shape == (11, 64, 80)
-    held = segmentation_logits(segmentation_network, image, CPU, **how, window_px=120, stride_px=80)
+    whole = segmentation_logits(segmentation_network, image[None], CPU, **how)
+    assert whole.shape == (1, 11, 64, 80)
+    held = segmentation_logits(segmentation_network, image[None], CPU, **how, window_px=120, stride_px=80)
     assert torch.equal(held, whole)
-    parts = segmentation_logits(segmentation_network, image, CPU, **how, window_px=119, stride_px=80)
+    parts = segmentation_logits(segmentation_network, image[None], CPU, **how, window_px=119, stride_px=80)
     assert not torch.equal(parts, whole)
-    labels = predict_segmentation(segmentation_network, image, CPU, **how, window_px=119, stride_px=80)
-    assert np.array_equal(labels, parts.argmax(dim=0).numpy())
+    labels = predict_segmentation(segmentation_network, image[None], CPU, **how, window_px=119, stride_px=80)
+    assert np.array_equal(labels, parts.argmax(dim=1).numpy())
 
 
 def test_windows_by_command(scenes, runs, segmentation_network, tmp_path):
@@ -211,7 +216,8 @@ def test_windows_by_command(scenes, runs, segmentation_network, tmp_path):
     assert bytes_in(tmp_path / "whole") == bytes_in(tmp_path / "large")
     for name, flags, stride in (("parts", "", 32), ("dense", "--window_stride 5", 5)):
         run_main("predict", f"{command}/{name} --window 48 {flags}")
-        expected = predict_segmentation(segmentation_network, load_image(image), CPU, window_px=48, stride_px=stride)
+        whole = load_image(image)[None]
+        (expected,) = predict_segmentation(segmentation_network, whole, CPU, window_px=48, stride_px=stride)
         assert np.array_equal(load_label(tmp_path / f"{name}/{image.stem}.png"), expected)
     assert json.loads((tmp_path / "parts/options.json").read_text())["window_stride"] == 32
 
@@ -249,18 +255,20 @@ class NoisyHalves(torch.nn.Module):
         return torch.cat([1 - right, right], dim=1) + noise  # [B, 2, H, W]
 
 
-def test_the_crf_removes_noise_and_moves_the_boundary_to_the_edge():
+def test_the_crf_removes_noise_and_moves_the_boundary_to_the_edge(tmp_path):
     image = np.full((40, 40, 3), 30, np.uint8)
     image[:, 20:] = 220
     halves = np.tile(np.arange(40) >= 20, (40, 1))
 
     def labels(flags: str) -> np.ndarray:
         args = options.predict().parse_args(f"--load_path a --input b --output c {flags}".split())
-        return segment(NoisyHalves(), image, args, CPU)
+        (result,) = predict_batch("segmentation", NoisyHalves(), {}, [image], args, CPU)
+        save_result("segmentation", tmp_path, args, ("halves", image, result))
+        return load_label(tmp_path / "halves.png")
 
     assert np.count_nonzero(labels("") != halves) > 200
     assert np.array_equal(labels("--crf"), halves)
-    probs = segmentation_logits(NoisyHalves(), image, CPU).softmax(dim=0)
+    probs = segmentation_logits(NoisyHalves(), image[None], CPU)[0].softmax(dim=0)
     refined = set()
     for flags, setting, iterations in (
         ("--crf --crf_iterations 1", PROBABILITIES, 1),
@@ -287,3 +295,29 @@ def test_flags_of_segmentation_are_refused_elsewhere(scenes, runs, tmp_path):
     with pytest.raises(InputError, match="--window_stride 49 is more than --window 48"):
         run_main("predict", f"{command}/seg/last.pth --window 48 --window_stride 49")
     assert not (tmp_path / "out").exists()
+
+
+def test_batches_change_nothing(scenes, runs, tmp_path):
+    """Images of several sizes, one at a time and together, and where some results are there already."""
+    for number, path in enumerate(sorted((scenes / "dataset/DRAWN-TR/Images").iterdir())[:7]):
+        image = load_image(path)
+        save_image(tmp_path / f"in/{path.stem}.png", image if number % 3 else image[:, :-9])
+    command = f"--load_path {runs}/seg/last.pth --input {tmp_path}/in --scales 0.5 1 --flip --output {tmp_path}"
+    run_main("predict", f"{command}/one --batch 1")
+    run_main("predict", f"{command}/many --batch 4")
+    one, many = (labels_in(tmp_path / name) for name in ("one", "many"))
+    assert len(one) == 7
+    assert all((one[stem] == many[stem]).mean() > 0.999 for stem in one)
+    (tmp_path / "many" / f"{min(many)}.png").unlink()
+    run_main("predict", f"{command}/many --batch 4")
+    assert all(np.array_equal(label, many[stem]) for stem, label in labels_in(tmp_path / "many").items())
+
+
+@pytest.mark.slow
+def test_the_crf_in_processes(scenes, runs, tmp_path):
+    """Two processes, each with one thread, make what this one makes."""
+    command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --batch 1 --output {tmp_path}"
+    for workers in (1, 2):
+        run_main("predict", f"{command}/{workers} --workers {workers} --overlay")
+    assert len(bytes_in(tmp_path / "1")) == 25  # two files an image, and the lock
+    assert bytes_in(tmp_path / "1") == bytes_in(tmp_path / "2")

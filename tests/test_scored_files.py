@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from input_errors import InputError
-from metrics.scored_files import CHUNK, WAITING, FileReport, measure_all, worst_first
+from metrics.scored_files import CHUNK, FileReport, measure_all, worst_first
+from worker_processes import WAITING
 
 
 def square_or_refuse(number: int) -> int:
@@ -65,7 +66,7 @@ def test_faults_of_the_program_pass_through():
 
 def test_a_process_that_dies():
     """One, while the other waits for work or works on."""
-    with pytest.raises(InputError, match=r"one of 2 processes that read files died.*fewer --workers"):
+    with pytest.raises(InputError, match=r"one of 2 processes that share the work died.*fewer --workers"):
         list(measure_all(die_of_the_last, list(range(100)), 2))
 
 

@@ -15,6 +15,11 @@ def memory_format(channels_last: bool | str, device: torch.device) -> torch.memo
     return torch.channels_last if wanted else torch.contiguous_format
 
 
+def for_inference(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network on a device, in the layout that makes predictions fastest, on CPUs as well as on GPUs."""
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
 @contextmanager
 def advice_when_memory_is_full(advice: str):
     """Also a decorator: a device that runs out of memory inside becomes an `InputError` that says what to do."""

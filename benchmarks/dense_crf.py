@@ -1,0 +1,81 @@
+"""The dense CRF over the labels that are present, in worker processes, beside all labels in one process.
+
+    python -m benchmarks.dense_crf --input data/voc12/VOCdevkit/VOC2012/JPEGImages
+
+Probabilities are drawn: blobs of three labels of 21, on the photographs given, at the scale of what networks give. Also
+printed: the share of pixels where both give the same label. The sides take turns, and the fastest counts; the start of
+processes (seconds, once) is not counted.
+"""
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.report import environment_line, keep
+from benchmarks.timing import milliseconds
+from image_files import image_stems, load_image
+from metrics.tables import markdown_table
+from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_present, present_labels
+from worker_processes import in_processes, usable_cores
+
+NUM_LABELS = 21
+TURNS = 2
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Dense CRF over labels that are present, in processes.")
+    parser.add_argument("--input", required=True, metavar="DIR", help="photographs")
+    parser.add_argument("--images", type=int, default=16, help="how many of them")
+    args = parser.parse_args(argv)
+    tasks = list(enumerate(list(image_stems(args.input).values())[: args.images]))
+    cores = usable_cores()
+    ways = {
+        f"all {NUM_LABELS} labels": partial(refine_here, False),
+        "labels that are present": partial(refine_here, True),
+        f"the same, {cores} processes": partial(refine_in_processes, cores),
+    }
+    ms = milliseconds(ways, [tasks], TURNS)
+    slowest = max(ms.values())
+    rows = [[name, f"{way:.0f}", f"{slowest / way:.1f} ×"] for name, way in ms.items()]
+    same = np.mean([np.mean(refine(task, False) == refine(task, True)) for task in tasks])
+    parts = [markdown_table([f"{len(tasks)} photographs", "ms/image", "speed-up"], rows)]
+    parts.append(f"Pixels of the same label with all labels and with those present: {100 * same:.3f} %.")
+    keep("dense_crf", f"python -m benchmarks.dense_crf {shlex.join(argv)}", [*parts, environment_line()])
+
+
+def refine_here(only_present: bool, tasks: list) -> None:
+    for task in tasks:
+        refine(task, only_present)
+
+
+def refine_in_processes(processes: int, tasks: list) -> None:
+    for _ in in_processes(partial(refine, only_present=True), tasks, processes):
+        pass
+
+
+def refine(task: tuple[int, Path], only_present: bool) -> np.ndarray:
+    """The label map of a numbered photograph after the CRF on drawn probabilities, uint8 [H, W]."""
+    seed, path = task
+    image = load_image(path)
+    probs = drawn_probs(seed, *image.shape[:2])
+    labels = present_labels(probs) if only_present else torch.arange(NUM_LABELS)
+    return crf_of_present(DenseCrf(image, PROBABILITIES), probs[labels], labels.numpy().astype(np.uint8))
+
+
+def drawn_probs(seed: int, height: int, width: int) -> torch.Tensor:
+    """float32 [21, H, W]: background and two objects, drawn smoothly at a sixteenth of the size, others low."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-3, 1, (NUM_LABELS, height // 16 + 1, width // 16 + 1)).astype(np.float32)
+    logits[[0, *rng.choice(np.arange(1, NUM_LABELS), 2, replace=False)]] += 6
+    smooth = [cv2.resize(cv2.GaussianBlur(plane, (0, 0), 2) * 3, (width, height)) for plane in logits]
+    return torch.from_numpy(np.stack(smooth)).softmax(dim=0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Class activation maps and multi-scale segmentations per second, beside a plain loop over images.
+
+    python -m benchmarks.inference --input data/voc12/VOCdevkit/VOC2012/JPEGImages
+    python -m benchmarks.inference --backbone resnest50 --images 8 --input data/voc12/VOCdevkit/VOC2012/JPEGImages
+
+The plain loop, as most public code has it: one image, one scale and one mirror image at a time, maps of all classes
+enlarged to the image, the result written before the next image is read, float32, TF32 off. Ours: the functions of
+predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. The
+sides take turns, and the fastest counts.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import make_pseudo_labels
+import options
+import predict
+from benchmarks.report import environment_line, keep
+from benchmarks.timing import milliseconds
+from cam_files import save_cams
+from image_files import image_stems, load_image
+from label_files import save_label
+from metrics.tables import markdown_table
+from models.cam_classifier import build_cam_classifier
+from models.deeplabv3plus import build_deeplabv3plus
+from utils.distributed import World
+from utils.memory import for_inference
+from voc_layout import VOC_CLASSES
+
+SCALES = (0.5, 1.0, 1.5, 2.0)
+CLASSES_OF_AN_IMAGE = (0, 14)  # of which maps are kept
+TURNS = 2
+EPS = 1e-5
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Multi-scale inference beside a plain loop.")
+    parser.add_argument("--backbone", default="resnest101", help="by the README's names, or any timm name")
+    parser.add_argument("--input", required=True, metavar="DIR", help="photographs")
+    parser.add_argument("--images", type=int, default=32, help="how many of them")
+    parser.add_argument("--batch", type=int, default=4, help="images at a time")
+    parser.add_argument("--amp", nargs="+", default=["True"], help="--amp of the scripts, each a row: True, False, cpu")
+    args = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # of the plain loop; ours computes in 16 bits on GPUs
+    images = dict(list(image_stems(args.input).items())[: args.images])
+    settings = {"backbone": args.backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    settings |= {"classes": list(VOC_CLASSES)}
+    head = {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
+    classifier, segmenter = build_cam_classifier(settings), build_deeplabv3plus(settings | head)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        cams = ("CAMs", partial(plain_cams, classifier), partial(our_cams, classifier))
+        segmentations = (
+            "segmentations",
+            partial(plain_segmentations, segmenter),
+            partial(our_segmentations, segmenter),
+        )
+        for name, plain, ours in (cams, segmentations):
+            ways = {"plain": partial(plain, images, Path(folder), device)}
+            ways |= {amp: partial(ours, images, Path(folder), device, args.batch, amp) for amp in args.amp}
+            ms = milliseconds(ways, [range(len(images))], TURNS)
+            rows += [[name, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
+    header = ["", "--amp", "plain loop, ms/image", "ours, ms/image", "speed-up"]
+    title = f"{args.backbone}, {len(images)} photographs, {args.batch} at a time"
+    command = f"python -m benchmarks.inference {shlex.join(argv)}"
+    keep(f"inference_{args.backbone}_{device.type}", command, [title, markdown_table(header, rows), environment_line()])
+
+
+def ratio(ms: dict, way: str) -> str:
+    return f"{ms['plain'] / ms[way]:.1f} ×"
+
+
+@torch.inference_mode()
+def plain_cams(network, images: dict[str, Path], folder: Path, device, _) -> None:
+    network = network.to(device, memory_format=torch.contiguous_format).eval()
+    for stem, path in images.items():
+        maps = plain_maps(network, load_image(path), device, lambda output: F.relu(output["class_maps"]))
+        kept = maps[list(CLASSES_OF_AN_IMAGE)]  # [K, H, W]
+        kept = kept / (kept.amax(dim=(1, 2), keepdim=True) + EPS)
+        save_cams(folder / f"{stem}.npz", kept.cpu().numpy(), np.array(CLASSES_OF_AN_IMAGE) + 1)
+
+
+@torch.inference_mode()
+def plain_segmentations(network, images: dict[str, Path], folder: Path, device, _) -> None:
+    network = network.to(device, memory_format=torch.contiguous_format).eval()
+    for stem, path in images.items():
+        logits = plain_maps(network, load_image(path), device, lambda output: output)  # [L, H, W]
+        save_label(folder / f"{stem}.png", logits.argmax(dim=0).cpu().numpy().astype(np.uint8))
+
+
+def plain_maps(network, image: np.ndarray, device, maps_of) -> torch.Tensor:
+    """The sum of maps [C, H, W] over scales and mirror images of an image, uint8 [H, W, 3], one after the other."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)  # [1, 3, H, W]
+    pixels, total = network.backbone.normalise(pixels), 0
+    for scale in SCALES:
+        size_hw = [round(side * scale) for side in image.shape[:2]]
+        scaled = F.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)  # [1, 3, h, w]
+        for mirrored in (False, True):
+            maps = maps_of(network(scaled.flip(3) if mirrored else scaled))  # [1, C, h', w']
+            maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear", align_corners=False)[0]  # [C, H, W]
+            total = total + (maps.flip(2) if mirrored else maps)
+    return total
+
+
+def our_cams(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str, _) -> None:
+    flags = f"--label_name benchmark --batch {batch} --amp {amp} --scales {' '.join(map(str, SCALES))} --flip".split()
+    args = options.make_pseudo_labels().parse_args([*flags, "--cam_dir", str(folder / "ours")])
+    labels = np.tile(np.isin(np.arange(len(VOC_CLASSES)), CLASSES_OF_AN_IMAGE), (len(images), 1))  # [N, C]
+    files = make_pseudo_labels.Images(list(images), VOC_CLASSES, list(images.values()), labels, None, None)
+    world = World(0, 1, device, is_main=True)
+    make_pseudo_labels.write_cams(for_inference(network, device), files, set(range(len(images))), args, world)
+
+
+def our_segmentations(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str, _) -> None:
+    flags = f"--load_path none --input none --batch {batch} --amp {amp} --scales {' '.join(map(str, SCALES))} --flip"
+    args = options.predict().parse_args([*flags.split(), "--output", str(folder / "ours")])
+    batches, unreadable = predict.find_batches("segmentation", images, args)
+    network = for_inference(network, device)
+    results = predict.predictions("segmentation", network, {}, images, batches, unreadable, args, device)
+    predict.save_results(results, len(batches), "segmentation", folder / "ours", args, num_devices=1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

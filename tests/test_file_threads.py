@@ -1,0 +1,79 @@
+"""Threads that read and write files: in order, bounded, and no failure is lost."""
+
+import threading
+import time
+
+import pytest
+
+from file_threads import MOST_WAITING, THREADS, WriteBehind, read_ahead
+from input_errors import InputError
+
+
+def refuse_three(number: int) -> int:
+    if number == 3:
+        raise InputError("three")
+    return number**2
+
+
+def test_reading_ahead_keeps_the_order():
+    assert list(read_ahead(refuse_three, range(3))) == [(0, 0), (1, 1), (2, 4)]
+    assert list(read_ahead(refuse_three, [])) == []
+    results = read_ahead(refuse_three, range(9))
+    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 4)]
+    with pytest.raises(InputError, match="three"):
+        next(results)
+
+
+def test_the_next_are_read_while_one_is_used():
+    read = []
+    results = read_ahead(read.append, range(100))
+    next(results)
+    time.sleep(0.2)
+    assert len(read) == THREADS
+    results.close()
+    assert len(read) == THREADS
+
+
+def test_all_is_written_when_the_context_is_left():
+    written = []
+    with WriteBehind() as save:
+        for number in range(50):
+            save(lambda number=number: (time.sleep(0.001), written.append(number)))
+    assert sorted(written) == list(range(50))
+
+
+def test_few_results_wait():
+    may_write, started = threading.Event(), threading.Event()
+
+    def fill():
+        with WriteBehind() as save:
+            for _ in range(MOST_WAITING + 5):
+                save(may_write.wait)
+                calls.append(1)
+            started.set()
+
+    calls = []
+    filling = threading.Thread(target=fill)
+    filling.start()
+    time.sleep(0.3)
+    assert len(calls) == MOST_WAITING
+    may_write.set()
+    filling.join(timeout=10)
+    assert started.is_set()
+
+
+@pytest.mark.parametrize("others", [0, 40])
+def test_a_failure_is_raised(others):
+    with pytest.raises(InputError, match="three"), WriteBehind() as save:
+        save(refuse_three, 3)
+        for _ in range(others):
+            save(time.sleep, 0.001)
+
+
+def test_nothing_waits_for_what_is_queued_after_an_exception():
+    may_write, written = threading.Event(), []
+    with pytest.raises(KeyError), WriteBehind() as save:
+        for number in range(MOST_WAITING):
+            save(lambda number=number: (may_write.wait(1), written.append(number)))
+        raise KeyError
+    assert len(written) <= THREADS

@@ -1,0 +1,77 @@
+"""Work on many tasks in several processes of this machine: results in order, few of them waiting."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+
+import cv2
+
+import interruption
+from input_errors import InputError
+
+WAITING = 4  # chunks for each process that may wait, done or to be done: results take memory
+MOST_PROCESSES = 61  # what Windows can wait for
+
+
+def processes_worth(num_tasks: int, most: int, smallest_share: int) -> int:
+    """How many processes are worth their start, at most `most` (0: one for each core): each needs a share of tasks."""
+    return min(most or usable_cores(), num_tasks // smallest_share, MOST_PROCESSES)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int = 1) -> Iterator:
+    """Yields `work(task)` of each task in order; an `InputError` of one is yielded in its place, and ends nothing.
+
+    Fewer than two processes: in this one. Tasks are drawn as they are needed, and sent `chunk` at a time. `work` and
+    the tasks must be picklable; each process works with one thread.
+    """
+    if processes < 2:
+        yield from (_result_or_error(work, task) for task in tasks)
+        return
+    # not forked from this process: a copy of OpenCV's threads hangs
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(work,))
+    tasks = iter(tasks)
+    chunks = iter(lambda: list(islice(tasks, chunk)), [])
+    try:
+        waiting = deque(pool.submit(_work_on, some) for some in islice(chunks, WAITING * processes))
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(_work_on, some) for some in islice(chunks, 1))
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {processes} processes that share the work died, perhaps for want of memory: fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for what is queued
+
+
+def _start_process(work: Callable) -> None:
+    interruption.serve_parent(signal.SIGINT)  # of SIGTERM it dies: the pool would wait for one that does not
+    global _WORK
+    _WORK = partial(_result_or_error, work)
+    cv2.setNumThreads(1)  # the processes share the cores already
+    if "torch" in sys.modules:  # which `work` needs, or else it would not be there
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _work_on(tasks: list) -> list:
+    return [_WORK(task) for task in tasks]
+
+
+def _result_or_error(work: Callable, task):
+    try:
+        return work(task)
+    except InputError as error:
+        return error
