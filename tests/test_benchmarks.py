@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import TINY_SWIN
+from conftest import TINY_RESNEST, TINY_SWIN
 
-from benchmarks import decoder_quality, decoder_speed, report, saliency_metrics
+from benchmarks import decoder_quality, decoder_speed, report, saliency_metrics, training_step
 from input_errors import MissingInputError
 
 
@@ -22,6 +22,22 @@ def test_decoder_speed(results):
     assert len(re.findall(r"\(\d+\.\d ×\)", text)) == 4
     assert "python -m benchmarks.decoder_speed --backbone mobilenetv2_035 --widths 8 16" in text
     assert "torch 2." in text
+
+
+@pytest.mark.parametrize(
+    ("network", "flags"),
+    [("segmentation", f"{TINY_RESNEST} --crop_size 48 --head_width 16"), ("saliency", TINY_SWIN)],
+)
+def test_training_step(network, flags, results):
+    measured = f"--network {network} --turns 2 --steps 1 --loader_steps 2 -- {flags} --train_batch 2"
+    training_step.main(measured.split())
+    (path,) = results.iterdir()
+    text = path.read_text()
+    assert len(re.findall(r"\| *\d+\.\d\d × \|", text)) >= 5
+    assert "| plain loop, fused optimizer" in text
+    assert "| the script " in text
+    assert re.search(r"The loop waited \d+\.\d ms a step for data", text)
+    assert "| aten::convolution_backward" in text
 
 
 @pytest.mark.slow

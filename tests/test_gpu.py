@@ -1,18 +1,28 @@
-"""What only a GPU shows: mixed precision learns, recomputation saves memory, maps agree with the CPU's."""
+"""What only a GPU shows: mixed precision learns, no step waits, recomputation saves memory, maps are the CPU's."""
 
+import importlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import test_utils
 import torch
-from conftest import PROJECT, labels_in, run_main
-from test_training_scripts import COMMANDS, losses_of, saliency_command
+from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, labels_in, run_main
+from test_training_scripts import COMMANDS, losses_of, saliency_command, voc_command
 
+from benchmarks.training_loops import TASKS, OurLoop
 from image_files import load_grey, load_image
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint
 from utils.saliency_maps import predict_saliency
+
+NO_WAIT = {
+    "SOD_train": "--ema 0.9 --accumulate 2",
+    "train_classification": "--puzzle",
+    "train_segmentation": "--ema 0.9 --accumulate 2 --class_balance 0.9 --label_smoothing 0.1",
+    "train_affinity": "--label_name SegmentationClassAug",
+}
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,6 +37,57 @@ def test_mixed_precision_learns_like_full_precision(script, scenes, tmp_path):
         run_main(script, command + (" --dropout 0 --edge_drop_path 0" if script == "SOD_train" else ""))
     mixed, full = (losses_of(tmp_path / amp)[-1] for amp in ("True", "False"))
     assert mixed == pytest.approx(full, rel=0.05)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize("script", [*COMMANDS, "train_affinity"])
+def test_steps_do_not_wait_for_the_device(script, has_bfloat16, scenes, tmp_path, monkeypatch):
+    """Also where losses are scaled, for float16. The first step sets up what may wait."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    module, done = importlib.import_module(script), []
+    train_step = module.train_step
+
+    def watched(*args):
+        torch.cuda.set_sync_debug_mode("error" if done else "default")
+        try:
+            train_step(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        done.append(True)
+
+    monkeypatch.setattr(module, "train_step", watched)
+    command = COMMANDS.get(script, voc_command)(
+        scenes, tmp_path, f"--tag run --max_epoch 2 --gpu_id 0 {NO_WAIT[script]}"
+    )
+    run_main(script, command)
+    assert len(done) == 6
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_are_those_of_the_plain_loop_on_gpus(name):
+    test_utils.test_fused_steps_are_those_of_the_plain_loop(name, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("network", TASKS)
+def test_batches_reach_the_device_without_waiting(network, scenes):
+    """What the loop does around the step: copies from pinned memory, seeds, learning rates."""
+    flags = {
+        "saliency": f"{TINY_SWIN} --train_root {scenes}/dataset",
+        "segmentation": f"{TINY_RESNEST} --pretrained none --data_dir {scenes}/data --list_dir {scenes}/voc12"
+        " --head_width 16 --label_name SegmentationClassAug --crop_size 48 --long_side 48 80",
+    }
+    task = TASKS[network](f"{flags[network]} --train_batch 4".split())
+    batch = next(iter(task.loader(1, 0, torch.device("cuda"))))
+    assert all(tensor.is_pinned() for tensor in batch)
+    loop = OurLoop(task, torch.device("cuda"), batch)
+    with loop.settings():
+        loop.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                loop.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_maps_agree_with_the_cpu(scenes, tmp_path):

@@ -62,8 +62,8 @@ def test_no_nesterov_without_momentum():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_fused_steps_are_those_of_the_plain_loop(name):
-    plain, fused = Network(), Network()
+def test_fused_steps_are_those_of_the_plain_loop(name, device=CPU):
+    plain, fused = Network().to(device), Network().to(device)
     fused.load_state_dict(plain.state_dict())
     optimizers = []
     for network in (plain, fused):
