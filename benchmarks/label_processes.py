@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Label generation by two processes beside one.")
     add_tree_flags(parser, needs_cams=False)
     parser.add_argument("--load_path", metavar="FILE", help="classifier (default: mobilenetv2_035 of random weights)")
-    parser.add_argument("--images", type=int, default=400, help="to label; files are used repeatedly")
+    parser.add_argument("--images", type=int, default=240, help="to label; files are used repeatedly")
     parser.add_argument("--few", type=int, default=8, help="images of the run that tells what the start takes")
     parser.add_argument("--name", default="label_processes", help="of the file in benchmarks/results")
     parser.add_argument("flags", nargs="*", help="flags of make_pseudo_labels.py, after --")

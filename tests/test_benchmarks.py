@@ -6,7 +6,16 @@ import pytest
 import torch
 from conftest import TINY_SWIN
 
-from benchmarks import decoder_quality, decoder_speed, label_processes, random_walk, report, saliency_metrics, scaling
+from benchmarks import (
+    decoder_quality,
+    decoder_speed,
+    file_costs,
+    label_processes,
+    random_walk,
+    report,
+    saliency_metrics,
+    scaling,
+)
 from benchmarks.commands import run_measured
 from input_errors import MissingInputError
 
@@ -84,6 +93,12 @@ def test_scaling(results):
     text = (results / "scaling.md").read_text()
     assert re.findall(r"^\| (\d+)  ", text, re.MULTILINE) == ["8", "16", "70"] * 2
     assert len(re.findall(r"with the power -?\d+\.\d\d of the images beyond 8; memory by", text)) == 2
+
+
+def test_file_costs(results):
+    file_costs.main(["--files", "2", "--image_size", "48", "64"])
+    rows = (results / "file_costs.md").read_text().splitlines()
+    assert sum(len(re.findall(r"\d+\.\d+", row)) for row in rows if row.startswith("| ")) == 1 + 2 + 3 * 3
 
 
 def test_power_law():
