@@ -17,7 +17,8 @@ LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command: wall time in s, and the memory of all its processes at the fullest moment seen, in MB."""
+    """Of a command: wall time in s, and the memory of all its processes, files apart, at the fullest moment seen, in
+    MB."""
 
     seconds: float
     peak_mb: float

@@ -25,14 +25,15 @@ def _status_mb(name: str) -> float:
 
 
 def tree_mb(root: int) -> float:
-    """What a process and all below it hold now; pages that several of them share count once."""
+    """What a process and all below it hold now, files apart: libraries count more or less as other programs use them,
+    too. Pages that several of them share count once."""
     children: dict[int, list[int]] = {}
     for process in filter(str.isdigit, os.listdir("/proc")):
         children.setdefault(_parent(process), []).append(int(process))
     total, waiting = 0.0, [root]
     while waiting:
         process = waiting.pop()
-        total += _proportional_mb(process)
+        total += _anonymous_mb(process)
         waiting += children.get(process, [])
     return total
 
@@ -44,13 +45,13 @@ def _parent(process: str) -> int:
         return 0
 
 
-def _proportional_mb(process: int) -> float:
-    """Its own pages, and of shared ones its part."""
+def _anonymous_mb(process: int) -> float:
+    """Pages of no file: its own, and of shared ones its part."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has just ended
         return 0.0
-    return _number_mb(lines, "Pss")
+    return _number_mb(lines, "Pss_Anon")
 
 
 def _number_mb(lines: list[str], name: str) -> float:

@@ -89,7 +89,7 @@ def test_label_processes(results):
 
 @pytest.mark.slow
 def test_scaling(results):
-    scaling.main(["--files", "2", "--image_size", "48", "64", "--counts", "8", "16", "70"])
+    scaling.main(["--files", "2", "--image_size", "48", "64", "--counts", "8", "16", "70", "--turns", "1"])
     text = (results / "scaling.md").read_text()
     assert re.findall(r"^\| (\d+)  ", text, re.MULTILINE) == ["8", "16", "70"] * 2
     assert len(re.findall(r"with the power -?\d+\.\d\d of the images beyond 8; memory by", text)) == 2
