@@ -22,7 +22,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.evaluate().parse_args()
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -325,11 +325,11 @@ def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allo
             f"<id>{'.png' if only_label_maps else ', <id>'.join(SUFFIXES)}; --allow_missing scores the others alone"
         )
     indices = [index for index, name in enumerate(data.ids) if name in stems]
-    ids = [data.ids[index] for index in indices]
+    ids = [data.ids[index] for index in indices] if missing else data.ids
     paths = files_of_ids(folder, ids, ".png") if only_label_maps else find_baseline(folder, ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
         raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
-    read = partial(read_folder, dict(zip(indices, paths)), data, bg_threshold)
+    read = partial(read_folder, dict(zip(indices, paths)) if missing else paths, data, bg_threshold)
     return LabelSource(read, indices, FileReport(missing=missing, extra=sorted(stems.difference(data.ids))))
 
 
@@ -339,7 +339,9 @@ def stems_in(folder: str, suffixes) -> set[str]:
     return {path.stem for path in Path(folder).iterdir() if path.suffix in suffixes}
 
 
-def read_folder(paths: dict[int, Path], data: LabelData, bg_threshold, index: int, shape_hw) -> np.ndarray:
+def read_folder(
+    paths: Sequence[Path] | dict[int, Path], data: LabelData, bg_threshold, index: int, shape_hw
+) -> np.ndarray:
     image_labels = np.zeros(len(data.names) - 1, bool) if data.image_labels is None else data.image_labels[index]
     return load_baseline(paths[index], image_labels, data.truth[index], shape_hw, bg_threshold)
 

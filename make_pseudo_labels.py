@@ -19,6 +19,7 @@ if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,10 +79,10 @@ class Images:
 
     ids: list[str]
     classes: tuple[str, ...]
-    paths: list[Path]
+    paths: Sequence[Path]
     image_labels: np.ndarray
-    maps: list[Path] | None
-    baseline: list[Path] | None
+    maps: Sequence[Path] | None
+    baseline: Sequence[Path] | None
 
 
 def main(args) -> None:

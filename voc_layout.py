@@ -7,6 +7,8 @@
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from atomic_files import write_text
@@ -106,8 +108,24 @@ def save_ids(path, ids) -> None:
     write_text(path, "".join(f"{name}\n" for name in ids))
 
 
-def files_of_ids(folder, ids, suffix: str) -> list[Path]:
-    """`<folder>/<id><suffix>` of every id; one directory listing tells which are missing (an `InputError`)."""
+@dataclass(frozen=True)
+class FilesOfIds(Sequence):
+    """`<folder>/<id><suffix>` of every id. A path is made when it is asked for: it takes ten times the memory of an id,
+    of which all lists here have one."""
+
+    folder: Path
+    ids: list[str]
+    suffix: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, place: int) -> Path:
+        return self.folder / (self.ids[place] + self.suffix)
+
+
+def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
+    """The files of all ids; one directory listing tells which are missing (an `InputError`)."""
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingInputError(f"folder {folder} does not exist")
@@ -118,7 +136,7 @@ def files_of_ids(folder, ids, suffix: str) -> list[Path]:
             f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
             "add them, or take their ids from the list"
         )
-    return [folder / (name + suffix) for name in ids]
+    return FilesOfIds(folder, ids, suffix)
 
 
 def truth_folder(voc_root, ids) -> Path:

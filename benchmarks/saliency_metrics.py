@@ -9,7 +9,6 @@ All on one core; the ways take turns.
 """
 
 import argparse
-import os
 import shlex
 import sys
 import warnings
@@ -19,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.memory import resident_mb
 from benchmarks.report import environment_line, keep
 from benchmarks.timing import milliseconds
 from image_files import image_stems, load_grey, load_mask
@@ -131,12 +131,6 @@ def pairs_of_files(maps: Path, masks: Path, count: int) -> list[tuple[Path, Path
         raise MissingInputError(f"{maps} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)})")
     pairs = [(found[stem], path) for stem, path in truth.items()]
     return [pairs[place % len(pairs)] for place in range(count)]
-
-
-def resident_mb() -> float:
-    """What the process holds in memory now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class LabelData:
 
     ids: list[str]
     names: tuple[str, ...]  # of the labels, background first
-    truth: list[Path]
+    truth: Sequence[Path]
     image_labels: np.ndarray | None
 
     @cached_property

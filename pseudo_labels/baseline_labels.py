@@ -9,6 +9,7 @@ are classes from 0, or labels with 0 for the background: the image's own classes
 kind become labels from 1.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -20,13 +21,14 @@ from input_errors import InputError, MissingInputError, shorten
 from label_files import check_labels, load_label
 from pseudo_labels.fusion_rules import strongest
 from restricted_pickle import load_object_array
+from voc_layout import FilesOfIds
 
 SUFFIXES = (".png", ".npy", ".npz")
 NAMES_OF_MAPS = ("high_res", "hr_cam", "rw", "cams", "cam")  # in order of resolution
 NAMES_OF_CLASSES = ("keys", "classes")
 
 
-def find_baseline(folder, ids: list[str]) -> list[Path]:
+def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
     """The file of every id in a folder, by one listing of it; a missing one is a `MissingInputError`."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -42,6 +44,9 @@ def find_baseline(folder, ids: list[str]) -> list[Path]:
     twice = [names for names in found if len(names) > 1]
     if twice:
         raise InputError(f"{folder} holds {' and '.join(twice[0])}: remove all but one")
+    suffixes = {Path(names[0]).suffix for names in found}
+    if len(suffixes) == 1:
+        return FilesOfIds(folder, ids, suffixes.pop())
     return [folder / names[0] for names in found]
 
 

@@ -1,5 +1,6 @@
 """The selector on labels in memory: image by image, before anyone knows the thresholds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ class ImageSelector:
     thresholds: Thresholds
     mask_threshold: float
     image_labels: np.ndarray
-    maps: list[Path]
-    split_cams: list[Path] | None
-    truth: list[Path]
+    maps: Sequence[Path]
+    split_cams: Sequence[Path] | None
+    truth: Sequence[Path]
 
     def look(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
         """Of an image with one class: its label, what `measure` tells, and the mask painted with it, uint8 [H, W]."""

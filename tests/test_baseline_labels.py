@@ -194,6 +194,7 @@ def test_finding_the_files(tmp_path):
     for name in ("a.png", "b.npy", "c.npz", "a.txt"):
         (tmp_path / name).touch()
     assert find_baseline(tmp_path, ["c", "a", "b"]) == [tmp_path / name for name in ("c.npz", "a.png", "b.npy")]
+    assert list(find_baseline(tmp_path, ["a"])) == [tmp_path / "a.png"]
     with pytest.raises(MissingInputError, match=r"lacks the labels of 2 of 3 images \(d, e\).*<id>\.png, <id>\.npy"):
         find_baseline(tmp_path, ["d", "a", "e"])
     (tmp_path / "a.npy").touch()

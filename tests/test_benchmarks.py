@@ -3,9 +3,24 @@
 import re
 
 import pytest
+import torch
 from conftest import TINY_RESNEST, TINY_SWIN
 
-from benchmarks import decoder_quality, decoder_speed, report, saliency_metrics, training_step
+from benchmarks import (
+    data_loading,
+    decoder_quality,
+    decoder_speed,
+    dense_crf,
+    file_costs,
+    inference,
+    label_processes,
+    random_walk,
+    report,
+    saliency_metrics,
+    scaling,
+    training_step,
+)
+from benchmarks.commands import run_measured
 from input_errors import MissingInputError
 
 
@@ -63,3 +78,76 @@ def test_saliency_metrics(scenes, results):
 def test_saliency_metrics_lacks_maps(scenes, tmp_path):
     with pytest.raises(MissingInputError, match="lacks 5 of 5"):
         saliency_metrics.pairs_of_files(tmp_path, scenes / "dataset/benchmark/DRAWN-TE/Masks", 3)
+
+
+def test_plain_walks_agree_with_ours():
+    """As far as float32 goes, of which the plain ones are."""
+    cams, edge = random_walk.problem(num_classes=2, size_hw=(12, 15), device=torch.device("cpu"))
+    ours, *others = (walk(cams, edge) for walk in random_walk.WAYS.values())
+    assert max((other - ours).abs().max() for other in others) < 1e-3
+
+
+@pytest.mark.slow
+def test_random_walk(results):
+    random_walk.main(["--image_size", "64", "80", "--num_classes", "2", "--repeat", "1"])
+    rows = (results / "random_walk.md").read_text().splitlines()
+    assert [row.split("|")[1].strip() for row in rows if " × " in row] == list(random_walk.WAYS)
+
+
+@pytest.mark.slow
+def test_label_processes(results):
+    small = "--files 2 --image_size 48 64 --images 12 --few 2"
+    label_processes.main(f"{small} -- --scales 1 --batch 1".split())
+    rows = (results / "label_processes.md").read_text().splitlines()
+    assert [row.split("|")[1].split(":")[0].strip() for row in rows if " × " in row] == [
+        "2 images",
+        "12 images",
+        "10 images",
+        "peak memory, MB",
+    ]
+
+
+@pytest.mark.slow
+def test_scaling(results):
+    scaling.main(["--files", "2", "--image_size", "48", "64", "--counts", "8", "16", "70", "--turns", "1"])
+    text = (results / "scaling.md").read_text()
+    assert re.findall(r"^\| (\d+)  ", text, re.MULTILINE) == ["8", "16", "70"] * 2
+    assert len(re.findall(r"with the power -?\d+\.\d\d of the images beyond 8; memory by", text)) == 2
+
+
+def test_file_costs(results):
+    file_costs.main(["--files", "2", "--image_size", "48", "64"])
+    rows = (results / "file_costs.md").read_text().splitlines()
+    assert sum(len(re.findall(r"\d+\.\d+", row)) for row in rows if row.startswith("| ")) == 1 + 2 + 3 * 3
+
+
+def test_power_law():
+    assert scaling.exponent({10: 0.5, 100: 5, 1000: 50}) == pytest.approx(1)
+    assert scaling.exponent({10: 1, 100: 100, 1000: 10000}) == pytest.approx(2)
+
+
+def test_commands_that_fail_say_why():
+    with pytest.raises(RuntimeError, match="--data_dir: folder nowhere does not exist"):
+        run_measured("evaluate.py", ["labels", "--data_dir", "nowhere", "--list", "a", "--pred", "b"])
+
+
+def test_data_loading(scenes, results):
+    places = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --train_root {scenes}/dataset/DRAWN-TR"
+    data_loading.main(f"{places} --images 6".split())
+    text = (results / "data_loading.md").read_text()
+    assert len(re.findall(r"\d+\.\d ×", text)) == 6
+
+
+def test_inference(scenes, results):
+    flags = f"--backbone mobilenetv2_035 --images 3 --batch 2 --input {scenes}/dataset/DRAWN-TR/Images --amp True cpu"
+    inference.main(flags.split())
+    text = (results / "inference_mobilenetv2_035_cpu.md").read_text()
+    assert len(re.findall(r"\d+\.\d ×", text)) == 4
+
+
+def test_dense_crf(scenes, results, monkeypatch):
+    monkeypatch.setattr(dense_crf, "usable_cores", lambda: 1)
+    dense_crf.main(f"--images 2 --input {scenes}/dataset/DRAWN-TR/Images".split())
+    text = (results / "dense_crf.md").read_text()
+    assert len(re.findall(r"\d+\.\d ×", text)) == 3
+    assert float(re.search(r"present: ([\d.]+) %", text)[1]) > 99

@@ -187,6 +187,21 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
     assert {row["replaced"] for row in rows.values()} == {"0", "1"}
 
 
+def test_parts_of_a_list_give_the_labels_of_the_whole(scenes, make, tmp_path):
+    """Where they are told the t0 and the non-salient classes of the whole (docs/scaling.md)."""
+    ids = load_ids(scenes / "voc12/train_aug_id.txt")
+    parts = {"first": ids[:6], "second": ids[6:]}
+    selector = "--fusion oaa --selector sos --saliency_dir PARTS/saliency"
+    whole = make("whole", f"{selector} --t0 auto --salient_norm 0.8")
+    told, joined = json.loads((tmp_path / "whole/selector.json").read_text()), {}
+    assert told["non_salient"]
+    for name, members in parts.items():
+        save_ids(tmp_path / f"{name}_id.txt", members)
+        given = f"--t0 {told['t0']} --non_salient_classes {' '.join(told['non_salient'])}"
+        joined |= make(name, f"{selector} {given} --list HERE/{name}_id.txt")
+    assert same(joined, whole)
+
+
 def test_class_saliency_is_that_of_the_maps(label_parts, classes_of, make, tmp_path):
     make("sos", "--selector sos --saliency_dir PARTS/saliency")
     norms: dict[str, list[float]] = {}

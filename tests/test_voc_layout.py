@@ -68,7 +68,7 @@ def test_lists(tmp_path):
 
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "a.png").touch()
-    assert files_of_ids(tmp_path, ["a"], ".png") == [tmp_path / "a.png"]
+    assert list(files_of_ids(tmp_path, ["a"], ".png")) == [tmp_path / "a.png"]
     with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
 
