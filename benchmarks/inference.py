@@ -5,15 +5,18 @@
 
 The plain loop, as most public code has it: one image, one scale and one mirror image at a time, maps of all classes
 enlarged to the image, the result written before the next image is read, float32, TF32 off. Ours: the functions of
-predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. The
-sides take turns, and the fastest counts.
+predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. Each
+side has a process of its own; they take turns, and the fastest counts.
 """
 
 import argparse
+import multiprocessing
 import shlex
 import sys
 import tempfile
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ from metrics.tables import markdown_table
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from utils.distributed import World
-from utils.memory import for_inference
+from utils.memory import for_inference, keep_freed_memory
 from voc_layout import VOC_CLASSES
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -49,30 +52,46 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images at a time")
     parser.add_argument("--amp", nargs="+", default=["True"], help="--amp of the scripts, each a row: True, False, cpu")
     args = parser.parse_args(argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.allow_tf32 = False  # of the plain loop; ours computes in 16 bits on GPUs
     images = dict(list(image_stems(args.input).items())[: args.images])
-    settings = {"backbone": args.backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
-    settings |= {"classes": list(VOC_CLASSES)}
-    head = {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
-    classifier, segmenter = build_cam_classifier(settings), build_deeplabv3plus(settings | head)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        cams = ("CAMs", partial(plain_cams, classifier), partial(our_cams, classifier))
-        segmentations = (
-            "segmentations",
-            partial(plain_segmentations, segmenter),
-            partial(our_segmentations, segmenter),
-        )
-        for name, plain, ours in (cams, segmentations):
-            ways = {"plain": partial(plain, images, Path(folder), device)}
-            ways |= {amp: partial(ours, images, Path(folder), device, args.batch, amp) for amp in args.amp}
+    for kind in PLAIN:
+        with ExitStack() as stack:
+            ways = {way: in_a_process(stack, kind, way, args, images) for way in ("plain", *args.amp)}
             ms = milliseconds(ways, [range(len(images))], TURNS)
-            rows += [[name, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
+        rows += [[kind, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
     header = ["", "--amp", "plain loop, ms/image", "ours, ms/image", "speed-up"]
     title = f"{args.backbone}, {len(images)} photographs, {args.batch} at a time"
+    where = "cuda" if torch.cuda.is_available() else "cpu"
     command = f"python -m benchmarks.inference {shlex.join(argv)}"
-    keep(f"inference_{args.backbone}_{device.type}", command, [title, markdown_table(header, rows), environment_line()])
+    keep(f"inference_{args.backbone}_{where}", command, [title, markdown_table(header, rows), environment_line()])
+
+
+def in_a_process(stack: ExitStack, kind: str, way: str, args, images: dict[str, Path]):
+    """A function that has a process, which lives as long as the stack, work once on the images in its way."""
+    pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+    return lambda _: pool.submit(work_on, kind, way, args.backbone, args.batch, images).result()
+
+
+def work_on(kind: str, way: str, backbone: str, batch: int, images: dict[str, Path]) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build(kind, backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        if way == "plain":
+            torch.backends.cudnn.allow_tf32 = False
+            PLAIN[kind](network.to(device).eval(), images, Path(folder), device)
+        else:
+            if device.type == "cpu":
+                keep_freed_memory()  # as all scripts do there
+            OURS[kind](for_inference(network, device), images, Path(folder), device, batch, way)
+
+
+@cache
+def build(kind: str, backbone: str) -> torch.nn.Module:
+    settings = {"backbone": backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    settings |= {"classes": list(VOC_CLASSES)}
+    if kind == "CAMs":
+        return build_cam_classifier(settings)
+    return build_deeplabv3plus(settings | {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16})
 
 
 def ratio(ms: dict, way: str) -> str:
@@ -80,8 +99,7 @@ def ratio(ms: dict, way: str) -> str:
 
 
 @torch.inference_mode()
-def plain_cams(network, images: dict[str, Path], folder: Path, device, _) -> None:
-    network = network.to(device, memory_format=torch.contiguous_format).eval()
+def plain_cams(network, images: dict[str, Path], folder: Path, device) -> None:
     for stem, path in images.items():
         maps = plain_maps(network, load_image(path), device, lambda output: F.relu(output["class_maps"]))
         kept = maps[list(CLASSES_OF_AN_IMAGE)]  # [K, H, W]
@@ -90,8 +108,7 @@ def plain_cams(network, images: dict[str, Path], folder: Path, device, _) -> Non
 
 
 @torch.inference_mode()
-def plain_segmentations(network, images: dict[str, Path], folder: Path, device, _) -> None:
-    network = network.to(device, memory_format=torch.contiguous_format).eval()
+def plain_segmentations(network, images: dict[str, Path], folder: Path, device) -> None:
     for stem, path in images.items():
         logits = plain_maps(network, load_image(path), device, lambda output: output)  # [L, H, W]
         save_label(folder / f"{stem}.png", logits.argmax(dim=0).cpu().numpy().astype(np.uint8))
@@ -111,23 +128,25 @@ def plain_maps(network, image: np.ndarray, device, maps_of) -> torch.Tensor:
     return total
 
 
-def our_cams(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str, _) -> None:
+def our_cams(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str) -> None:
     flags = f"--label_name benchmark --batch {batch} --amp {amp} --scales {' '.join(map(str, SCALES))} --flip".split()
     args = options.make_pseudo_labels().parse_args([*flags, "--cam_dir", str(folder / "ours")])
     labels = np.tile(np.isin(np.arange(len(VOC_CLASSES)), CLASSES_OF_AN_IMAGE), (len(images), 1))  # [N, C]
     files = make_pseudo_labels.Images(list(images), VOC_CLASSES, list(images.values()), labels, None, None)
     world = World(0, 1, device, is_main=True)
-    make_pseudo_labels.write_cams(for_inference(network, device), files, set(range(len(images))), args, world)
+    make_pseudo_labels.write_cams(network, files, set(range(len(images))), args, world)
 
 
-def our_segmentations(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str, _) -> None:
+def our_segmentations(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str) -> None:
     flags = f"--load_path none --input none --batch {batch} --amp {amp} --scales {' '.join(map(str, SCALES))} --flip"
     args = options.predict().parse_args([*flags.split(), "--output", str(folder / "ours")])
     batches, unreadable = predict.find_batches("segmentation", images, args)
-    network = for_inference(network, device)
     results = predict.predictions("segmentation", network, {}, images, batches, unreadable, args, device)
     predict.save_results(results, len(batches), "segmentation", folder / "ours", args, num_devices=1)
 
+
+PLAIN = {"CAMs": plain_cams, "segmentations": plain_segmentations}
+OURS = {"CAMs": our_cams, "segmentations": our_segmentations}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

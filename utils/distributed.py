@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import interruption
 from input_errors import InputError, call
 from interruption import Interrupted
+from utils.memory import keep_freed_memory
 
 LAST_STEPS_S = 600  # what workers may take, after a signal, to finish their steps and save
 
@@ -126,6 +127,8 @@ def start_distributed(gpu_ids: list[int]) -> World:
     device = torch.device("cuda", gpu_ids[local_rank]) if gpu_ids else torch.device("cpu")
     if gpu_ids:
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     if launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(minutes=30))
     if rank == 0:

@@ -1,11 +1,14 @@
 """Memory of the device: the layout of tensors in it, and what to do when it is full."""
 
+import ctypes
+import sys
 from contextlib import contextmanager
 
 import torch
 
 from input_errors import InputError, first_line
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names, malloc.h
 SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -18,6 +21,16 @@ def memory_format(channels_last: bool | str, device: torch.device) -> torch.memo
 def for_inference(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The network on a device, in the layout that makes predictions fastest, on CPUs as well as on GPUs."""
     return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what it frees for what it needs next, where the C library is glibc.
+
+    By itself it would give large blocks back, and every layer of a network on the CPU would wait for new pages.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(parameter, 2**31 - 1)
 
 
 @contextmanager
