@@ -69,7 +69,7 @@ from utils.run_folder import claimed_folder, recorded_options
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 from worker_processes import in_processes, processes_worth, usable_cores
 
-SMALLEST_SHARE = 10  # labels with a CRF that are worth a process, whose start takes seconds
+SMALLEST_SHARE = 50  # labels with a CRF that are worth a process, whose start takes seconds
 
 
 @dataclass(frozen=True)

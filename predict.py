@@ -65,7 +65,7 @@ BUILDERS = {
 }
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 MOST_PX = 1_000_000  # of an image at its largest scale; where it is larger, fewer pass the network together
-BATCHES_PER_PROCESS = 4  # that make a process of the CRF worth its start
+SMALLEST_SHARE = 50  # images that are worth a process of the CRF, whose start takes seconds
 
 
 def main(args) -> None:
@@ -96,7 +96,7 @@ def main(args) -> None:
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
-        save_results(results, len(share), stage, output, args, world.size)
+        save_results(results, sum(map(len, share)), stage, output, args, world.size)
     unreadable = dict(gather_from_processes(list(unreadable.items())))
     left_out = [error for stem, error in unreadable.items() if stem in missing]
     if world.is_main:
@@ -242,7 +242,7 @@ def probs_of_present(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
 
 
-def save_results(results, num_batches: int, stage: str, output: Path, args, num_devices: int) -> None:
+def save_results(results, num_images: int, stage: str, output: Path, args, num_devices: int) -> None:
     """Writes the files of all results: by threads while the network works or, where the CRF comes first, by
     processes."""
     save = partial(save_result, stage, output, args)
@@ -251,7 +251,8 @@ def save_results(results, num_batches: int, stage: str, output: Path, args, num_
             for result in results:
                 write(save, result)
         return
-    processes = processes_worth(num_batches, (args.workers or usable_cores()) // num_devices or 1, BATCHES_PER_PROCESS)
+    cores = max(1, (args.workers or usable_cores()) // num_devices)
+    processes = processes_worth(num_images, cores, SMALLEST_SHARE)
     for outcome in in_processes(save, results, processes):
         if isinstance(outcome, InputError):
             raise outcome

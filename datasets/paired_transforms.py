@@ -59,10 +59,14 @@ class Crop:
         """A mask or label map uint8 [H, W] → [S, S], by nearest neighbour; `border` beyond the image."""
         return self._placed(grey, cv2.INTER_NEAREST_EXACT, border)
 
-    def _placed(self, picture: np.ndarray, interpolation: int, border) -> np.ndarray:
+    def window(self, picture: np.ndarray) -> np.ndarray:
+        """The part of a picture [H, W, …] that the training picture shows."""
         height, width = picture.shape[:2]
-        window = picture[self.rows.of(height), self.columns.of(width)]
-        window = cv2.resize(window, (self.columns.out_length, self.rows.out_length), interpolation=interpolation)
+        return picture[self.rows.of(height), self.columns.of(width)]
+
+    def _placed(self, picture: np.ndarray, interpolation: int, border) -> np.ndarray:
+        size = self.columns.out_length, self.rows.out_length
+        window = cv2.resize(self.window(picture), size, interpolation=interpolation)
         if self.mirrored:
             window = cv2.flip(window, 1)
         above, left = self.rows.out_start, self.columns.out_start
@@ -94,18 +98,30 @@ def _draw_span(side: int, window_px: int, out_side: int, rng: np.random.Generato
 
 @dataclass(frozen=True)
 class SaliencyAugmentation:
-    """A crop of 90–100 % of each side, flip, rotation by ±15° at p 0.2, colours."""
+    """A crop of 90–100 % of each side, flip, rotation by ±15° at p 0.2, colours; mirrored beyond the crop."""
 
     crop: Crop
     angle_deg: float
 
     def of_image(self, image: np.ndarray, rng: np.random.Generator, colour_jitter: float = 1.0) -> np.ndarray:
         """uint8 [H, W, 3], whole or decoded smaller → [S, S, 3]."""
-        return change_colours(rotate(self.crop.of_image(image), self.angle_deg, cv2.INTER_LINEAR), rng, colour_jitter)
+        image = self._turned(image, cv2.INTER_LINEAR) if self.angle_deg else self.crop.of_image(image)
+        return change_colours(image, rng, colour_jitter)
 
     def of_map(self, grey: np.ndarray) -> np.ndarray:
         """A mask or edge map uint8 [H, W] → [S, S], by nearest neighbour."""
-        return rotate(self.crop.of_map(grey), self.angle_deg, cv2.INTER_NEAREST)
+        return self._turned(grey, cv2.INTER_NEAREST) if self.angle_deg else self.crop.of_map(grey)
+
+    def _turned(self, picture: np.ndarray, interpolation: int) -> np.ndarray:
+        window, size = self.crop.window(picture), self.crop.rows.out_side
+        centre, (height, width) = (size - 1) / 2, window.shape[:2]
+        across, down = size / width * (-1 if self.crop.mirrored else 1), size / height
+        # centre on centre, then as large as the square
+        to_square = np.array(
+            [[across, 0, centre - across * (width - 1) / 2], [0, down, centre - down * (height - 1) / 2], [0, 0, 1]]
+        )
+        matrix = cv2.getRotationMatrix2D((centre, centre), self.angle_deg, 1) @ to_square
+        return cv2.warpAffine(window, matrix, (size, size), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def draw_saliency_augmentation(image_hw, size_px: int, rng: np.random.Generator) -> SaliencyAugmentation:
@@ -142,13 +158,6 @@ def change_colours(image: np.ndarray, rng: np.random.Generator, strength: float 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] → [3, H, W]."""
-    return torch.from_numpy(np.stack(cv2.split(image)))
-
-
-def rotate(picture: np.ndarray, angle_deg: float, interpolation: int) -> np.ndarray:
-    """A square picture about its centre; mirrored beyond its border."""
-    if not angle_deg:
-        return picture
-    size = len(picture)
-    turn = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle_deg, 1)
-    return cv2.warpAffine(picture, turn, (size, size), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return torch.from_numpy(planes)

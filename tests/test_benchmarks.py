@@ -149,5 +149,5 @@ def test_dense_crf(scenes, results, monkeypatch):
     monkeypatch.setattr(dense_crf, "usable_cores", lambda: 1)
     dense_crf.main(f"--images 2 --input {scenes}/dataset/DRAWN-TR/Images".split())
     text = (results / "dense_crf.md").read_text()
-    assert len(re.findall(r"\d+\.\d ×", text)) == 3
+    assert len(re.findall(r"\d+\.\d\d ×", text)) == 3
     assert float(re.search(r"present: ([\d.]+) %", text)[1]) > 99

@@ -13,6 +13,7 @@ import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, bytes_in, labels_in, run_main
 
 import options
+import predict
 from image_files import load_grey, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError
 from label_files import load_label
@@ -314,9 +315,10 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_crf_in_processes(scenes, runs, tmp_path):
+def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     """Two processes, each with one thread, make what this one makes."""
-    command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --batch 1 --output {tmp_path}"
+    monkeypatch.setattr(predict, "SMALLEST_SHARE", 5)
+    command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
         run_main("predict", f"{command}/{workers} --workers {workers} --overlay")
     assert len(bytes_in(tmp_path / "1")) == 25  # two files an image, and the lock
