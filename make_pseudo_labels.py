@@ -62,7 +62,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
-from utils.memory import advice_when_memory_is_full, for_inference
+from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast, finite
 from utils.run_folder import claimed_folder, recorded_options
@@ -245,7 +245,8 @@ def make_cams(images: Images, args, world: World) -> None:
 
 def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
     """Writes the maps of these images, by threads while the network works on the next batch."""
-    batches = batches_by_size([image_size(path) for path in images.paths], args.batch)
+    batch_size = batch_for(args.batch, world.device, on_gpu=4)
+    batches = batches_by_size([image_size(path) for path in images.paths], batch_size)
     bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
     with WriteBehind() as write:
         for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):

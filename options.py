@@ -171,7 +171,12 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     cams.add_argument(
         "--combine", choices=("sum", "max"), default="sum", help="what scales and mirror images are joined by"
     )
-    cams.add_argument("--batch", type=_positive, default=4, help="images of one size at a time")
+    cams.add_argument(
+        "--batch",
+        type=_count,
+        default=0,
+        help="images of one size at a time; 0: 4 on GPUs, 1 on CPUs, where more slow down",
+    )
 
     expansion = parser.add_argument_group("expansion by random walk")
     expansion.add_argument(
@@ -248,7 +253,12 @@ def predict() -> argparse.ArgumentParser:
     parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
     _add_multi_scale(parser, scales=(1.0,), flip=False)
-    parser.add_argument("--batch", type=_positive, default=8, help="images at a time, of one size for segmentation")
+    parser.add_argument(
+        "--batch",
+        type=_count,
+        default=0,
+        help="images at a time, of one size for segmentation; 0: 8, but 1 of these on CPUs, where more slow down",
+    )
     _add_amp(parser)
     _add_deterministic(parser)
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")

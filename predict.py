@@ -48,7 +48,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
-from utils.memory import advice_when_memory_is_full, for_inference
+from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
 from utils.run_folder import claimed_folder, recorded_options
@@ -64,6 +64,7 @@ BUILDERS = {
     "segmentation": build_deeplabv3plus,
 }
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
+BATCH = 8  # images that pass a network together
 MOST_PX = 1_000_000  # of an image at its largest scale; where it is larger, fewer pass the network together
 SMALLEST_SHARE = 50  # images that are worth a process of the CRF, whose start takes seconds
 
@@ -88,7 +89,7 @@ def main(args) -> None:
     # output
     output = Path(args.output)
     missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
-    batches, unreadable = find_batches(stage, images, args)
+    batches, unreadable = find_batches(stage, images, args, world.device)
     share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
 
     # predict
@@ -184,12 +185,12 @@ def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
     return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
 
 
-def find_batches(stage: str, images: dict[str, Path], args) -> tuple[list[list[str]], dict[str, str]]:
+def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[list[list[str]], dict[str, str]]:
     """Stems of images that pass the network together: any images of a saliency network, those of one size for
     segmentations, one image for CAMs. Also stem → error of images whose size could not be read."""
     stems = list(images)
     if stage != "segmentation":
-        count = args.batch if stage == "saliency" else 1
+        count = args.batch or BATCH if stage == "saliency" else 1
         return [stems[first : first + count] for first in range(0, len(stems), count)], {}
     sizes, unreadable = {}, {}
     for stem, path in images.items():
@@ -197,8 +198,8 @@ def find_batches(stage: str, images: dict[str, Path], args) -> tuple[list[list[s
             sizes[stem] = image_size(path)
         except InputError as error:
             unreadable[stem] = str(error)
-    stems, most_px = list(sizes), args.batch * MOST_PX / max(args.scales) ** 2
-    batches = batches_by_size(list(sizes.values()), args.batch, most_px)
+    stems, batch_size = list(sizes), batch_for(args.batch, device, on_gpu=BATCH)
+    batches = batches_by_size(list(sizes.values()), batch_size, batch_size * MOST_PX / max(args.scales) ** 2)
     return [[stems[index] for index in batch] for batch in batches], unreadable
 
 

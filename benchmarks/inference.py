@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--backbone", default="resnest101", help="by the README's names, or any timm name")
     parser.add_argument("--input", required=True, metavar="DIR", help="photographs")
     parser.add_argument("--images", type=int, default=32, help="how many of them")
-    parser.add_argument("--batch", type=int, default=4, help="images at a time")
+    parser.add_argument("--batch", type=int, default=0, help="--batch of the scripts")
     parser.add_argument("--amp", nargs="+", default=["True"], help="--amp of the scripts, each a row: True, False, cpu")
     args = parser.parse_args(argv)
     images = dict(list(image_stems(args.input).items())[: args.images])
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
             ms = milliseconds(ways, [range(len(images))], TURNS)
         rows += [[kind, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
     header = ["", "--amp", "plain loop, ms/image", "ours, ms/image", "speed-up"]
-    title = f"{args.backbone}, {len(images)} photographs, {args.batch} at a time"
+    title = f"{args.backbone}, {len(images)} photographs"
     where = "cuda" if torch.cuda.is_available() else "cpu"
     command = f"python -m benchmarks.inference {shlex.join(argv)}"
     keep(f"inference_{args.backbone}_{where}", command, [title, markdown_table(header, rows), environment_line()])
@@ -140,7 +140,7 @@ def our_cams(network, images: dict[str, Path], folder: Path, device, batch: int,
 def our_segmentations(network, images: dict[str, Path], folder: Path, device, batch: int, amp: str) -> None:
     flags = f"--load_path none --input none --batch {batch} --amp {amp} --scales {' '.join(map(str, SCALES))} --flip"
     args = options.predict().parse_args([*flags.split(), "--output", str(folder / "ours")])
-    batches, unreadable = predict.find_batches("segmentation", images, args)
+    batches, unreadable = predict.find_batches("segmentation", images, args, device)
     results = predict.predictions("segmentation", network, {}, images, batches, unreadable, args, device)
     predict.save_results(results, len(images), "segmentation", folder / "ours", args, num_devices=1)
 

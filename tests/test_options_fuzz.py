@@ -60,9 +60,9 @@ POSITIVE_SHARE, SCALE = number(lambda value: 0 < value <= 1), number(lambda valu
 AT_LEAST_0, ABOVE_0 = number(lambda value: 0 <= value <= 1e9), number(lambda value: 0 < value <= 1e9)
 PLAIN = named(lambda value: json.dumps(value, allow_nan=False))
 PROMISED = {  # what each value of a flag is, for all flags whose values are not just texts
-    **dict.fromkeys(("max_epoch", "train_batch", "batch", "val_every", "decay_epoch", "accumulate"), POSITIVE),
+    **dict.fromkeys(("max_epoch", "train_batch", "val_every", "decay_epoch", "accumulate"), POSITIVE),
     **dict.fromkeys(("crf_iterations", "window_stride", "num_saliency", "num_train", "num_val"), POSITIVE),
-    **dict.fromkeys(("warmup_steps", "save_every", "window", "report_images", "gpu_id"), COUNT),
+    **dict.fromkeys(("warmup_steps", "save_every", "window", "report_images", "gpu_id", "batch"), COUNT),
     **dict.fromkeys(("image_size", "crop_size", "long_side", "head_width", "height", "width"), SIDE),
     **dict.fromkeys(("dropout", "edge_drop_path", "colour_jitter", "pixel_mean", "label_smoothing", "momentum"), SHARE),
     **dict.fromkeys(("saliency_threshold", "bg_threshold", "salient_norm", "sweep"), SHARE),

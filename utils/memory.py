@@ -23,6 +23,11 @@ def for_inference(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     return network.to(device, memory_format=torch.channels_last).eval()
 
 
+def batch_for(wanted: int, device: torch.device, on_gpu: int) -> int:
+    """Images that pass a network together: as many as are `wanted`; where that is 0, `on_gpu` there, 1 on CPUs."""
+    return wanted or (on_gpu if device.type == "cuda" else 1)
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep what it frees for what it needs next, where the C library is glibc.
 
