@@ -6,7 +6,7 @@ DEV = .venv/installed-dev
 # two tests at a time, each of one thread: most wait for Python to start, or compute too little to be shared
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-slow test-all lint
+.PHONY: demo test test-slow test-spawn test-all lint
 
 demo: $(ENV)
 	$(BIN)/python demo.py
@@ -17,7 +17,11 @@ test: $(DEV)
 test-slow: $(DEV)
 	$(PYTEST) -m "slow and not gpu"
 
-test-all: lint test test-slow
+# processes are spawned, as on Windows
+test-spawn: $(DEV)
+	PYTHONPATH=tests/spawn $(PYTEST) -m "not slow and not gpu"
+
+test-all: lint test test-slow test-spawn
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -24,11 +24,11 @@ from tqdm import tqdm
 import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
+from datasets.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from input_errors import InputError, first_line, run_script
 from metrics.saliency import SaliencyMetrics
 from models.saliency_losses import edge_target, saliency_objective, shares
 from models.saliency_net import SaliencyNet, build_saliency_net
-from saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from utils.determinism import compute_deterministically, sizes_come_again
 from utils.distributed import (
     choose_gpus,

@@ -2,16 +2,22 @@
 
 import io
 import math
+import struct
 import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 
 from image_files import read_bytes
 from input_errors import InputError, first_line
-from zip_members import ZIP_DAMAGE, read_member
 
 LARGEST_ARCHIVE = 1 << 30  # bytes when unpacked; the maps of an image have some tens of millions
+ZIP_DAMAGE = (  # how reading a damaged archive ends
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(ValueError, OverflowError),  # places before the file and beyond all files
+    *(RuntimeError, NotImplementedError),  # a password, an unknown compression
+)
 DAMAGE = (
     *ZIP_DAMAGE,
     *(KeyError, TypeError, SyntaxError, tokenize.TokenError, MemoryError),  # numpy parses the header as Python
@@ -30,6 +36,15 @@ def load_named_arrays(path) -> dict[str, np.ndarray]:
             return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
     except DAMAGE as error:
         raise InputError(f"{path} cannot be read as named arrays ({first_line(error)}): make it again") from None
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """At most as many bytes as the archive's directory says: without the number, all that there is would be unpacked
+    before that is compared. Of other compressions than Deflate zipfile unpacks all there is even so."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{member.filename} is neither stored nor deflated")  # as zipfile of unknown ones
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -61,19 +61,23 @@ def _umask() -> int:
 
 
 def write_bytes(path, content: bytes) -> None:
+    """Writes a file so that it is whole or absent, whatever happens."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path, content: str) -> None:
+    """Likewise, in UTF-8."""
     write_bytes(path, content.encode("utf-8", errors="replace"))  # file names need not be Unicode
 
 
 def write_json(path, content) -> None:
+    """Likewise, with sorted keys."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_csv(path, rows) -> None:
+    """Likewise, rows of cells."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

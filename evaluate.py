@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from atomic_files import write_json
 from datasets.image_sizes import image_size
-from environment import current_commit, versions_of
+from datasets.voc_submission import check_submission
 from image_files import check_size
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
@@ -51,8 +51,8 @@ from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
 from pseudo_labels.image_selector import ImageSelector
 from pseudo_labels.selector import build_thresholds
+from utils.environment import current_commit, versions_of
 from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
-from voc_submission import check_submission
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
@@ -114,6 +114,7 @@ class Evaluation:
 
 
 def main(args) -> None:
+    # evaluate
     check_outputs(args)
     kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
     done = kinds.get(args.kind, evaluate_labels)(args)
@@ -122,6 +123,8 @@ def main(args) -> None:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
     print("\n".join([*done.notes, *conventions]))
+
+    # save
     if args.tables:
         save_tables(args.tables, done.tables)
         for plot in done.plots:

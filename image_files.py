@@ -72,6 +72,7 @@ def binarize_mask(grey: np.ndarray) -> np.ndarray:
 
 
 def read_bytes(path) -> bytes:
+    """The content of a file; an `InputError` that names it where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:

@@ -26,6 +26,7 @@ def check_header(content: bytes, name) -> None:
 
 
 def check_pixels(size_hw: tuple[int, int], name) -> None:
+    """Raises `InputError` for more pixels than are decoded."""
     height, width = size_hw
     if height * width > MAX_PIXELS:
         raise InputError(

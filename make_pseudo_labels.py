@@ -31,7 +31,6 @@ from tqdm import tqdm
 from atomic_files import write_csv, write_json
 from cam_files import save_cams
 from datasets.image_sizes import batches_by_size, image_size
-from file_threads import WriteBehind, read_ahead
 from image_files import check_size, load_image
 from image_labels import load_image_labels
 from input_errors import InputError, run_script, shorten
@@ -62,6 +61,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
+from utils.file_threads import WriteBehind, read_ahead
 from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales, resize
 from utils.precision import autocast, finite
@@ -207,6 +207,7 @@ def origin(folder, made_by: dict | None = None) -> dict:
 
 
 def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
+    """The classifier of a checkpoint; an `InputError` for one of another stage or of other classes."""
     checkpoint = load_checkpoint(load_path)
     if checkpoint["stage"] != "classification":
         raise InputError(
@@ -221,6 +222,7 @@ def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
 
 
 def load_affinity_net(path) -> AffinityNet:
+    """The affinity network of a checkpoint; an `InputError` for one of another stage."""
     checkpoint = load_checkpoint(path)
     if checkpoint["stage"] != "affinity":
         raise InputError(f"--affinity_path {path} is a {checkpoint['stage']} checkpoint, not one of train_affinity.py")

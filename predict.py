@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.image_sizes import batches_by_size, image_size
-from file_threads import WriteBehind, read_ahead
+from datasets.voc_submission import save_submission
 from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import paint_label, save_label
@@ -48,6 +48,7 @@ from utils.distributed import (
     start_distributed,
     stop_distributed,
 )
+from utils.file_threads import WriteBehind, read_ahead
 from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales
 from utils.precision import autocast
@@ -55,7 +56,6 @@ from utils.run_folder import claimed_folder, recorded_options
 from utils.saliency_maps import predict_saliency
 from utils.segmentations import predict_segmentation, segmentation_logits
 from voc_layout import VOC_CLASSES, load_ids
-from voc_submission import save_submission
 from worker_processes import in_processes, processes_worth, usable_cores
 
 BUILDERS = {
@@ -70,14 +70,18 @@ SMALLEST_SHARE = 50  # images that are worth a process of the CRF, whose start t
 
 
 def main(args) -> None:
+    # distributed
     gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
     if launch_workers(main, args, len(gpu_ids)):
         return
     world = start_distributed(gpu_ids)
     compute_deterministically(args.deterministic)
 
-    # input
-    images = find_images(args.input, load_ids(args.list) if args.list else None)
+    # data
+    images, output = find_images(args.input, load_ids(args.list) if args.list else None), Path(args.output)
+    missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
+
+    # model
     checkpoint = load_checkpoint(args.load_path, from_puzzle_cam)
     stage, settings = checkpoint["stage"], checkpoint["settings"]
     if stage not in BUILDERS:
@@ -86,13 +90,10 @@ def main(args) -> None:
     check_segmentation_flags(args, stage, settings)
     network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device)
 
-    # output
-    output = Path(args.output)
-    missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
+    # save
     batches, unreadable = find_batches(stage, images, args, world.device)
     share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
 
-    # predict
     with claimed_folder(world, output, options_of_files(args, output), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from archive_files import Archive, open_archive
 from atomic_files import write_bytes
+from datasets.archive_files import Archive, open_archive
+from datasets.voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from image_headers import GREY, PALETTE, png_chunks, png_format
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
 from label_files import IGNORE_LABEL, load_label
 from utils.folder_lock import hold_folder
-from voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from voc_layout import find_voc_root, load_class_names, load_ids, save_ids
 
 KNOWN_IMAGES = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}

@@ -105,6 +105,7 @@ def decode_text(content: bytes, name) -> str:
 
 
 def save_ids(path, ids) -> None:
+    """Writes a list, one id per line."""
     write_text(path, "".join(f"{name}\n" for name in ids))
 
 

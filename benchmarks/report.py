@@ -14,7 +14,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def environment_line() -> str:
     """Machine and versions a figure was measured with."""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    cpu = f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"  # the widest products
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "numpy"))
     return f"{where} of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
 

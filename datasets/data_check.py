@@ -24,6 +24,8 @@ ERROR, NOTE = "error", "note"  # work cannot be right; legal, but worth knowing
 
 @dataclass(frozen=True)
 class Finding:
+    """A fault of a file: how severe, of which kind, where."""
+
     severity: str
     what: str  # the kind of fault
     path: Path

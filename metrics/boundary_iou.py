@@ -36,6 +36,7 @@ class BoundaryIoU:
 
 
 def band_distance_px(shape_hw) -> int:
+    """Half the width of the band: 2 % of the diagonal, at least 1 px."""
     return max(1, round(DISTANCE_SHARE * float(np.hypot(*shape_hw))))
 
 

@@ -33,6 +33,7 @@ class LabelQuality:
         return self.num_images, places, sums[places]
 
     def add_packed(self, packed: tuple[int, np.ndarray, np.ndarray]) -> None:
+        """Adds what `packed` gave."""
         num_images, places, values = packed
         sums = np.zeros(self.matrix.counts.size + 2 * self.num_labels, np.int64)
         sums[places] = values

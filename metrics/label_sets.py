@@ -25,6 +25,7 @@ class LabelSets:
         self.bootstrap = Bootstrap(num_replicates) if num_replicates else None
 
     def add(self, index: int, quality: tuple) -> None:
+        """Adds an image by its number; quality of `LabelQuality.packed`."""
         is_single = self.is_single is not None and self.is_single[index]
         (self.single if is_single else self.other).add_packed(quality)
         if self.bootstrap:

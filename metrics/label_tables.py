@@ -35,6 +35,7 @@ def label_tables(kind: str, names: tuple[str, ...], results: dict) -> list[Table
 
 
 def quality_table(kind: str, versions: dict) -> Table:
+    """A row for each version of labels and each of all, single-class and multi-class images."""
     rows = []
     for name, scores in versions.items():
         sets = {"all": scores} | {which: scores[key] for key, which in SETS.items() if scores.get(key)}
@@ -46,6 +47,7 @@ def quality_table(kind: str, versions: dict) -> Table:
 
 
 def selector_table(name: str, selector: dict) -> Table:
+    """What the selector did, a row for each class."""
     rows = [
         [
             label,
@@ -63,6 +65,7 @@ def selector_table(name: str, selector: dict) -> Table:
 
 
 def sweep_table(name: str, sweep: list[dict]) -> Table:
+    """Quality of single-class labels, a row for each threshold."""
     rows = [[row["threshold"], row["replaced"], *(percent(row[key]) for key in MEASURES)] for row in sweep]
     return Table(name, ["t0", "replaced", *MEASURES], rows, curve=MEASURES)
 

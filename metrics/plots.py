@@ -26,6 +26,7 @@ class Plot:
 
 
 def save_plot(path, plot: Plot) -> None:
+    """Writes the curves as PNG."""
     with atomic_path(path) as temporary:
         _draw(plot, temporary, format="png", dpi=120)
 

@@ -65,6 +65,7 @@ class SaliencyMetrics:
 
     @classmethod
     def from_state(cls, state: np.ndarray, strict_reference: bool = False) -> "SaliencyMetrics":
+        """Of a state, or a sum of states of several processes."""
         metrics = cls(strict_reference=strict_reference)
         metrics.add_state(state)
         return metrics
@@ -145,6 +146,7 @@ def measure_map(
 
 
 def check_pair(prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Raises `ValueError` that shows both unless it is uint8 and bool [H, W] of one size."""
     kinds = prediction.dtype == np.uint8 and truth.dtype == bool
     if not kinds or prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
         raise ValueError(
@@ -182,6 +184,7 @@ def centroid(truth: np.ndarray) -> tuple[int, int]:
 
 
 def mean_absolute_error(counts: np.ndarray, values: np.ndarray) -> float:
+    """Mean of |value − truth|, 0..1; counts [2, 256] of background and foreground, values [256] in 0..1."""
     background, foreground = counts
     return (background @ values + foreground @ (1 - values)) / counts.sum()
 

@@ -32,9 +32,11 @@ class Table:
     best_in_rows: bool = False
 
     def markdown(self) -> str:
+        """As Markdown."""
         return markdown_table(self.header, self.rows)
 
     def latex(self) -> str:
+        """As LaTeX (booktabs), the best of each column bold."""
         return latex_tabular(self.header, self.rows, self.number_columns(), self.best())
 
     def plot(self) -> Plot:

@@ -27,11 +27,11 @@ class AffinityNet(nn.Module):
         self.classify = nn.Conv2d(WIDTH * len(backbone.channels), 1, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        size_hw = [-(-side // 4) for side in images.shape[-2:]]
+        size_hw = [-(-side // 4) for side in images.shape[-2:]]  # (H / 4, W / 4), rounded up
         with torch.no_grad():
             features = self.backbone(images)  # finest first: [B, C_i, H_i, W_i]
         reduced = [reduce(feature) for reduce, feature in zip(self.reduce, features)]  # [B, 32, H_i, W_i]
-        resized = [F.relu(F.interpolate(maps, size=size_hw, mode="bilinear")) for maps in reduced]
+        resized = [F.relu(F.interpolate(maps, size_hw, mode="bilinear")) for maps in reduced]  # [B, 32, H / 4, W / 4]
         return self.classify(torch.cat(resized, dim=1))  # [B, 1, H / 4, W / 4]
 
     def train(self, mode: bool = True):

@@ -61,16 +61,16 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[-2:]
-        right, bottom = -width % self.multiple_px, -height % self.multiple_px
+        height, width = images.shape[-2:]  # H, W
+        right, bottom = -width % self.multiple_px, -height % self.multiple_px  # W' − W, H' − H
         if right or bottom:
             images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
         features = self.network(images)  # each [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
         if self.gives_nhwc:
             last = images.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if last else torch.contiguous_format
-            features = [feature.permute(0, 3, 1, 2).contiguous(memory_format=layout) for feature in features]
-        return features
+            features = [maps.permute(0, 3, 1, 2).contiguous(memory_format=layout) for maps in features]  # [B, C, …]
+        return features  # R1 … R4: [B, C_i, H' / s_i, W' / s_i]
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] RGB → float32, with the mean and standard deviation the weights were trained with."""

@@ -25,7 +25,8 @@ class CamClassifier(nn.Module):
         features = self.backbone(images)[-1]  # [B, C4, H / s, W / s]
         maps = self.classify(features)  # [B, C or C + 1, H / s, W / s]
         class_maps = maps[:, : self.num_classes]  # [B, C, H / s, W / s]
-        return {"logits": class_maps.mean(dim=(2, 3)), "class_maps": class_maps, "maps": maps}
+        logits = class_maps.mean(dim=(2, 3))  # [B, C]
+        return {"logits": logits, "class_maps": class_maps, "maps": maps}  # [B, C], [B, C, H / s, W / s], maps
 
 
 def build_cam_classifier(settings: dict, pretrained: str = "none") -> CamClassifier:

@@ -23,7 +23,7 @@ class AtrousBranch(nn.Module):
         self.bn = norm(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.atrous_conv(x)))
+        return F.relu(self.bn(self.atrous_conv(x)))  # [B, c_out, H, W]
 
 
 class ASPP(nn.Module):
@@ -99,11 +99,10 @@ class DeepLabV3Plus(nn.Module):
         self.decoder = Decoder(backbone.channels[0], head_width, num_labels, norm, dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)  # R1 (stride 4) … R4 (output stride)
+        features = self.backbone(images)  # R1 [B, C_1, H / 4, W / 4] … R4 [B, C_4, H / s, W / s], s the output stride
         logits = self.decoder(self.aspp(features[-1]), features[0])  # [B, L, H / 4, W / 4]
-        return F.interpolate(
-            logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=True
-        )  # [B, L, H, W]
+        logits = logits.float()  # [B, L, H / 4, W / 4]
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -115,6 +114,7 @@ class DeepLabV3Plus(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """The head's norm, of 4 groups (Puzzle-CAM's `use_gn`)."""
     return nn.GroupNorm(NORM_GROUPS, channels)
 
 

@@ -32,9 +32,9 @@ class EdgeHead(nn.Module):
         self.classify = nn.Conv2d(width, 1, kernel_size=1)
 
     def forward(self, features: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
-        size_r1 = features[0].shape[-2:]
+        size_r1 = features[0].shape[-2:]  # (H1, W1)
         strongest = features[0].amax(dim=(2, 3))  # [B, C0]
-        total = 0
+        total = 0  # then [B, C0, H1, W1]
         for lift, weigh, feature in zip(self.lift, self.weigh, features[1:]):
             lifted = F.interpolate(lift(feature), size=size_r1, mode="nearest")  # [B, C0, H1, W1]
             total = total + lifted * weigh(strongest)[:, :, None, None]  # [B, C0, H1, W1]

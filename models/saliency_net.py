@@ -75,16 +75,17 @@ class SaliencyNet(nn.Module):
         self.recompute: set[nn.Module] = set()
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        size_hw = images.shape[-2:]
+        size_hw = images.shape[-2:]  # (H, W)
         features = self.run(self.backbone, images)  # R1 … R4: [B, C_i, H / s_i, W / s_i]
-        side_logits, deeper = [], None
+        side_logits, deeper = [], None  # coarsest first
         for patm, side_head, feature in zip(self.decoder, self.side_heads, features[::-1]):
             if deeper is not None:
                 deeper = resize(deeper, feature.shape[-2:])  # [B, c_out, H_i, W_i]
                 feature = torch.cat([deeper, feature], dim=1)  # [B, c_out + C_i, H_i, W_i]
             deeper = self.run(patm, feature)  # [B, c_out, 2 H_i, 2 W_i]
             side_logits.append(resize(side_head(deeper), size_hw))  # [B, 1, H, W]
-        return {"saliency": side_logits[::-1], "edge": self.edge_head(features, size_hw)}
+        edge_logits = self.edge_head(features, size_hw)  # [B, 1, H, W]
+        return {"saliency": side_logits[::-1], "edge": edge_logits}  # 4 × [B, 1, H, W], [B, 1, H, W]
 
     def checkpoint_activations(self, on: bool) -> None:
         """In training, hold only the results of backbone blocks and PATMs; the backward pass computes the rest again.
@@ -100,6 +101,7 @@ class SaliencyNet(nn.Module):
                 block.grad_checkpointing = on
 
     def run(self, part: nn.Module, x: Tensor):
+        """`part(x)`; where it is among `recompute`, without holding what is in between."""
         if part not in self.recompute or not (self.training and torch.is_grad_enabled()):
             return part(x)
         if torch.compiler.is_compiling():  # the compiler itself moves statistics once
@@ -153,6 +155,7 @@ def amplitude_phase(f: Tensor) -> Tensor:
 
 
 def resize(x: Tensor, size_hw) -> Tensor:
+    """Bilinear, [B, C, H, W] → [B, C, *size_hw]."""
     if tuple(x.shape[-2:]) == tuple(size_hw):
         return x
     return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False)

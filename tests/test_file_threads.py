@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from file_threads import MOST_WAITING, THREADS, WriteBehind, read_ahead
 from input_errors import InputError
+from utils.file_threads import MOST_WAITING, THREADS, WriteBehind, read_ahead
 
 
 def refuse_three(number: int) -> int:

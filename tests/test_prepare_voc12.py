@@ -16,8 +16,8 @@ from conftest import PROJECT, run_main
 from PIL import Image
 
 import prepare_voc12
-from archive_files import open_archive
 from atomic_files import write_bytes
+from datasets.archive_files import open_archive
 from datasets.drawn_objects import CLASS_NAMES
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, disk_errors_explained

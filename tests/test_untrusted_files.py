@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import archive_files
 import array_archives
-from archive_files import open_archive
 from array_archives import load_named_arrays
 from cam_files import load_cams
+from datasets import archive_files
+from datasets.archive_files import open_archive
 from datasets.data_check import Picture, check_picture
 from datasets.image_sizes import image_size
 from image_files import load_grey, load_image, save_grey

@@ -25,6 +25,13 @@ LARGEST_BUFFERS = 1 << 30  # bytes; the masks and indices of Swin's windows, whi
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
+    """Writes a checkpoint of plain types and tensors: {"stage", "settings", "network", "training"}.
+
+    stage      saliency, classification, affinity or segmentation
+    settings   what the stage's `build_…` needs to make the network
+    training   of `TrainingState`, empty where nothing is to be resumed
+    A full disk raises its `OSError`; the file that was there stays.
+    """
     content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:

@@ -16,9 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 import interruption
 from atomic_files import write_json, write_text
-from environment import current_commit, versions_of
 from input_errors import InputError
 from utils.distributed import World, wait_for_all
+from utils.environment import current_commit, versions_of
 from utils.folder_lock import hold_folder, release_folder
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from archive_files import Archive, open_archive
 from atomic_files import atomic_path
+from datasets.archive_files import Archive, open_archive
 from image_files import read_bytes
 from image_headers import PALETTE, PngFormat, png_chunks, png_format
 from input_errors import InputError, MissingInputError, first_line, shorten

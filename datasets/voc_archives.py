@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
-from archive_files import Archive
+from datasets.archive_files import Archive
 from input_errors import InputError, shorten
 from voc_layout import parse_ids
 

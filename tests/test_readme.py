@@ -1,0 +1,148 @@
+"""The README: its commands run as they stand, what it shows and links exists, its promises have tests."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, SCRIPTS, TINY_RESNEST, TINY_SWIN, run_main
+
+import options
+from datasets.drawn_objects import CLASS_NAMES
+from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
+from image_labels import load_image_labels, save_image_labels
+from voc_layout import VOC_CLASSES, load_ids, save_ids
+
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+NEEDS = "# needs "  # how a block begins that cannot run here
+SMALL = "--max_epoch 1 --train_batch 4 --pretrained none"
+CROPS = "--crop_size 48 --long_side 48 80"
+SMALLER = {  # put behind the README's own flags
+    "SOD_train": f"{TINY_SWIN} {SMALL}",
+    "train_classification": f"{TINY_RESNEST} {SMALL} {CROPS}",
+    "train_affinity": f"{TINY_RESNEST} {SMALL} {CROPS}",
+    "train_segmentation": f"{TINY_RESNEST} {SMALL} {CROPS} --head_width 16",
+}
+
+
+def blocks(page: Path) -> list[str]:
+    """The shell blocks of a page."""
+    return re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def command_lines(block: str) -> list[str]:
+    """The commands of a block, continued lines joined, comments left out."""
+    lines = [line.split(" #")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def script_command(line: str) -> str | None:
+    """`script.py flags` of a line that runs a script of the project, under torchrun or not."""
+    match = re.search(r"(?:python|torchrun.*?) (\w+\.py\b.*)", line)
+    return match.group(1) if match else None
+
+
+def parse(command: str):
+    script, *flags = shlex.split(command)
+    return getattr(options, script.removesuffix(".py"))().parse_args(flags)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page):
+    commands = [script_command(line) for block in blocks(page) for line in command_lines(block)]
+    for command in filter(None, commands):
+        parse(command)
+
+
+def test_every_script_has_a_command():
+    commands = [script_command(line) for block in blocks(PAGES[0]) for line in command_lines(block)]
+    assert {command.split(".py")[0] for command in commands if command} == set(SCRIPTS)
+
+
+@pytest.mark.slow
+def test_commands_run_as_they_stand(tmp_path, monkeypatch):
+    """All of the README but what needs data or machines, in its order, in a tree as it draws it; checks come last, when
+    what they check is there."""
+    draw_the_readmes_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runnable = [block for block in blocks(PAGES[0]) if not block.startswith((NEEDS, "make "))]
+    lines = [line for block in runnable for line in command_lines(block)]
+    commands = [script_command(line) for line in lines]
+    assert None not in commands, f"neither run nor marked: {lines[commands.index(None)]}"
+    assert len(commands) > 25
+    for command in sorted(commands, key=lambda command: command.startswith("check_data")):
+        script, flags = command.split(".py", 1)
+        run_main(script, f"{flags} {SMALLER.get(script, '')}")
+        if "other_method/labels" not in map(str, Path().glob("*/*")):
+            labels_of_another_method()
+    for made in ("segmentations/overlays", "saliency.html", "tables", "results.tar.gz"):
+        assert Path(made).exists()
+
+
+def draw_the_readmes_tree(root: Path) -> None:
+    """Small scenes where the README has data: of VOC's classes, and of one's own."""
+    size = {"height": 64, "width": 80}
+    write_saliency_scenes(root / "dataset/DUTS-TR", 6, seed=1, **size)
+    write_saliency_scenes(root / "dataset/benchmark/ECSSD", 3, seed=2, **size)
+    voc_root, lists = root / "data/voc12/VOCdevkit/VOC2012", root / "voc12"
+    write_voc_scenes(voc_root, lists, num_train=8, num_val=3, seed=3, **size)
+    (voc_root / "classes.txt").unlink()
+    ids = load_ids(lists / "train_aug_id.txt") + load_ids(lists / "val_id.txt")
+    rows = load_image_labels(lists / "cls_labels.npy", ids, CLASS_NAMES)
+    more = np.zeros((len(ids), len(VOC_CLASSES) - len(CLASS_NAMES)), rows.dtype)
+    save_image_labels(lists / "cls_labels.npy", dict(zip(ids, np.hstack([rows, more]))))
+    save_ids(lists / "test_id.txt", load_ids(lists / "val_id.txt"))
+
+    own, lists = root / "data/own", root / "lists"
+    write_voc_scenes(own, lists, num_train=6, num_val=0, seed=4, **size)
+    ids = load_ids(lists / "train_aug_id.txt")
+    rows = load_image_labels(lists / "cls_labels.npy", ids, CLASS_NAMES)
+    for path in (own / "SegmentationClass", own / "SegmentationClassAug", lists):
+        shutil.rmtree(path)
+    lists.mkdir()
+    save_ids(lists / "all_id.txt", ids)
+    names = [" ".join(np.array(CLASS_NAMES)[row > 0]) for row in rows]
+    (lists / "labels.csv").write_text("id,classes\n" + "".join(f"{i},{n}\n" for i, n in zip(ids, names)))
+
+    photographs = sorted((root / "dataset/DUTS-TR/Images").iterdir())
+    shutil.copy(photographs[0], root / "photo.jpg")
+    shutil.copytree(root / "dataset/benchmark/ECSSD/Images", root / "folder")
+
+
+def labels_of_another_method() -> None:
+    """What the README has of others, as soon as there is something like it: maps, labels and segmentations."""
+    for made, other in (
+        ("experiments/saliency/ours/ECSSD", "other_method/ECSSD"),
+        ("experiments/pseudo_labels/cam", "other_method/labels"),
+        ("experiments/pseudo_labels/cam", "another/labels"),
+        ("experiments/segmentations/val", "other_method/val"),
+    ):
+        if Path(made).is_dir() and not Path(other).exists():
+            shutil.copytree(made, other)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_it_shows_and_links_exists(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    headings = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (page.parent / path).is_file() if path else anchor in headings, link
+
+
+def test_promises_have_their_tests():
+    table = PAGES[0].read_text(encoding="utf-8").split("## What is promised")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    defined = {
+        name
+        for path in (PROJECT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 10
+    assert named <= defined
