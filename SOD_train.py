@@ -24,12 +24,13 @@ from tqdm import tqdm
 import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
-from datasets.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from input_errors import InputError, first_line, run_script
 from metrics.saliency import SaliencyMetrics
-from models.saliency_losses import edge_target, saliency_objective, shares
+from models.edge_head import edge_target
+from models.saliency_losses import saliency_objective, unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
-from utils.determinism import compute_deterministically, sizes_come_again
+from saliency_layout import benchmark_pairs, edge_paths, training_pairs
+from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
     choose_gpus,
     gradients_stay_local,
@@ -43,7 +44,7 @@ from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer
 from utils.precision import autocast, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
-from utils.saliency_maps import COARSEST_STRIDE, predict_saliency
+from utils.saliency_prediction import COARSEST_STRIDE, predict_saliency
 from utils.schedules import set_lr, step_decay
 from utils.training_state import TrainingState
 
@@ -143,7 +144,7 @@ def main(args) -> None:
 
 
 @advice_when_memory_is_full("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
-@sizes_come_again()
+@fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
     """One optimizer step on images, masks and, where they are ready, edges; the losses are means over the batch.
 
@@ -160,7 +161,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
             inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, images.device))
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
-            losses = saliency_objective(outputs, shares(masks), args.edge_loss, *map(shares, edges))
+            losses = saliency_objective(outputs, unit_range(masks), args.edge_loss, *map(unit_range, edges))
             state.scaler.scale(losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
@@ -212,8 +213,8 @@ def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, devic
     """RGB uint8: a row for each of a few images of the epoch's last step: image | mask | map | edge target | edge."""
     samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
     images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))
-    masks = shares(masks)
-    edges = shares(edges[0]) if edges else edge_target(masks)
+    masks = unit_range(masks)
+    edges = unit_range(edges[0]) if edges else edge_target(masks)
     outputs = network.eval()(network.backbone.normalise(images))
     greys = [masks, outputs["saliency"][0].sigmoid(), edges, outputs["edge"].sigmoid()]
     cells = [images] + [(grey.float() * 255).to(torch.uint8).expand(-1, 3, -1, -1) for grey in greys]

@@ -4,13 +4,16 @@ import csv
 import io
 import json
 import os
-import tempfile
+import secrets
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from input_errors import InputError
 
 UNFINISHED = ".unfinished"  # how temporary names end
+WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2) if sys.platform == "win32" else ()  # while someone reads what is replaced
 
 
 @contextmanager
@@ -19,14 +22,23 @@ def atomic_path(path):
     path = Path(path)
     make_folder(path.parent)
     with _errors_name(path):
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{UNFINISHED}"
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the umask takes
         try:
-            os.close(handle)
-            yield Path(temporary)
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            os.replace(temporary, path)
+            yield temporary
+            _replace(temporary, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """On Windows a file that someone has open, be it a virus scanner, cannot be replaced at once."""
+    for wait_s in WAITS_S:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait_s)
+    os.replace(temporary, path)
 
 
 @contextmanager
@@ -52,12 +64,6 @@ def remove_leftovers(folder) -> None:
     """Removes the temporary files of processes that were killed, also those below; none may be writing there."""
     for leftover in Path(folder).rglob(f".*{UNFINISHED}"):
         leftover.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path, content: bytes) -> None:

@@ -6,9 +6,9 @@ classes  uint8 [K]                 their labels, 1..C (0 is background)
 
 import numpy as np
 
-from array_archives import load_named_arrays
 from atomic_files import atomic_path
 from input_errors import InputError, shorten
+from npz_files import load_named_arrays
 
 
 def save_cams(path, cams: np.ndarray, classes: np.ndarray) -> None:

@@ -25,12 +25,12 @@ import numpy as np
 from tqdm import tqdm
 
 from atomic_files import write_csv
-from datasets.data_check import ERROR, NOTE, Finding, Picture, check_picture
-from datasets.layout_check import check_image_labels, check_list, check_saliency_set, check_voc, is_test_list
-from datasets.saliency_layout import data_sets_in, find_data_sets
+from datasets.layout_checks import check_image_labels, check_list, check_saliency_set, check_voc, is_test_list
+from datasets.picture_checks import ERROR, NOTE, Finding, Picture, check_picture
 from datasets.same_pictures import same_pictures
 from input_errors import InputError, MissingInputError, run_script, shorten
 from metrics.scored_files import measure_all
+from saliency_layout import data_sets_in, find_data_sets
 from voc_layout import find_voc_root, label_folder, list_path, load_class_names
 
 TRAIN_ROOT, BENCHMARK, DATA_DIR = Path("dataset"), Path("dataset/benchmark"), Path("data/voc12")

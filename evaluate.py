@@ -1,11 +1,11 @@
-"""Stage 4: files → benchmark tables.
+r"""Stage 4: files → benchmark tables.
 
     python evaluate.py saliency --pred experiments/saliency/ours other_method --gt_root dataset/benchmark
-    python evaluate.py labels --pred experiments/pseudo_labels/cam experiments/pseudo_labels/sos \\
+    python evaluate.py labels --pred experiments/pseudo_labels/cam experiments/pseudo_labels/sos \
         --data_dir data/voc12 --list voc12/train_id.txt
-    python evaluate.py labels --baseline_dir other_method/labels --saliency_dir experiments/saliency/ours/VOC2012 \\
+    python evaluate.py labels --baseline_dir other_method/labels --saliency_dir experiments/saliency/ours/VOC2012 \
         --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy --sweep --tables tables
-    python evaluate.py segmentation --pred experiments/segmentation/val --data_dir data/voc12 --list voc12/val_id.txt
+    python evaluate.py segmentation --pred experiments/segmentations/val --data_dir data/voc12 --list voc12/val_id.txt
     python evaluate.py submission --archive results.tar.gz --data_dir data/voc12 --list voc12/test_id.txt
 
 Maps of a method lie in METHOD_DIR/<data set>/<stem>.png, truth in GT_ROOT/<data set>/Masks/<stem>.png; labels and
@@ -36,27 +36,27 @@ from datasets.voc_submission import check_submission
 from image_files import check_size
 from image_labels import load_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from metrics.confidence import compare, comparison_table, interval_table
+from metrics.interval_tables import compare, comparison_table, interval_table
 from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables, short_names
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
 from metrics.saliency_folders import find_maps, map_pictures, score_maps, sets_with_masks
-from metrics.saliency_tables import saliency_plots, saliency_tables, show
+from metrics.saliency_tables import four_digits, saliency_plots, saliency_tables
 from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
-from pseudo_labels.baseline_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.image_selector import ImageSelector
+from pseudo_labels.labels_of_others import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.selector import build_thresholds
+from pseudo_labels.selector_in_memory import ImageSelector
 from utils.environment import current_commit, versions_of
 from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
 
 PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
-PACKAGES = ("numpy", "scipy", "opencv-python-headless")
+PACKAGES = ("numpy", "opencv-python-headless")
 OF_LABELS = [
     "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
     "pixels whose truth is 255 are not counted; classes that occur nowhere count in no mean",
@@ -82,7 +82,7 @@ OF_COMPARISON = "p: two-sided, for no difference"
 WORST_BY = {"saliency": "S", "labels": "mIoU", "segmentation": "mIoU"}  # order of the pictures
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """`scores`: for the JSON file. `comparison`: of methods with the first one. `notes`: on the files. `failures`: what
     could not be scored, and should have been. `pictures`: for the page, made when they are written; measures in `lower`
@@ -199,13 +199,13 @@ def evaluate_saliency(args) -> Evaluation:
     done.tables.extend(saliency_tables(entries))
     if args.bootstrap:
         sampled = {key: maps.sampled for key, maps in scored.items()}
-        done.tables.append(interval_table(["method", "data set"], sampled, show))
+        done.tables.append(interval_table(["method", "data set"], sampled, four_digits))
         first = args.pred[0]
         pairs = [((first, key[1]), key) for key in scored if key[0] != first and (first, key[1]) in scored]
         images = {key: maps.images.keys() for key, maps in scored.items()}
         done.compare({(key[1], f"{key[0]} − {first}"): (start, key) for start, key in pairs}, sampled, images)
         if done.comparison:
-            done.tables.append(comparison_table(["data set", "difference"], done.comparison, show))
+            done.tables.append(comparison_table(["data set", "difference"], done.comparison, four_digits))
     done.plots.extend(saliency_plots({key: maps.curves for key, maps in scored.items()}))
     return replace(done, pictures=map_pictures(files, scored, gt_root, args.report_images), lower=("MAE",))
 

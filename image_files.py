@@ -4,6 +4,7 @@ Photographs are RGB uint8 [H, W, 3]; grey maps uint8 [H, W]. EXIF rotation is ig
 lies on its mask pixel by pixel, as PIL-based toolboxes read it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,16 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def read_bytes(path) -> bytes:
+    """The content of a file; an `InputError` that names it where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MissingInputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def decode_image(content: bytes, name, reduction: int = 1) -> np.ndarray:
@@ -61,6 +72,14 @@ def save_grey(path, grey: np.ndarray) -> None:
     write_bytes(path, _encode(".png", grey, path))
 
 
+def load_grey_of(path, image_path, image_hw: tuple[int, int], read: Callable = read_bytes) -> np.ndarray:
+    """A map that belongs to an image, such as its saliency or edges, uint8 [H, W]; one of another size than the image
+    is an `InputError`. `read` gives the bytes of a path."""
+    grey = decode_grey(read(path), path)
+    check_size(path, grey.shape, image_path, image_hw)
+    return grey
+
+
 def load_mask(path) -> np.ndarray:
     """An object mask as bool [H, W]: grey value over 128 (as in PySODMetrics), or 1 where 1 is the largest."""
     return binarize_mask(load_grey(path))
@@ -69,16 +88,6 @@ def load_mask(path) -> np.ndarray:
 def binarize_mask(grey: np.ndarray) -> np.ndarray:
     """bool [H, W] from the grey values of a mask file; a mask stored as 0/1 is read as what it means."""
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
-
-
-def read_bytes(path) -> bytes:
-    """The content of a file; an `InputError` that names it where it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MissingInputError(f"{path} does not exist") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def image_stems(folder) -> dict[str, Path]:

@@ -1,9 +1,9 @@
-"""Stage 2c: class activation maps → expansion → fusion with saliency → dense CRF → salient object selector → labels.
+r"""Stage 2c: class activation maps → expansion → fusion with saliency → dense CRF → salient object selector → labels.
 
     python make_pseudo_labels.py --label_name cam --load_path experiments/classifier/last.pth --data_dir data/voc12
-    python make_pseudo_labels.py --label_name sos --load_path experiments/classifier/last.pth --data_dir data/voc12 \\
+    python make_pseudo_labels.py --label_name sos --load_path experiments/classifier/last.pth --data_dir data/voc12 \
         --selector sos --saliency_dir experiments/saliency/ours/VOC2012
-    python make_pseudo_labels.py --label_name strong_sos --baseline_dir other_method/labels --data_dir data/voc12 \\
+    python make_pseudo_labels.py --label_name strong_sos --baseline_dir other_method/labels --data_dir data/voc12 \
         --selector sos --saliency_dir experiments/saliency/ours/VOC2012
 
 Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps are kept
@@ -31,16 +31,16 @@ from tqdm import tqdm
 from atomic_files import write_csv, write_json
 from cam_files import save_cams
 from datasets.image_sizes import batches_by_size, image_size
-from image_files import check_size, load_image
+from image_files import check_size, load_grey_of, load_image
 from image_labels import load_image_labels
 from input_errors import InputError, run_script, shorten
 from label_files import load_label, save_label
 from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.baseline_labels import find_baseline, load_baseline
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence, load_saliency
+from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
+from pseudo_labels.labels_of_others import find_baseline, load_baseline
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import (
     Thresholds,
@@ -64,12 +64,10 @@ from utils.distributed import (
 from utils.file_threads import WriteBehind, read_ahead
 from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales, resize
-from utils.precision import autocast, finite
-from utils.run_folder import claimed_folder, recorded_options
+from utils.output_folder import claimed_folder, recorded_options
+from utils.precision import autocast, checked_finite
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
-from worker_processes import in_processes, processes_worth, usable_cores
-
-SMALLEST_SHARE = 50  # labels with a CRF that are worth a process, whose start takes seconds
+from worker_processes import do_in_processes
 
 
 @dataclass(frozen=True)
@@ -300,7 +298,7 @@ def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args,
     """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
     pixels = network.backbone.normalise(image_tensor(image, world.device))
     with autocast(world.device, args.amp):
-        straight, mirrored = finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
+        straight, mirrored = checked_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
     edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
     maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
     walked = random_walk(resize(maps, edge.shape)[0], edge, args.beta, 2**args.exp_times, args.radius)
@@ -314,10 +312,7 @@ def make_labels(images: Images, folder: Path, args, world: World) -> None:
     with claimed_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
         bar = progress(absent, world, "labels")
         tasks = ((folder / f"{images.ids[index]}.png", *files_of_image(images, index, args)) for index in bar)
-        cores = max(1, (args.workers or usable_cores()) // world.size) if takes_crf else 1
-        for outcome in in_processes(partial(make_label, args), tasks, processes_worth(len(bar), cores, SMALLEST_SHARE)):
-            if isinstance(outcome, InputError):
-                raise outcome
+        do_in_processes(partial(make_label, args), tasks, len(bar), args.workers if takes_crf else 1, world.local_size)
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
@@ -387,7 +382,7 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
         path = images.baseline[index] if args.baseline_dir else before / f"{images.ids[index]}.png"
         baseline = path, images.image_labels[index], images.paths[index], args
         label = read_baseline(*baseline) if args.baseline_dir else load_label(path)
-        return label, load_saliency(images.maps[index], path, label.shape)
+        return label, load_grey_of(images.maps[index], path, label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
     with claimed_folder(world, folder, selector_options(args, images), ".png"):

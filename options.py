@@ -7,7 +7,7 @@ import json
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1  # PyTorch's
-LARGEST_SIDE = 1 << 14  # px, channels: `utils/checkpoint.py` takes no network with more
+LARGEST_SIDE = 1 << 14  # px, channels: `checkpoint_content.py` takes no network with more
 LARGEST_NUMBER = 1e9  # float32 holds products of four of them
 
 
@@ -187,7 +187,9 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     )
     expansion.add_argument("--beta", type=_above_zero, default=10.0, help="power of the affinities")
     expansion.add_argument("--exp_times", type=_doublings, default=8, help="the walk takes 2^N steps")
-    expansion.add_argument("--radius", type=_radius, default=5, help="length of a step, px of the edge map (H / 4)")
+    expansion.add_argument(
+        "--radius", type=_radius, default=5, help="steps are shorter than this, px of the edge map (H / 4)"
+    )
 
     labels = parser.add_argument_group("labels")
     _add_fusion(labels)
@@ -237,7 +239,10 @@ def train_segmentation() -> argparse.ArgumentParser:
     training = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
     _add_optimizer(training, momentum=0.9, weight_decay=4e-5)
     training.add_argument(
-        "--warmup_steps", type=_count, default=0, help="steps over which --lr rises from 0; 0: the recipe has none"
+        "--warmup_steps",
+        type=_count,
+        default=0,
+        help="steps over which --lr rises to its value; 0: the recipe has none",
     )
     _add_crops(training, crop_size=512, smallest=256, largest=1024)
     _add_segmentation_loss(training)
@@ -257,7 +262,7 @@ def predict() -> argparse.ArgumentParser:
         "--batch",
         type=_count,
         default=0,
-        help="images at a time, of one size for segmentation; 0: 8, but 1 of these on CPUs, where more slow down",
+        help="images at a time: of one size for segmentation, always one for CAMs; 0: 8, for segmentation on CPUs 1",
     )
     _add_amp(parser)
     _add_deterministic(parser)
@@ -630,7 +635,7 @@ def _add_train_lists(parser) -> None:
         "--val_list",
         default="val_id.txt",
         metavar="FILE|none",
-        help="ids to validate on, in --list_dir or a path",
+        help="ids to validate on, in --list_dir or a path; none: no validation",
     )
     lists.add_argument("--val_every", type=_positive, default=5, help="epochs between two validations")
 
@@ -798,7 +803,11 @@ def _add_segmentation_results(parser) -> None:
 def _add_devices(parser):
     devices = parser.add_argument_group("devices")
     devices.add_argument(
-        "--gpu_id", nargs="+", type=_count, metavar="N", help="GPUs to use (default all visible; none: the CPU)"
+        "--gpu_id",
+        nargs="+",
+        type=_count,
+        metavar="N",
+        help="GPUs to use (default all that are visible; the CPU, where none is)",
     )
     return devices
 

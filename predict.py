@@ -1,10 +1,10 @@
-"""Any checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
+r"""Any checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
 
-    python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \\
+    python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \
         --output experiments/saliency/ours/ECSSD
-    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
-    python predict.py --load_path experiments/segmentation/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \\
-        --list voc12/test_id.txt --output experiments/segmentation/test --scales 0.5 1 1.5 2 --flip --crf \\
+    python predict.py --load_path experiments/segmentations/last.pth --input photo.jpg folder --output results
+    python predict.py --load_path experiments/segmentations/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \
+        --list voc12/test_id.txt --output experiments/segmentations/test --scales 0.5 1 1.5 2 --flip --crf \
         --voc_submission results.tar.gz
 
 The checkpoint names its network. No ground truth is needed; a file that exists is not made again, and files that
@@ -51,12 +51,12 @@ from utils.distributed import (
 from utils.file_threads import WriteBehind, read_ahead
 from utils.memory import advice_when_memory_is_full, batch_for, for_inference
 from utils.multi_scale import merge_scales
+from utils.output_folder import claimed_folder, recorded_options
 from utils.precision import autocast
-from utils.run_folder import claimed_folder, recorded_options
-from utils.saliency_maps import predict_saliency
-from utils.segmentations import predict_segmentation, segmentation_logits
+from utils.saliency_prediction import predict_saliency
+from utils.segmentation_prediction import predict_segmentation, segmentation_logits
 from voc_layout import VOC_CLASSES, load_ids
-from worker_processes import in_processes, processes_worth, usable_cores
+from worker_processes import do_in_processes
 
 BUILDERS = {
     "saliency": build_saliency_net,
@@ -66,7 +66,6 @@ BUILDERS = {
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 BATCH = 8  # images that pass a network together
 MOST_PX = 1_000_000  # of an image at its largest scale; where it is larger, fewer pass the network together
-SMALLEST_SHARE = 50  # images that are worth a process of the CRF, whose start takes seconds
 
 
 def main(args) -> None:
@@ -98,7 +97,7 @@ def main(args) -> None:
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
-        save_results(results, sum(map(len, share)), stage, output, args, world.size)
+        save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
     unreadable = dict(gather_from_processes(list(unreadable.items())))
     left_out = [error for stem, error in unreadable.items() if stem in missing]
     if world.is_main:
@@ -191,7 +190,7 @@ def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[lis
     segmentations, one image for CAMs. Also stem → error of images whose size could not be read."""
     stems = list(images)
     if stage != "segmentation":
-        count = args.batch or BATCH if stage == "saliency" else 1
+        count = (args.batch or BATCH) if stage == "saliency" else 1
         return [stems[first : first + count] for first in range(0, len(stems), count)], {}
     sizes, unreadable = {}, {}
     for stem, path in images.items():
@@ -244,20 +243,16 @@ def probs_of_present(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
 
 
-def save_results(results, num_images: int, stage: str, output: Path, args, num_devices: int) -> None:
+def save_results(results, num_images: int, stage: str, output: Path, args, sharing: int) -> None:
     """Writes the files of all results: by threads while the network works or, where the CRF comes first, by
-    processes."""
+    processes, which `sharing` callers on this machine divide."""
     save = partial(save_result, stage, output, args)
     if not args.crf:
         with WriteBehind() as write:
             for result in results:
                 write(save, result)
         return
-    cores = max(1, (args.workers or usable_cores()) // num_devices)
-    processes = processes_worth(num_images, cores, SMALLEST_SHARE)
-    for outcome in in_processes(save, results, processes):
-        if isinstance(outcome, InputError):
-            raise outcome
+    do_in_processes(save, results, num_images, args.workers, sharing)
 
 
 def save_result(stage: str, output: Path, args, prediction: tuple) -> None:

@@ -26,7 +26,7 @@ from datasets.voc_archives import AUG, check_members, list_place, listed_ids, ma
 from image_headers import GREY, PALETTE, png_chunks, png_format
 from image_labels import load_image_labels, save_image_labels
 from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import IGNORE_LABEL, load_label
+from label_files import check_labels, load_label
 from utils.folder_lock import hold_folder
 from voc_layout import find_voc_root, load_class_names, load_ids, save_ids
 
@@ -122,11 +122,9 @@ def unpack_test(path, voc_root: Path, list_dir: Path) -> list[str]:
 
 
 def decode_some(paths: list[Path], num_classes: int) -> None:
+    """Raises `InputError` for the first of some masks that holds labels beyond the classes."""
     for path in paths[:: max(1, len(paths) // DECODED_MASKS)]:
-        label = load_label(path)
-        beyond = label[(label > num_classes) & (label != IGNORE_LABEL)]
-        if beyond.size:
-            raise InputError(f"{path} holds the label {beyond[0]}, but there are {num_classes} classes (classes.txt?)")
+        check_labels(load_label(path), num_classes + 1, path)
 
 
 def labels_of_images(voc_root: Path, ids: list[str], classes: tuple[str, ...]) -> dict[str, np.ndarray]:

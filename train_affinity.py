@@ -22,7 +22,7 @@ from datasets.voc12 import SegmentationTraining, check_any_labelled
 from input_errors import InputError, run_script
 from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
-from utils.determinism import compute_deterministically, sizes_come_again
+from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -116,7 +116,7 @@ def main(args) -> None:
 
 
 @advice_when_memory_is_full("lower --train_batch, --crop_size or --radius")
-@sizes_come_again()
+@fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
     """One optimizer step on images and affinity labels.
 

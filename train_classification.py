@@ -1,4 +1,4 @@
-"""Stage 2a: train the classifier whose class activation maps find the classes.
+r"""Stage 2a: train the classifier whose class activation maps find the classes.
 
     python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag classifier
     python train_classification.py --backbone resnest101 --data_dir data/voc12 --tag puzzle --puzzle
@@ -35,7 +35,7 @@ from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.fusion_rules import constant_background
-from utils.determinism import compute_deterministically, sizes_come_again
+from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -48,7 +48,7 @@ from utils.distributed import (
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, finite, loss_scaler, multiply_in_tf32
+from utils.precision import autocast, checked_finite, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr
 from utils.training_state import TrainingState
@@ -155,7 +155,7 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
 
 
 @advice_when_memory_is_full("lower --train_batch or --crop_size")
-@sizes_come_again()
+@fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
     """One optimizer step on images, their labels and, for EPS, their saliency maps. `alpha` weighs the puzzle loss."""
     images, image_labels, *saliency = batch
@@ -187,7 +187,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     for index in range(world.rank, len(images), world.size):
         image = image_tensor(load_image(images[index]), world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
-        rows.append((index, finite(logits.float()).cpu().numpy()))
+        rows.append((index, checked_finite(logits.float()).cpu().numpy()))
     rows = sorted(gather_from_processes(rows), key=lambda row: row[0])
     scores = np.stack([scores for _, scores in rows])  # [N, C]
     return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)

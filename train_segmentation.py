@@ -1,6 +1,6 @@
-"""Stage 3: train DeepLabV3+ on pseudo labels as if they were masks.
+r"""Stage 3: train DeepLabV3+ on pseudo labels as if they were masks.
 
-    CUDA_VISIBLE_DEVICES=0,1,2,3 python train_segmentation.py --backbone resnest269 --mode fix --use_gn True \\
+    CUDA_VISIBLE_DEVICES=0,1,2,3 python train_segmentation.py --backbone resnest269 --mode fix --use_gn True \
         --tag segmentation --label_name sos --data_dir data/voc12
 
 Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png (or any folder of masks, such as
@@ -31,7 +31,7 @@ from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
-from utils.determinism import compute_deterministically, sizes_come_again
+from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
     add_over_processes,
     choose_gpus,
@@ -47,7 +47,7 @@ from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler, multiply_in_tf32
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr, warm_up
-from utils.segmentations import predict_segmentation
+from utils.segmentation_prediction import predict_segmentation
 from utils.training_state import TrainingState
 from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids, truth_folder
 
@@ -194,7 +194,7 @@ def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch
 
 
 @advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
-@sizes_come_again()
+@fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
     """One optimizer step on images and label maps; the loss is the mean over the pixels that count in the global batch.
 

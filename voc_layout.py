@@ -25,7 +25,7 @@ MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 is ignored
 VOC_PHOTOGRAPH = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # how VOC's own lists begin
 OF_PATHS = "/\\:"  # separators, and the colon of a drive: no id may lead out of its folder
 LABEL_ROOT = Path("experiments/pseudo_labels")
-BELOW_DATA_DIR = ("", "VOC2012", "VOCdevkit", "VOCdevkit/VOC2012", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
+BELOW_DATA_DIR = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
 
 
 def find_voc_root(data_dir) -> Path:

@@ -18,6 +18,7 @@ from input_errors import InputError
 
 WAITING = 4  # chunks for each process that may wait, done or to be done: results take memory
 MOST_PROCESSES = 61  # what Windows can wait for
+SHARE_OF_CRFS = 50  # images whose CRF is worth a process, which takes seconds to start
 
 
 def processes_worth(num_tasks: int, most: int, smallest_share: int) -> int:
@@ -55,6 +56,18 @@ def in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int = 1
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for what is queued
+
+
+def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
+    """Does slow `work`, such as a CRF, on each of `num_tasks` tasks, in as many processes as are worth their start.
+
+    workers   the most processes on this machine; 0: one for each core. `sharing` callers on this machine divide them.
+    Raises the first `InputError` of a task.
+    """
+    share = max(1, (workers or usable_cores()) // sharing)
+    for outcome in in_processes(work, tasks, processes_worth(num_tasks, share, SHARE_OF_CRFS)):
+        if isinstance(outcome, InputError):
+            raise outcome
 
 
 def _start_process(work: Callable) -> None:

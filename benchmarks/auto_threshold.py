@@ -1,7 +1,7 @@
-"""How near `--t0 auto` comes to the best fixed threshold, on labels of several strengths.
+r"""How near `--t0 auto` comes to the best fixed threshold, on labels of several strengths.
 
-    python -m benchmarks.auto_threshold --baseline_dir experiments/pseudo_labels/cam experiments/pseudo_labels/walk \\
-        --degrade 0.07 --saliency_dir experiments/saliency/ours/VOC2012 --data_dir data/voc12 \\
+    python -m benchmarks.auto_threshold --baseline_dir experiments/pseudo_labels/cam experiments/pseudo_labels/walk \
+        --degrade 0.07 --saliency_dir experiments/saliency/ours/VOC2012 --data_dir data/voc12 \
         --list voc12/train_id.txt --image_labels voc12/cls_labels.npy
 
 Besides the folders given it scores the truth, degraded: the outline of each object moves by smooth random noise whose

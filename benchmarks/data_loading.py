@@ -27,10 +27,10 @@ from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
 from datasets.paired_transforms import MEAN_COLOUR, channels_first, draw_crop, draw_saliency_augmentation
 from datasets.saliency_folder import SaliencyTraining, load_pair
-from datasets.saliency_layout import training_pairs
 from datasets.voc12 import SegmentationTraining, load_labelled
 from label_files import IGNORE_LABEL
 from metrics.tables import markdown_table
+from saliency_layout import training_pairs
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
 
 BATCH, TURNS = 16, 3

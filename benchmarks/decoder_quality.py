@@ -1,6 +1,6 @@
-"""Decoder widths of the saliency network side by side: scores after the same training.
+r"""Decoder widths of the saliency network side by side: scores after the same training.
 
-    python -m benchmarks.decoder_quality --train_root dataset/ECSSD --val_root dataset/benchmark/ECSSD \\
+    python -m benchmarks.decoder_quality --train_root dataset/ECSSD --val_root dataset/benchmark/ECSSD \
         --widths 16 32 paper -- --backbone mobilenetv2_035 --pretrained none --max_epoch 5
 
 What follows `--` are flags of SOD_train.py, the same for every width; scored is the last checkpoint.

@@ -1,8 +1,8 @@
-"""What the files of an image take: size on disk, processor time to read and to write.
+r"""What the files of an image take: size on disk, processor time to read and to write.
 
     python -m benchmarks.file_costs
-    python -m benchmarks.file_costs --data_dir data/voc12 --list voc12/train_id.txt \\
-        --image_labels voc12/cls_labels.npy --saliency_dir experiments/saliency/ours/VOC2012 \\
+    python -m benchmarks.file_costs --data_dir data/voc12 --list voc12/train_id.txt \
+        --image_labels voc12/cls_labels.npy --saliency_dir experiments/saliency/ours/VOC2012 \
         --cam_dir experiments/cams/default
 
 One core; the files are in the system's memory after their first turn, which does not count.

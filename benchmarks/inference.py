@@ -142,7 +142,7 @@ def our_segmentations(network, images: dict[str, Path], folder: Path, device, ba
     args = options.predict().parse_args([*flags.split(), "--output", str(folder / "ours")])
     batches, unreadable = predict.find_batches("segmentation", images, args, device)
     results = predict.predictions("segmentation", network, {}, images, batches, unreadable, args, device)
-    predict.save_results(results, len(images), "segmentation", folder / "ours", args, num_devices=1)
+    predict.save_results(results, len(images), "segmentation", folder / "ours", args, sharing=1)
 
 
 PLAIN = {"CAMs": plain_cams, "segmentations": plain_segmentations}

@@ -1,8 +1,8 @@
-"""Label generation by two processes of one thread each, beside one: make_pseudo_labels.py, alone and under torchrun.
+r"""Label generation by two processes of one thread each, beside one: make_pseudo_labels.py, alone and under torchrun.
 
     python -m benchmarks.label_processes
-    python -m benchmarks.label_processes --load_path experiments/classifier/last.pth --data_dir data/voc12 \\
-        --list voc12/train_id.txt --image_labels voc12/cls_labels.npy \\
+    python -m benchmarks.label_processes --load_path experiments/classifier/last.pth --data_dir data/voc12 \
+        --list voc12/train_id.txt --image_labels voc12/cls_labels.npy \
         --saliency_dir experiments/saliency/ours/VOC2012 -- --batch 1
 
 CAMs from a classifier at four scales with mirror images, labels from them, and the selector. Scenes are drawn and the

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from affinity_paths import path_offsets
 from benchmarks.memory import forget_peak, peak_mb, resident_mb
 from benchmarks.report import environment_line, keep
 from metrics.tables import markdown_table
+from pixel_paths import path_offsets
 from pseudo_labels.cams import normalised_cams
 from pseudo_labels.random_walk import affinities, random_walk
 

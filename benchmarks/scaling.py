@@ -1,7 +1,7 @@
-"""Time and memory of label generation and evaluation as the number of images grows.
+r"""Time and memory of label generation and evaluation as the number of images grows.
 
     python -m benchmarks.scaling
-    python -m benchmarks.scaling --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy \\
+    python -m benchmarks.scaling --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy \
         --saliency_dir experiments/saliency/ours/VOC2012 --cam_dir experiments/cams/default
 
 Fusion (rule oaa) and selection are make_pseudo_labels.py from stored CAMs, evaluation is evaluate.py labels on its

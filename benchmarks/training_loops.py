@@ -11,11 +11,11 @@ import SOD_train
 import train_segmentation
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
-from datasets.saliency_layout import training_pairs
 from datasets.voc12 import SegmentationTraining
 from label_files import IGNORE_LABEL
-from models.saliency_losses import saliency_objective, shares
+from models.saliency_losses import saliency_objective, unit_range
 from models.saliency_net import build_saliency_net
+from saliency_layout import training_pairs
 from utils.distributed import World, seed_step
 from utils.memory import memory_format
 from utils.optimizers import build_optimizer, parameter_groups
@@ -103,7 +103,7 @@ class Saliency:
         return torch.optim.Adam(network.parameters(), lr=self.args.lr, fused=fused)
 
     def plain_target(self, masks: Tensor) -> Tensor:
-        return shares(masks)
+        return unit_range(masks)
 
     def plain_loss(self, output: dict, masks: Tensor) -> Tensor:
         return saliency_objective(output, masks, self.args.edge_loss)["loss"]

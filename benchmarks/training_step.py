@@ -1,8 +1,8 @@
-"""The training step of our scripts beside a plain loop, and what each change to that loop is worth alone.
+r"""The training step of our scripts beside a plain loop, and what each change to that loop is worth alone.
 
     python -m benchmarks.training_step
     python -m benchmarks.training_step --network saliency
-    python -m benchmarks.training_step --compile -- --backbone resnest50 --train_batch 8 \\
+    python -m benchmarks.training_step --compile -- --backbone resnest50 --train_batch 8 \
         --data_dir data/voc12 --label_name SegmentationClassAug
 
 What follows `--` are flags of train_segmentation.py or SOD_train.py, whose defaults are measured on a GPU; on the CPU

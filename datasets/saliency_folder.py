@@ -7,7 +7,16 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.paired_transforms import channels_first, draw_saliency_augmentation
-from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
+from image_files import (
+    binarize_mask,
+    check_size,
+    decode_grey,
+    decode_image,
+    load_grey_of,
+    load_image,
+    load_mask,
+    read_bytes,
+)
 from image_headers import size_in_header
 
 
@@ -45,7 +54,7 @@ class SaliencyTraining(Dataset):
         check_size(mask_path, mask.shape, image_path, image_hw)
         maps = [mask.view(np.uint8) * 255]
         if self.edges:
-            maps.append(load_edge(self.edges[index], image_path, image_hw, self.read))
+            maps.append(load_grey_of(self.edges[index], image_path, image_hw, self.read))
         rng = np.random.default_rng([self.seed, epoch, index])
         drawn = draw_saliency_augmentation(image_hw, side_px, rng)
         image = drawn.of_image(decode_image(content, image_path, drawn.crop.reduction), rng, self.colour_jitter)
@@ -55,16 +64,9 @@ class SaliencyTraining(Dataset):
         return self.contents[path] if path in self.contents else read_bytes(path)
 
 
-def load_edge(path, image_path, image_hw: tuple[int, int], read=read_bytes) -> np.ndarray:
-    """A ready edge map, uint8 [H, W] in 0..255, of the size of its image."""
-    edge = decode_grey(read(path), path)
-    check_size(path, edge.shape, image_path, image_hw)
-    return edge
-
-
-def load_pair(image_path, mask_path, read=read_bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Image RGB uint8 [H, W, 3] and mask bool [H, W], as on disk; `read` gives the bytes of a path."""
-    image, mask = decode_image(read(image_path), image_path), binarize_mask(decode_grey(read(mask_path), mask_path))
+def load_pair(image_path, mask_path) -> tuple[np.ndarray, np.ndarray]:
+    """Image RGB uint8 [H, W, 3] and mask bool [H, W], as on disk."""
+    image, mask = load_image(image_path), load_mask(mask_path)
     check_size(mask_path, mask.shape, image_path, image.shape[:2])
     return image, mask
 

@@ -1,5 +1,6 @@
 """Pictures of a VOC tree: training crops with image labels or label maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.paired_transforms import channels_first, check_long_side, draw_crop
-from image_files import check_size, decode_image, load_grey, load_image, read_bytes
+from image_files import check_size, decode_image, load_grey_of, load_image, read_bytes
 from image_headers import size_in_header
 from input_errors import InputError
 from label_files import IGNORE_LABEL, check_labels, load_label
@@ -17,7 +18,9 @@ class ClassificationTraining(Dataset):
     """Key (epoch, index) → image uint8 [3, S, S], image labels float32 [C] and, where there are saliency maps, that of
     the crop uint8 [1, S, S]; random by (seed, epoch, index) alone."""
 
-    def __init__(self, images: list[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None):
+    def __init__(
+        self, images: Sequence[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None
+    ):
         self.images, self.image_labels, self.maps = images, image_labels.astype(np.float32), maps
         self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
 
@@ -34,14 +37,16 @@ class ClassificationTraining(Dataset):
         sample = channels_first(image), torch.from_numpy(self.image_labels[index])
         if not self.maps:
             return sample
-        saliency = load_map_of(self.images[index], image_hw, self.maps[index])
+        saliency = load_grey_of(self.maps[index], self.images[index], image_hw)
         return *sample, torch.from_numpy(crop.of_map(saliency))[None]
 
 
 class SegmentationTraining(Dataset):
     """Key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S]; random by (seed, epoch, index) alone."""
 
-    def __init__(self, images: list[Path], labels: list[Path], num_labels: int, crop_size: int, long_side, seed: int):
+    def __init__(
+        self, images: Sequence[Path], labels: Sequence[Path], num_labels: int, crop_size: int, long_side, seed: int
+    ):
         self.images, self.labels, self.num_labels = images, labels, num_labels
         self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
 
@@ -61,7 +66,7 @@ class SegmentationTraining(Dataset):
         return channels_first(image), torch.from_numpy(label)
 
 
-def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Over label files: how many hold each label, and of how many pixels it is. → int64 [L], int64 [L]"""
     images, pixels = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64)
     for path in labels:
@@ -72,20 +77,13 @@ def count_labels(labels: list[Path], num_labels: int) -> tuple[np.ndarray, np.nd
     return images, pixels
 
 
-def check_any_labelled(labels: list[Path]) -> None:
+def check_any_labelled(labels: Sequence[Path]) -> None:
     """Raises `InputError` where every pixel of every label file is ignored; reads no more files than it takes."""
     if not any((load_label(path) != IGNORE_LABEL).any() for path in labels):
         raise InputError(
             f"{labels[0].parent}: every pixel of the {len(labels)} labels is {IGNORE_LABEL}, ignored: there is nothing "
             "to learn from or to score; make them again, or name others"
         )
-
-
-def load_map_of(image_path, image_hw: tuple[int, int], map_path) -> np.ndarray:
-    """The saliency map, uint8 [H, W], of an image; one of another size is an `InputError`."""
-    saliency = load_grey(map_path)
-    check_size(map_path, saliency.shape, image_path, image_hw)
-    return saliency
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

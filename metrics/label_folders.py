@@ -9,7 +9,7 @@ import numpy as np
 
 from input_errors import InputError
 from label_files import load_label, paint_label
-from metrics.confidence import Sampled
+from metrics.interval_tables import Sampled
 from metrics.label_quality import LabelQuality
 from metrics.label_sets import LabelSets, plain_scores, sum_of
 from metrics.page import Picture, photograph

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from metrics.bootstrap import Bootstrap
-from metrics.confidence import Sampled
+from metrics.interval_tables import Sampled
 from metrics.label_quality import LabelQuality, scores_of_states
 
 SAMPLED = ("mIoU", "Acc", "Acc_class", "fwIoU", "boundary_IoU")  # measures with intervals and comparisons

@@ -11,7 +11,7 @@ import numpy as np
 from image_files import image_stems, load_grey, load_mask
 from input_errors import InputError, MissingInputError, shorten
 from metrics.bootstrap import Bootstrap
-from metrics.confidence import Sampled
+from metrics.interval_tables import Sampled
 from metrics.page import Picture, photograph
 from metrics.saliency import curves_of_state, measure_map, scores_of_state
 from metrics.scored_files import FileReport, measure_all, worst_first

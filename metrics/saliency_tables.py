@@ -52,7 +52,7 @@ def saliency_plots(curves: dict[tuple[str, str], dict[str, np.ndarray]]) -> list
 def _table(name: str, columns: dict[str, str], scores: dict[tuple[str, str], dict]) -> Table:
     measured = [key for key in columns if any(key in found for found in scores.values())]
     rows = [
-        [method, data_set, found["images"], *(show(found.get(key)) for key in measured)]
+        [method, data_set, found["images"], *(four_digits(found.get(key)) for key in measured)]
         for (method, data_set), found in scores.items()
     ]
     titles = [columns[key] for key in measured]
@@ -66,6 +66,6 @@ def _table(name: str, columns: dict[str, str], scores: dict[tuple[str, str], dic
     )
 
 
-def show(score: float | None) -> str:
+def four_digits(score: float | None) -> str:
     """Four digits; a dash for None and NaN."""
     return UNDEFINED if score is None or score != score else f"{score:.4f}"

@@ -73,7 +73,7 @@ class Backbone(nn.Module):
         return features  # R1 … R4: [B, C_i, H' / s_i, W' / s_i]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] RGB → float32, with the mean and standard deviation the weights were trained with."""
+        """RGB 0..255, uint8 or float [B, 3, H, W] → float32, by the mean and deviation of the weights' training."""
         return (images.float() / 255 - self.mean) / self.std
 
 

@@ -26,7 +26,7 @@ class CamClassifier(nn.Module):
         maps = self.classify(features)  # [B, C or C + 1, H / s, W / s]
         class_maps = maps[:, : self.num_classes]  # [B, C, H / s, W / s]
         logits = class_maps.mean(dim=(2, 3))  # [B, C]
-        return {"logits": logits, "class_maps": class_maps, "maps": maps}  # [B, C], [B, C, H / s, W / s], maps
+        return {"logits": logits, "class_maps": class_maps, "maps": maps}  # [B, C], [B, C, …], [B, C or C + 1, …]
 
 
 def build_cam_classifier(settings: dict, pretrained: str = "none") -> CamClassifier:

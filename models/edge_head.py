@@ -1,4 +1,4 @@
-"""The edge-aware module of the salient object network."""
+"""The edge-aware module of the salient object network, and the edges that it learns."""
 
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -41,3 +41,14 @@ class EdgeHead(nn.Module):
         y = self.refine(self.norm(total))  # [B, C0, H1, W1]
         y = y + self.refine(self.drop_path(y))  # [B, C0, H1, W1]
         return F.interpolate(self.classify(y), size=size_hw, mode="nearest")  # [B, 1, H, W]
+
+
+def edge_target(mask: Tensor) -> Tensor:
+    """A soft band of about 5 px along the boundary: mask [B, 1, H, W] in 0..1 → edge [B, 1, H, W] in 0..1.
+
+    Morphological gradient (dilation − erosion), 3×3 maximum, 3×3 mean.
+    """
+    dilated = F.max_pool2d(mask, kernel_size=3, stride=1, padding=1)
+    eroded = -F.max_pool2d(-mask, kernel_size=3, stride=1, padding=1)
+    band = F.max_pool2d(dilated - eroded, kernel_size=3, stride=1, padding=1)
+    return F.avg_pool2d(band, kernel_size=3, stride=1, padding=1)

@@ -1,11 +1,13 @@
-"""Losses of the salient object network, and the edge target made from the mask."""
+"""Losses of the salient object network."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.edge_head import edge_target
 
-def shares(grey: Tensor) -> Tensor:
+
+def unit_range(grey: Tensor) -> Tensor:
     """uint8 0..255, as files hold it and the device gets it soonest, or float 0..1 → float 0..1."""
     return grey / 255 if grey.dtype == torch.uint8 else grey
 
@@ -42,17 +44,6 @@ def edge_loss(logits: Tensor, edge: Tensor) -> Tensor:
     overlap = 2 * (probs * edge).sum(dim=(1, 2, 3)) + 1
     dice = 1 - overlap / ((probs + edge).sum(dim=(1, 2, 3)) + 1)
     return bce + dice.mean()
-
-
-def edge_target(mask: Tensor) -> Tensor:
-    """A soft band of about 5 px along the boundary: mask [B, 1, H, W] in 0..1 → edge [B, 1, H, W] in 0..1.
-
-    Morphological gradient (dilation − erosion), 3×3 maximum, 3×3 mean.
-    """
-    dilated = F.max_pool2d(mask, kernel_size=3, stride=1, padding=1)
-    eroded = -F.max_pool2d(-mask, kernel_size=3, stride=1, padding=1)
-    band = F.max_pool2d(dilated - eroded, kernel_size=3, stride=1, padding=1)
-    return F.avg_pool2d(band, kernel_size=3, stride=1, padding=1)
 
 
 def saliency_objective(

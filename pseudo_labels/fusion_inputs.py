@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cam_files import load_cams
-from image_files import check_size, load_grey, load_image
+from image_files import check_size, load_grey_of, load_image
 from input_errors import InputError
 
 
@@ -19,7 +19,7 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
     shape_hw = cams.shape[1:]
     evidence = {"cams": cams, "classes": classes}
     if "saliency" in wanted:
-        evidence["saliency"] = load_saliency(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
+        evidence["saliency"] = load_grey_of(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
         check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)
@@ -58,10 +58,3 @@ def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray,
     if labels.tolist() != expected.tolist():
         raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
     return cams, labels
-
-
-def load_saliency(path, other, shape_hw) -> np.ndarray:
-    """The saliency map of an image, uint8 [H, W]: of the size of another file of it, `other`."""
-    saliency = load_grey(path)
-    check_size(path, saliency.shape, other, shape_hw)
-    return saliency

@@ -23,7 +23,8 @@ from label_files import IGNORE_LABEL
 
 
 def constant_background(cams, classes, *, bg_threshold=0.2) -> np.ndarray:
-    """The background has one score everywhere, as EPS infers (0.20) and L2G (0.25)."""
+    """The background has one score everywhere, as EPS (Lee et al., CVPR 2021) infers, 0.20, and L2G (Jiang et al.,
+    CVPR 2022), 0.25."""
     return strongest(np.full(cams.shape[1:], bg_threshold, cams.dtype), cams, classes)
 
 
@@ -38,7 +39,8 @@ def oaa(
     certain_threshold=0.8,
     smallest_share=0.01,
 ) -> np.ndarray:
-    """OAA, MCIS: the background scores 1 − saliency; what is doubtful is ignored.
+    """OAA (Jiang et al., ICCV 2019), MCIS (Sun et al., ECCV 2020): the background scores 1 − saliency; what is
+    doubtful is ignored.
 
     Scores below `cam_threshold` count nothing. Ignored: two scores above `conflict_threshold`; background that is
     salient or has a map above `certain_threshold`; everything, where foreground is below `smallest_share` of the image.
@@ -51,8 +53,11 @@ def oaa(
     return unless_tiny(label, smallest_share)
 
 
-def drs(cams, classes, saliency, *, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9):
-    """DRS: as `bed`, and ignored where more than two scores are high. It takes the maximum of the maps over scales."""
+def drs(
+    cams, classes, saliency, *, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9
+) -> np.ndarray:
+    """DRS (Kim et al., AAAI 2021): as `bed`, and ignored where more than two scores are high. It takes the maximum of
+    the maps over scales."""
     salient = saliency > np.float32(salient_threshold)
     label = bed(cams, classes, saliency, salient_threshold=salient_threshold, cam_threshold=cam_threshold)
     label[conflicts(~salient, without_small(cams, cam_threshold), conflict_threshold) > 2] = IGNORE_LABEL
@@ -79,8 +84,8 @@ def rca(
     certain_threshold=0.8,
     smallest_share=0.01,
 ) -> np.ndarray:
-    """RCA: posteriors of a dense CRF, with background (1 − strongest map)^`bg_power`, take the place of the maps in
-    `oaa`, which here has no least score."""
+    """RCA (Zhou et al., CVPR 2022): posteriors of a dense CRF, with background (1 − strongest map)^`bg_power`,
+    take the place of the maps in `oaa`, which here has no least score."""
     background = (1 - cams.max(axis=0)) ** np.float32(bg_power)
     posteriors = crf(np.concatenate([background[None], cams]))  # [1 + K, H, W]
     return oaa(
@@ -96,7 +101,8 @@ def rca(
 
 
 def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
-    """EDAM: the strongest map where it is salient, and at the peak of each map; nothing is ignored."""
+    """EDAM (Wu et al., CVPR 2021): the strongest map where it is salient, and at the peak of each map; nothing is
+    ignored."""
     peaks = cams.max(axis=(1, 2), keepdims=True)
     at_peak = ((cams == peaks) & (peaks > 0)).any(axis=0)
     foreground = (saliency > np.float32(salient_threshold)) | at_peak
@@ -104,7 +110,8 @@ def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
 
 
 def auxsegnet(cams, classes, saliency, *, cam_threshold=0.2, salient_threshold=0.06) -> np.ndarray:
-    """AuxSegNet: foreground where map and saliency agree, background where both deny it, else ignored."""
+    """AuxSegNet (Xu et al., ICCV 2021): foreground where map and saliency agree, background where both deny it, else
+    ignored."""
     found, salient = cams.max(axis=0) > cam_threshold, saliency > np.float32(salient_threshold)
     label = np.where(found & salient, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
     label[found != salient] = IGNORE_LABEL
@@ -112,7 +119,7 @@ def auxsegnet(cams, classes, saliency, *, cam_threshold=0.2, salient_threshold=0
 
 
 def icd(cams, classes, saliency) -> np.ndarray:
-    """ICD: the background scores 1 − saliency."""
+    """ICD (Fan et al., CVPR 2020): the background scores 1 − saliency."""
     return strongest(1 - saliency, cams, classes)
 
 
@@ -128,7 +135,8 @@ def nsrom(
     certain_threshold=0.8,
     smallest_share=0.01,
 ) -> np.ndarray:
-    """NSROM: `oaa`, then background whose second map exceeds the median of that map inside the class is ignored."""
+    """NSROM (Yao et al., CVPR 2021): `oaa`, then background whose second map exceeds the median of that map inside the
+    class is ignored."""
     label = oaa(
         cams,
         classes,
@@ -148,8 +156,8 @@ def nsrom(
 
 
 def affinity(cams, classes, label_crf, *, fg_threshold=0.4, bg_threshold=0.1) -> np.ndarray:
-    """What AffinityNet and IRN train their affinities on: classes that a strict background leaves, background that a
-    lenient one leaves, each after a dense CRF; the rest is ignored."""
+    """What AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019) train their affinities on:
+    classes that a strict background leaves, background that a lenient one leaves, each after a dense CRF; else ignored."""
     strict = label_crf(constant_background(cams, classes, bg_threshold=fg_threshold))
     lenient = label_crf(constant_background(cams, classes, bg_threshold=bg_threshold))
     return np.where((strict == 0) & (lenient > 0), IGNORE_LABEL, strict).astype(np.uint8)

@@ -8,7 +8,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from affinity_paths import at_pairs, path_offsets, path_pixels
+from pixel_paths import at_pairs, path_offsets, path_pixels
 from pseudo_labels.cams import normalised_cams
 
 TOLERANCE = 1e-8  # share of the power series that is left out

@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import PROJECT, TINY_RESNEST, run_main
 
-from affinity_paths import at_pairs, path_offsets, path_pixels
 from input_errors import InputError, MissingInputError
 from label_files import load_label, save_label
 from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
+from pixel_paths import at_pairs, path_offsets, path_pixels
 from pseudo_labels.random_walk import (
     affinities,
     chebyshev_weights,

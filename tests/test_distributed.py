@@ -55,7 +55,7 @@ import options, SOD_train
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
 from models.saliency_net import build_saliency_net
-from datasets.saliency_layout import saliency_pairs
+from saliency_layout import saliency_pairs
 from utils.distributed import start_distributed, stop_distributed
 from utils.training_state import TrainingState
 

@@ -15,7 +15,7 @@ from benchmarks.training_loops import TASKS, OurLoop
 from image_files import load_grey, load_image
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint
-from utils.saliency_maps import predict_saliency
+from utils.saliency_prediction import predict_saliency
 
 NO_WAIT = {
     "SOD_train": "--ema 0.9 --accumulate 2",

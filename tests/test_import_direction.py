@@ -11,8 +11,8 @@ SHARED = {path.stem for path in PROJECT.glob("*.py")} - set(SCRIPTS) - {"options
 THIRD_PARTY = {
     "models": {"torch", "timm", "huggingface_hub"},  # the last is how timm itself gets its weights
     "pseudo_labels": {"torch", "numpy", "cv2"},
-    "metrics": {"numpy", "scipy", "cv2", "matplotlib"},
-    "datasets": {"torch", "torchvision", "numpy", "PIL", "cv2"},
+    "metrics": {"numpy", "cv2", "matplotlib"},
+    "datasets": {"torch", "numpy", "PIL", "cv2"},
     "utils": {"torch", "numpy", "tensorboard"},
 }
 

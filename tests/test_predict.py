@@ -22,7 +22,7 @@ from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils.checkpoint import load_checkpoint
 from utils.multi_scale import merge_scales, sliding_windows, window_starts
-from utils.segmentations import predict_segmentation, segmentation_logits
+from utils.segmentation_prediction import predict_segmentation, segmentation_logits
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,8 @@ from label_files import IGNORE_LABEL, load_label, save_label
 from metrics.label_quality import LabelQuality
 from metrics.saliency import SaliencyMetrics
 from metrics.segmentation import ConfusionMatrix
-from models.saliency_losses import edge_target, saliency_objective
+from models.edge_head import edge_target
+from models.saliency_losses import saliency_objective
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
 from pseudo_labels.dense_crf import LABELS, PROBABILITIES, DenseCrf, crf_of_label, crf_of_probs
 from pseudo_labels.fusion_rules import RULES, fuse

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.saliency_losses import boundary_weight, edge_loss, edge_target, saliency_objective, structure_loss
+from models.edge_head import edge_target
+from models.saliency_losses import boundary_weight, edge_loss, saliency_objective, structure_loss
 
 
 def half_mask(size: int = 64) -> torch.Tensor:

@@ -17,10 +17,10 @@ import train_classification
 import train_segmentation
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import SaliencyTraining, cached_share
-from datasets.saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from models.saliency_net import build_saliency_net
+from saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
 from utils.checkpoint import load_checkpoint
 from utils.precision import autocast, half_type, loss_scaler
 from utils.training_state import TrainingState

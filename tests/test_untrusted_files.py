@@ -22,17 +22,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import array_archives
-from array_archives import load_named_arrays
+import npz_files
 from cam_files import load_cams
 from datasets import archive_files
 from datasets.archive_files import open_archive
-from datasets.data_check import Picture, check_picture
 from datasets.image_sizes import image_size
+from datasets.picture_checks import Picture, check_picture
 from image_files import load_grey, load_image, save_grey
 from image_headers import size_in_header
 from input_errors import InputError
 from label_files import load_label
+from npz_files import load_named_arrays
 from restricted_pickle import load_object_array
 from voc_layout import load_ids
 
@@ -318,7 +318,7 @@ def test_arrays_do_not_fill_the_memory(tmp_path, monkeypatch):
     assert path.stat().st_size < MIB
     with np.load(path) as arrays:
         assert peak_of(lambda: arrays["cams"]) > BOMB
-    monkeypatch.setattr(array_archives, "LARGEST_ARCHIVE", MIB)
+    monkeypatch.setattr(npz_files, "LARGEST_ARCHIVE", MIB)
     assert peak_of(load_cams, path) < 4 * MIB
     with pytest.raises(InputError, match=r"a\.npz .*unpacks to 1677\d+ bytes, more than 1 MiB"):
         load_cams(path)

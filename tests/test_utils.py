@@ -9,10 +9,11 @@ from torch import nn
 from datasets.epoch_batches import EpochBatches
 from input_errors import InputError, MissingInputError, run_script, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.determinism import sizes_come_again
+from utils.determinism import fastest_convolutions
 from utils.optimizers import build_optimizer, parameter_groups
+from utils.output_folder import claim_output_folder
 from utils.precision import loss_scaler
-from utils.run_folder import RunFolder, claim_output_folder
+from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr, step_decay
 from utils.training_state import TrainingState
 
@@ -121,10 +122,10 @@ def step(state: TrainingState) -> None:
 
 
 def test_convolutions_are_tried_only_where_sizes_come_again():
-    with sizes_come_again():
+    with fastest_convolutions():
         assert torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(True)
-        with sizes_come_again():
+        with fastest_convolutions():
             assert not torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(False)
     assert not torch.backends.cudnn.benchmark

@@ -2,8 +2,8 @@
 
 import pytest
 
-from datasets.saliency_layout import find_data_sets, saliency_pairs, training_pairs
 from input_errors import InputError, MissingInputError
+from saliency_layout import find_data_sets, saliency_pairs, training_pairs
 from voc_layout import (
     VOC_CLASSES,
     files_of_ids,

@@ -61,9 +61,9 @@ def load_checkpoint(path, convert=None) -> dict:
 
 
 def file_digest(path) -> str:
-    """SHA-256 of a checkpoint file: what tells results of one training from those of another."""
+    """SHA-256 of a file, such as a checkpoint: what tells results of one training from those of another."""
     if not Path(path).is_file():
-        raise MissingInputError(f"checkpoint {path} does not exist")
+        raise MissingInputError(f"{path} does not exist")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -14,7 +14,7 @@ def compute_deterministically(wanted: bool) -> None:
 
 
 @contextmanager
-def sizes_come_again():
+def fastest_convolutions():
     """Also a decorator: inside, cuDNN tries its algorithms on each size it meets and keeps the fastest, which may be
     another the next time. Where each image has its own size, as in validation, that costs more than it saves."""
     before = torch.backends.cudnn.benchmark

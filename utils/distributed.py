@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,18 +29,20 @@ LAST_STEPS_S = 600  # what workers may take, after a signal, to finish their ste
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, its `device`, and whether it is the one that writes and prints."""
+    """This process among all: `rank` of `size`, its `device`, whether it is the one that writes and prints; and how
+    many of all are on this machine."""
 
     rank: int
     size: int
     device: torch.device
     is_main: bool
+    local_size: int = 1
 
 
 def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
-    """The GPUs to use: all visible ones unless some are requested; none at all means the CPU.
+    """The GPUs to use: all visible ones unless some are requested; none at all, where none is visible, means the CPU.
 
-    Raises `InputError` for an index that does not exist.
+    On Windows, where GPUs have no way to exchange gradients, one. Raises `InputError` for an index beyond the visible.
     """
     if num_visible == 0:
         return []
@@ -47,7 +50,8 @@ def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
     if unknown:
         there = ", ".join(map(str, range(num_visible)))
         raise InputError(f"--gpu_id {' '.join(map(str, unknown))}: no such GPU; there are {there}")
-    return sorted(set(requested)) if requested else list(range(num_visible))
+    chosen = sorted(set(requested)) if requested else list(range(num_visible))
+    return chosen[:1] if sys.platform == "win32" else chosen
 
 
 def launched() -> bool:
@@ -134,7 +138,7 @@ def start_distributed(gpu_ids: list[int]) -> World:
     if rank == 0:
         where = f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else f"the CPU ({torch.get_num_threads()} threads)"
         print(f"running on {where}" + ("" if gpu_ids else ": no GPU is visible"), flush=True)
-    return World(rank, size, device, is_main=rank == 0)
+    return World(rank, size, device, is_main=rank == 0, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
@@ -173,10 +177,12 @@ def add_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes."""
     return add_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def min_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The least of a tensor over all processes, element by element."""
     if dist.is_initialized():
         value = value.clone()
         dist.all_reduce(value, op=dist.ReduceOp.MIN)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.precision import finite
+from utils.precision import checked_finite
 
 
 def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "sum", multiple: int = 1) -> Tensor:
@@ -26,7 +26,7 @@ def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "su
             maps = join(straight, mirrored.flip(3))  # [B, K, h', w']
         maps = resize(maps, size_hw)  # [B, K, H, W]
         total = maps if total is None else join(total, maps)
-    return finite(total)
+    return checked_finite(total)
 
 
 def sliding_windows(predict, images: Tensor, window_px: int, stride_px: int) -> Tensor:

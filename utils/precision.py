@@ -29,7 +29,7 @@ def multiply_in_tf32(wanted: bool) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
-def finite(output: torch.Tensor) -> torch.Tensor:
+def checked_finite(output: torch.Tensor) -> torch.Tensor:
     """What a network gives; raises `InputError` where it is not finite, for of it nothing sensible could be made."""
     if not output.isfinite().all():
         raise InputError(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metrics.bootstrap import Bootstrap
-from metrics.confidence import Sampled, compare, comparison_table, interval_table
+from metrics.interval_tables import Sampled, compare, comparison_table, interval_table
 from metrics.tables import percent
 
 

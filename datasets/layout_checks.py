@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.data_check import ERROR, NOTE, Finding, Picture, as_finding
+from datasets.picture_checks import ERROR, NOTE, Finding, Picture, as_finding
 from image_files import image_paths, read_bytes
 from image_labels import load_image_labels
 from input_errors import InputError

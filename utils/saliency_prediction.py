@@ -19,7 +19,7 @@ def predict_saliency(
     device: torch.device,
     scales=(1.0,),
     flip: bool = False,
-    amp: bool = True,
+    amp: bool | str = True,
 ) -> list[np.ndarray]:
     """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
 
@@ -28,7 +28,8 @@ def predict_saliency(
     """
     network.eval()
     tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None] for image in images]
-    batch = torch.cat([resize(tensor.float(), (image_size, image_size)) for tensor in tensors])  # [B, 3, S, S]
+    side_hw = image_size, image_size
+    batch = torch.cat([resize_antialiased(tensor.float(), side_hw) for tensor in tensors])  # [B, 3, S, S]
 
     def finest_logits(inputs):
         with autocast(device, enabled=amp):
@@ -38,11 +39,11 @@ def predict_saliency(
     logits = total / (len(scales) * (1 + flip))  # [B, 1, S, S]
     maps = []
     for image, row in zip(images, logits):
-        probs = resize(row[None], image.shape[:2]).sigmoid()[0, 0]  # [H, W]
+        probs = resize_antialiased(row[None], image.shape[:2]).sigmoid()[0, 0]  # [H, W]
         maps.append((probs * 255).round().to(torch.uint8).cpu().numpy())
     return maps
 
 
-def resize(x: torch.Tensor, size_hw) -> torch.Tensor:
+def resize_antialiased(x: torch.Tensor, size_hw) -> torch.Tensor:
     """Bilinear, with a wider filter where the picture shrinks: [B, C, H, W] → [B, C, *size_hw]."""
     return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False, antialias=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from array_archives import load_named_arrays
 from image_files import check_size
 from input_errors import InputError, MissingInputError, shorten
 from label_files import check_labels, load_label
+from npz_files import load_named_arrays
 from pseudo_labels.fusion_rules import strongest
 from restricted_pickle import load_object_array
 from voc_layout import FilesOfIds
