@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         rows += [[kind, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
     header = ["", "--amp", "plain loop, ms/image", "ours, ms/image", "speed-up"]
     title = f"{args.backbone}, {len(images)} photographs"
-    where = "cuda" if torch.cuda.is_available() else "cpu"
+    where = "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
     command = f"python -m benchmarks.inference {shlex.join(argv)}"
     keep(f"inference_{args.backbone}_{where}", command, [title, markdown_table(header, rows), environment_line()])
 

@@ -156,8 +156,8 @@ def nsrom(
 
 
 def affinity(cams, classes, label_crf, *, fg_threshold=0.4, bg_threshold=0.1) -> np.ndarray:
-    """What AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019) train their affinities on:
-    classes that a strict background leaves, background that a lenient one leaves, each after a dense CRF; else ignored."""
+    """What AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019) train their affinities on: classes
+    that a strict background leaves, background that a lenient one leaves, each after a dense CRF; else 255."""
     strict = label_crf(constant_background(cams, classes, bg_threshold=fg_threshold))
     lenient = label_crf(constant_background(cams, classes, bg_threshold=bg_threshold))
     return np.where((strict == 0) & (lenient > 0), IGNORE_LABEL, strict).astype(np.uint8)
