@@ -62,7 +62,8 @@ from utils.distributed import (
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
-from utils.memory import advice_when_memory_is_full, batch_for, for_inference
+from utils.inference_network import for_inference
+from utils.memory import advice_when_memory_is_full, batch_for
 from utils.multi_scale import merge_scales, resize
 from utils.output_folder import claimed_folder, recorded_options
 from utils.precision import autocast, checked_finite

@@ -49,7 +49,8 @@ from utils.distributed import (
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
-from utils.memory import advice_when_memory_is_full, batch_for, for_inference
+from utils.inference_network import SIDE_PX, for_inference
+from utils.memory import advice_when_memory_is_full, batch_for
 from utils.multi_scale import merge_scales
 from utils.output_folder import claimed_folder, recorded_options
 from utils.precision import autocast
@@ -87,7 +88,8 @@ def main(args) -> None:
         known = ", ".join(BUILDERS)
         raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
     check_segmentation_flags(args, stage, settings)
-    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device)
+    side_px = settings.get("image_size", SIDE_PX)
+    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device)

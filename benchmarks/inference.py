@@ -35,7 +35,8 @@ from metrics.tables import markdown_table
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from utils.distributed import World
-from utils.memory import for_inference, keep_freed_memory
+from utils.inference_network import for_inference
+from utils.memory import keep_freed_memory
 from voc_layout import VOC_CLASSES
 
 SCALES = (0.5, 1.0, 1.5, 2.0)

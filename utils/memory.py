@@ -18,11 +18,6 @@ def memory_format(channels_last: bool | str, device: torch.device) -> torch.memo
     return torch.channels_last if wanted else torch.contiguous_format
 
 
-def for_inference(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network on a device, in the layout that makes predictions fastest, on CPUs as well as on GPUs."""
-    return network.to(device, memory_format=torch.channels_last).eval()
-
-
 def batch_for(wanted: int, device: torch.device, on_gpu: int) -> int:
     """Images that pass a network together: as many as are `wanted`; where that is 0, `on_gpu` there, 1 on CPUs."""
     return wanted or (on_gpu if device.type == "cuda" else 1)
