@@ -38,7 +38,7 @@ from utils.distributed import (
     seed_step,
     start_distributed,
     stop_distributed,
-    sum_over_processes,
+    sum_counts_over_processes,
 )
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer
@@ -198,7 +198,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
             maps = predict_saliency(network, list(images), image_size, world.device, amp=amp)
             for saliency, mask in zip(maps, masks):
                 metrics.add(saliency, mask)
-        total = SaliencyMetrics.from_state(sum_over_processes(metrics.state)).scores()
+        total = SaliencyMetrics.from_state(sum_counts_over_processes(metrics.state)).scores()
         scores[name] = {measure: total[measure] for measure in MEASURES}
     if not scores:
         return {}

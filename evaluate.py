@@ -54,7 +54,7 @@ from pseudo_labels.selector_in_memory import ImageSelector
 from utils.environment import current_commit, versions_of
 from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
 
-PAPER_ALPHAS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+PAPER_T0S = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
 PACKAGES = ("numpy", "opencv-python-headless")
 OF_LABELS = [
@@ -233,7 +233,7 @@ def evaluate_labels(args) -> Evaluation:
     selector, bg_threshold, sweep = None, None, ()
     if args.kind == "labels":
         selector, bg_threshold = choose_selector(args, data), args.bg_threshold
-        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_ALPHAS
+        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_T0S
     sources = label_sources(args, data, voc_root, bg_threshold)
     made_by = about(args)
     for name, source in sources.items():

@@ -24,12 +24,12 @@ from models.affinity_loss import affinity_loss, pair_losses
 from models.affinity_net import build_affinity_net
 from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
-    add_over_processes,
     choose_gpus,
     launch_workers,
     seed_step,
     start_distributed,
     stop_distributed,
+    sum_over_processes,
 )
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
@@ -130,7 +130,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, wor
     with autocast(world.device, args.amp):
         edge_logits = model(inputs)
     sums, counts = pair_losses(edge_logits, labels, args.radius)
-    loss = affinity_loss(world.size * sums, add_over_processes(counts))
+    loss = affinity_loss(world.size * sums, sum_over_processes(counts))
     state.scaler.scale(loss).backward()
     state.take_step({"loss": loss})
 

@@ -43,7 +43,7 @@ from utils.distributed import (
     seed_step,
     start_distributed,
     stop_distributed,
-    sum_over_processes,
+    sum_counts_over_processes,
 )
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.multi_scale import resize
@@ -212,7 +212,7 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
         for matrix, background in zip(matrices, BACKGROUNDS):
             matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
     for matrix in matrices:
-        matrix.counts = sum_over_processes(matrix.counts)
+        matrix.counts = sum_counts_over_processes(matrix.counts)
     scores = [matrix.scores()["mIoU"] for matrix in matrices]
     if np.isnan(scores).all():
         run.log("no mask of a validation image is there: background thresholds not compared")

@@ -33,13 +33,13 @@ from models.segmentation_losses import class_balanced_weights, counted_pixels, s
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
 from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
-    add_over_processes,
     choose_gpus,
     gradients_stay_local,
     launch_workers,
     seed_step,
     start_distributed,
     stop_distributed,
+    sum_counts_over_processes,
     sum_over_processes,
 )
 from utils.memory import advice_when_memory_is_full, memory_format
@@ -189,7 +189,7 @@ def start_from(network: DeepLabV3Plus, classes: list[str], path) -> None:
 def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
     """Class weights, float32 [L], from all training labels; each process reads its share of them."""
     images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
-    images, pixels = (torch.from_numpy(sum_over_processes(counts)) for counts in (images, pixels))
+    images, pixels = (torch.from_numpy(sum_counts_over_processes(counts)) for counts in (images, pixels))
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
 
@@ -203,7 +203,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     whole.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    count = add_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
+    count = sum_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     total = 0.0
     for number, (images, labels) in enumerate(parts, start=1):
@@ -231,7 +231,7 @@ def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | 
         if len(pictures) < PICTURES:
             cells = [image, paint_label(prediction), paint_label(truth)]
             pictures[image_path.stem] = np.concatenate(cells, axis=1)  # [H, 3 W, 3]
-    matrix.counts = sum_over_processes(matrix.counts)
+    matrix.counts = sum_counts_over_processes(matrix.counts)
     return matrix.scores()["mIoU"], pictures
 
 

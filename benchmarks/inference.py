@@ -75,15 +75,14 @@ def in_a_process(stack: ExitStack, kind: str, way: str, args, images: dict[str, 
 
 def work_on(kind: str, way: str, backbone: str, batch: int, images: dict[str, Path]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(kind, backbone)
     with tempfile.TemporaryDirectory() as folder:
         if way == "plain":
             torch.backends.cudnn.allow_tf32 = False
-            PLAIN[kind](network.to(device).eval(), images, Path(folder), device)
+            PLAIN[kind](build(kind, backbone).to(device).eval(), images, Path(folder), device)
         else:
             if device.type == "cpu":
                 keep_freed_memory()  # as all scripts do there
-            OURS[kind](for_inference(network, device), images, Path(folder), device, batch, way)
+            OURS[kind](ready(kind, backbone, device), images, Path(folder), device, batch, way)
 
 
 @cache
@@ -93,6 +92,12 @@ def build(kind: str, backbone: str) -> torch.nn.Module:
     if kind == "CAMs":
         return build_cam_classifier(settings)
     return build_deeplabv3plus(settings | {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16})
+
+
+@cache
+def ready(kind: str, backbone: str, device: torch.device) -> torch.nn.Module:
+    """As the scripts have it, once they have started."""
+    return for_inference(build(kind, backbone).eval(), device)
 
 
 def ratio(ms: dict, way: str) -> str:

@@ -186,9 +186,9 @@ def scores_after(kept: dict[int, MeasuredLabel], replaced: dict[int, bool], data
     }
 
 
-def sweep_scores(kept: dict[int, MeasuredLabel], choices: dict[int, Choice], alpha: float, data: LabelData) -> dict:
+def sweep_scores(kept: dict[int, MeasuredLabel], choices: dict[int, Choice], t0: float, data: LabelData) -> dict:
     """`scores_after` of the single-class images, with one threshold on the overlap for all classes."""
-    return scores_after(kept, {index: choice.measured[0] > alpha for index, choice in choices.items()}, data)
+    return scores_after(kept, {index: choice.measured[0] > t0 for index, choice in choices.items()}, data)
 
 
 def class_statistics(kept, choices: dict[int, Choice], chosen: dict, data: LabelData) -> dict:

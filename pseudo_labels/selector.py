@@ -13,6 +13,8 @@ import numpy as np
 from input_errors import InputError, shorten
 from label_files import IGNORE_LABEL
 
+LARGEST_T0 = 0.5  # that `auto_threshold` chooses
+
 
 def overlap(label: np.ndarray, mask: np.ndarray) -> float:
     """IoU of the saliency mask (bool [H, W]) and the foreground of the label (uint8 [H, W]), 0..1.
@@ -94,9 +96,6 @@ def thresholds_of_algorithm(is_salient: np.ndarray, t0: float, t1: float) -> np.
 def thresholds_of_formula(saliency_of_classes: np.ndarray, tau: float) -> np.ndarray:
     """The paper's formula, α* = [overlap + ‖S^c‖₂ / max ‖S‖₂]_τ: the overlap must exceed τ − ‖S^c‖₂ / max ‖S‖₂."""
     return tau - saliency_of_classes
-
-
-LARGEST_T0 = 0.5  # that `auto_threshold` chooses
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ LAUNCH = """
 import os, signal, sys
 sys.path.insert(0, {project!r})
 from input_errors import InputError, run_script
-from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_over_processes
+from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_counts_over_processes
 import numpy as np
 
 def main(args):
@@ -158,7 +158,7 @@ def main(args):
         raise ZeroDivisionError("a fault of the program")
     if args == "killed" and world.rank == 1:  # as by the system when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
-    total = sum_over_processes(np.array([world.rank + 1]))
+    total = sum_counts_over_processes(np.array([world.rank + 1]))
     if world.is_main:
         print("sum", int(total[0]), "of", world.size)
     stop_distributed()

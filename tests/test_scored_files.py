@@ -9,7 +9,7 @@ import pytest
 
 from input_errors import InputError
 from metrics.scored_files import CHUNK, FileReport, measure_all, worst_first
-from worker_processes import WAITING
+from worker_processes import SHARE_OF_CRFS, WAITING, do_in_processes
 
 
 def square_or_refuse(number: int) -> int:
@@ -85,3 +85,25 @@ def test_worst_first():
     }
     assert worst_first(images, "S", 3) == ["b", "a", "c"]
     assert worst_first(images, "S", 9)[-1] == "d"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "workers", "sharing", "processes"),
+    [
+        (10 * SHARE_OF_CRFS, 8, 2, 4),  # two callers on a machine divide them
+        (10 * SHARE_OF_CRFS, 1, 2, 1),
+        (3 * SHARE_OF_CRFS, 8, 1, 3),  # each process is worth its start
+        (10 * SHARE_OF_CRFS, 0, 1, 6),  # all cores
+    ],
+)
+def test_slow_work_is_divided(tasks, workers, sharing, processes, monkeypatch):
+    asked = []
+    monkeypatch.setattr("worker_processes.usable_cores", lambda: 6)
+    monkeypatch.setattr("worker_processes.in_processes", lambda work, tasks, count: asked.append(count) or [])
+    do_in_processes(square_or_refuse, range(tasks), tasks, workers, sharing)
+    assert asked == [processes]
+
+
+def test_slow_work_ends_with_the_first_mistake():
+    with pytest.raises(InputError, match="7 is unlucky"):
+        do_in_processes(square_or_refuse, range(10), 10, workers=1, sharing=1)

@@ -158,7 +158,7 @@ def stop_distributed() -> None:
         dist.destroy_process_group()
 
 
-def sum_over_processes(counts):
+def sum_counts_over_processes(counts):
     """Adds a numpy array of every process; all of them get the sum."""
     if not dist.is_initialized():
         return counts
@@ -168,7 +168,7 @@ def sum_over_processes(counts):
     return total.cpu().numpy()
 
 
-def add_over_processes(value: torch.Tensor) -> torch.Tensor:
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes; `value` itself where there is one."""
     if dist.is_initialized():
         value = value.clone()
@@ -178,7 +178,7 @@ def add_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes."""
-    return add_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
+    return sum_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def min_over_processes(value: torch.Tensor) -> torch.Tensor:
