@@ -28,7 +28,7 @@ from atomic_files import write_csv
 from datasets.layout_checks import check_image_labels, check_list, check_saliency_set, check_voc, is_test_list
 from datasets.picture_checks import ERROR, NOTE, Finding, Picture, check_picture
 from datasets.same_pictures import same_pictures
-from input_errors import InputError, MissingInputError, run_script, shorten
+from input_errors import InputError, MissingInputError, existing_folder, run_script, shorten
 from metrics.scored_files import measure_all
 from saliency_layout import data_sets_in, find_data_sets
 from voc_layout import find_voc_root, label_folder, list_path, load_class_names
@@ -123,8 +123,8 @@ def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
     if not paths:
         raise MissingInputError(f"--list_dir: no *_id.txt in {list_dir}: prepare_voc12.py makes them")
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
-    folders += [("saliency map", existing(folder)) for folder in args.saliency_dir]
-    folders += [("CAM", existing(folder)) for folder in args.cam_dir]
+    folders += [("saliency map", existing_folder(folder)) for folder in args.saliency_dir]
+    folders += [("CAM", existing_folder(folder)) for folder in args.cam_dir]
 
     lists, findings = {}, []
     for path in paths:
@@ -139,12 +139,6 @@ def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
         for use in (VOC_TRAINING, TEST)
     ]
     return parts, findings + found
-
-
-def existing(folder: str) -> Path:
-    if not Path(folder).is_dir():
-        raise MissingInputError(f"folder {folder} does not exist")
-    return Path(folder)
 
 
 def find_shared(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[Finding]:

@@ -35,7 +35,7 @@ from datasets.image_sizes import image_size
 from datasets.voc_submission import check_submission
 from image_files import check_size
 from image_labels import load_image_labels
-from input_errors import InputError, MissingInputError, run_script, shorten
+from input_errors import InputError, MissingInputError, existing_folder, run_script, shorten
 from metrics.interval_tables import compare, comparison_table, interval_table
 from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables, short_names
@@ -337,9 +337,7 @@ def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allo
 
 
 def stems_in(folder: str, suffixes) -> set[str]:
-    if not Path(folder).is_dir():
-        raise MissingInputError(f"folder {folder} does not exist")
-    return {path.stem for path in Path(folder).iterdir() if path.suffix in suffixes}
+    return {path.stem for path in existing_folder(folder).iterdir() if path.suffix in suffixes}
 
 
 def read_folder(

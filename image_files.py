@@ -12,7 +12,7 @@ import numpy as np
 
 from atomic_files import write_bytes
 from image_headers import check_header
-from input_errors import InputError, MissingInputError, first_line
+from input_errors import InputError, MissingInputError, existing_folder, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -92,9 +92,7 @@ def binarize_mask(grey: np.ndarray) -> np.ndarray:
 
 def image_stems(folder) -> dict[str, Path]:
     """Stem → path of every image file of `folder`, in order of their names. Two files of one stem are an error."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingInputError(f"folder {folder} does not exist")
+    folder = existing_folder(folder)
     found: dict[str, Path] = {}
     for path in image_paths(folder):
         if path.stem in found:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import interruption
 from interruption import Interrupted
@@ -27,6 +28,13 @@ class InputError(ValueError):
 
 class MissingInputError(InputError, FileNotFoundError):
     """A file or folder the user named does not exist."""
+
+
+def existing_folder(folder) -> Path:
+    """The path of a folder; raises `MissingInputError` unless it is one."""
+    if not Path(folder).is_dir():
+        raise MissingInputError(f"folder {folder} does not exist")
+    return Path(folder)
 
 
 def run_script(main, args) -> int:

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from image_files import image_stems
-from input_errors import InputError, MissingInputError, shorten
+from input_errors import InputError, MissingInputError, existing_folder, shorten
 
 BENCHMARK_FOLDER = "benchmark"
 
@@ -81,9 +81,7 @@ def find_data_sets(root) -> list[Path]:
 
 def data_sets_in(root: Path) -> list[Path]:
     """`root` if it is a data set itself (holds Images/), else the data sets right below it, `benchmark/` never one."""
-    if not root.is_dir():
-        raise MissingInputError(f"folder {root} does not exist")
-    if (root / "Images").is_dir():
+    if (existing_folder(root) / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from atomic_files import write_text
 from image_files import read_bytes
-from input_errors import InputError, MissingInputError, shorten
+from input_errors import InputError, MissingInputError, existing_folder, shorten
 
 # fmt: off
 VOC_CLASSES = (
@@ -127,9 +127,7 @@ class FilesOfIds(Sequence):
 
 def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
     """The files of all ids; one directory listing tells which are missing (an `InputError`)."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingInputError(f"folder {folder} does not exist")
+    folder = existing_folder(folder)
     present = {path.name for path in folder.iterdir()}
     missing = [name for name in ids if name + suffix not in present]
     if missing:

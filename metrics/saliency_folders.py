@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from image_files import image_stems, load_grey, load_mask
-from input_errors import InputError, MissingInputError, shorten
+from input_errors import InputError, MissingInputError, existing_folder, shorten
 from metrics.bootstrap import Bootstrap
 from metrics.interval_tables import Sampled
 from metrics.page import Picture, photograph
@@ -36,8 +36,7 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     `allow_missing`: then at least one must be there.
     """
     for folder in (method, gt_root):
-        if not folder.is_dir():
-            raise MissingInputError(f"folder {folder} does not exist")
+        existing_folder(folder)
     if (gt_root / "Masks").is_dir():
         raise InputError(f"{gt_root} is a data set itself: name the folder that holds it, here and of the maps")
     found = {}

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from image_files import check_size
-from input_errors import InputError, MissingInputError, shorten
+from input_errors import InputError, MissingInputError, existing_folder, shorten
 from label_files import check_labels, load_label
 from npz_files import load_named_arrays
 from pseudo_labels.fusion_rules import strongest
@@ -30,9 +30,7 @@ NAMES_OF_CLASSES = ("keys", "classes")
 
 def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
     """The file of every id in a folder, by one listing of it; a missing one is a `MissingInputError`."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingInputError(f"folder {folder} does not exist")
+    folder = existing_folder(folder)
     there = {path.name for path in folder.iterdir()}
     found = [[name + suffix for suffix in SUFFIXES if name + suffix in there] for name in ids]
     missing = [name for name, names in zip(ids, found) if not names]
