@@ -121,7 +121,9 @@ def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
     list_dir, classes = Path(args.list_dir), load_class_names(voc_root)
     paths = [list_path(list_dir, name) for name in args.list or []] or sorted(list_dir.glob("*_id.txt"))
     if not paths:
-        raise MissingInputError(f"--list_dir: no *_id.txt in {list_dir}: prepare_voc12.py makes them")
+        raise MissingInputError(
+            f"--list_dir: no *_id.txt in {list_dir}: prepare_voc12.py makes VOC's; your own name one id per line"
+        )
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
     folders += [("saliency map", existing_folder(folder)) for folder in args.saliency_dir]
     folders += [("CAM", existing_folder(folder)) for folder in args.cam_dir]

@@ -86,7 +86,7 @@ class _TreeBuilder(ElementTree.TreeBuilder):
 def _load_table(path, ids, classes) -> np.ndarray:
     labels: dict[str, np.ndarray] = {}
     for line, name, text in _table_rows(path):
-        row = labels.setdefault(name, np.zeros(len(classes), bool))
+        row = labels.setdefault(name.removesuffix(".jpg"), np.zeros(len(classes), bool))
         for class_name in _names_in(text, classes):
             row[_class_index(class_name, classes, f"{path}, line {line}, id {name}")] = True
     _check_ids(path, ids, labels)
@@ -127,5 +127,5 @@ def _check_ids(path, ids, labels) -> None:
     missing = [name for name in ids if name not in labels]
     if missing:
         raise MissingInputError(
-            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): is it the list's own file?"
+            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): add them, or take them from the list"
         )

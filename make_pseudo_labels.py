@@ -136,6 +136,8 @@ def check_options(args, images: Images) -> None:
         raise InputError(
             "--baseline_dir brings finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
         )
+    if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
+        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
     check_parameters(args.fusion, dict(args.fusion_args))
     selector_thresholds(args, images.classes)
     if args.second_cam_dir:

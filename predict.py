@@ -79,6 +79,8 @@ def main(args) -> None:
 
     # data
     images, output = find_images(args.input, load_ids(args.list) if args.list else None), Path(args.output)
+    if output.resolve() in {path.parent.resolve() for path in images.values()}:
+        raise InputError(f"--output {output} holds images of --input: choose another folder")
     missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
 
     # model

@@ -25,6 +25,7 @@ MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 is ignored
 VOC_PHOTOGRAPH = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # how VOC's own lists begin
 OF_PATHS = "/\\:"  # separators, and the colon of a drive: no id may lead out of its folder
 LABEL_ROOT = Path("experiments/pseudo_labels")
+MOST_NAMED = 20  # missing files for which others of their stem are looked for
 BELOW_DATA_DIR = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
 
 
@@ -131,18 +132,23 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
     present = {path.name for path in folder.iterdir()}
     missing = [name for name in ids if name + suffix not in present]
     if missing:
+        others = sorted(name for name in present if Path(name).stem in missing[:MOST_NAMED])
+        there = (
+            f"; there is {shorten(others)}, but files here end in {suffix}: convert or rename them" if others else ""
+        )
         raise MissingInputError(
             f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
-            "add them, or take their ids from the list"
+            f"add them, or take their ids from the list{there}"
         )
     return FilesOfIds(folder, ids, suffix)
 
 
 def truth_folder(voc_root, ids) -> Path:
-    """SegmentationClass where it holds the masks of all `ids` (VOC train and val), else SegmentationClassAug."""
-    folder = Path(voc_root) / "SegmentationClass"
+    """SegmentationClassAug, if it is there and SegmentationClass lacks masks of `ids`, as it does of VOC's train_aug;
+    else SegmentationClass."""
+    folder, more = Path(voc_root) / "SegmentationClass", Path(voc_root) / "SegmentationClassAug"
     there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-    return folder if there.issuperset(ids) else Path(voc_root) / "SegmentationClassAug"
+    return more if more.is_dir() and not there.issuperset(ids) else folder
 
 
 def masks_that_exist(voc_root, ids) -> dict[str, Path]:
@@ -155,7 +161,8 @@ def masks_that_exist(voc_root, ids) -> dict[str, Path]:
 def label_folder(label_name: str, voc_root) -> Path:
     """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
     candidates = [Path(label_name), Path(voc_root) / label_name]
-    candidates = [LABEL_ROOT / label_name, *reversed(candidates)] if not is_path(label_name) else candidates
+    made = LABEL_ROOT / label_name
+    candidates = [*candidates, made] if is_path(label_name) else [made, *reversed(candidates)]
     for folder in candidates:
         if folder.is_dir():
             return folder

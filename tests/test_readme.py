@@ -61,7 +61,7 @@ def test_every_script_has_a_command():
     assert {command.split(".py")[0] for command in commands if command} == set(SCRIPTS)
 
 
-def test_commands_run_as_they_stand(tmp_path, monkeypatch):
+def test_commands_run(tmp_path, monkeypatch):
     """All of the README but what needs data or machines, in its order, in a tree as it draws it; checks come last, when
     what they check is there."""
     draw_the_readmes_tree(tmp_path)

@@ -21,6 +21,8 @@ from checkpoint_content import check_content, check_stored
 from input_errors import InputError, MissingInputError, first_line
 
 MOST_UNUSED = 4096  # weights that timm draws up and throws away, such as those behind the last map
+TORCHS_ADVICE = "weights_only"  # to execute what a file says: not handed on
+NO_CHECKPOINT = "it is none, or holds more than tensors and plain values"
 LARGEST_BUFFERS = 1 << 30  # bytes; the masks and indices of Swin's windows, which no file holds, have some millions
 
 
@@ -47,13 +49,16 @@ def load_checkpoint(path, convert=None) -> dict:
 
     `convert(content, path)` makes such a checkpoint of a file in another format, and gives back any other content.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: name its last.pth")
     if not Path(path).is_file():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
         check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none fails in many ways
-        raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
+        told = NO_CHECKPOINT if TORCHS_ADVICE in str(error) else first_line(error)
+        raise InputError(f"{path} cannot be read as a checkpoint: {told}") from error
     if convert:
         content = convert(content, path)
     check_content(content, path)

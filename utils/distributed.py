@@ -45,6 +45,8 @@ def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
     On Windows, where GPUs have no way to exchange gradients, one. Raises `InputError` for an index beyond the visible.
     """
     if num_visible == 0:
+        if requested and int(os.environ.get("RANK", 0)) == 0:
+            print(f"--gpu_id {' '.join(map(str, requested))}: no GPU is visible, the CPU is used", file=sys.stderr)
         return []
     unknown = [index for index in requested or [] if not 0 <= index < num_visible]
     if unknown:

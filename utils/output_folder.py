@@ -52,14 +52,14 @@ def claim_output_folder(folder, options: dict, suffix: str) -> None:
     and so are files with `suffix` of which nobody recorded how they were made."""
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
-        raise InputError(f"{folder} holds {suffix} files of unknown origin: choose another folder, or delete that one")
+        raise InputError(f"{folder} holds {suffix} files of unknown origin: choose another folder")
     recorded = recorded_options(folder)
     if recorded:
         for name, value in json.loads(json.dumps(options)).items():
             if name not in recorded or recorded[name] != value:
                 raise InputError(
                     f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: "
-                    "choose another folder, or delete that one"
+                    "choose another folder, or delete that one, which was made here"
                 )
     else:
         write_json(path, options)
