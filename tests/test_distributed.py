@@ -18,11 +18,15 @@ IMPORTS_S = 90  # of torch, in the script and its workers, on a busy machine
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def test_choice_of_gpus():
+def test_choice_of_gpus(capsys, monkeypatch):
     assert choose_gpus(None, 0) == []
     assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever was asked for
+    assert "--gpu_id 3: no GPU is visible, the CPU is used" in capsys.readouterr().err
     assert choose_gpus(None, 4) == [0, 1, 2, 3]
     assert choose_gpus([1], 4) == [1]
+    with monkeypatch.context() as windows:
+        windows.setattr("utils.distributed.sys.platform", "win32")
+        assert choose_gpus(None, 4) == [0]
     with pytest.raises(InputError, match=r"--gpu_id 4: no such GPU; there are 0, 1"):
         choose_gpus([4], 2)
 

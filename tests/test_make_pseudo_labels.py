@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import bytes_in, labels_in, run_main
 
-import make_pseudo_labels
 from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
 from image_files import load_grey, load_image, save_grey
@@ -257,7 +256,7 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
     """Two processes, each with one thread, make the labels that this one makes; a mistake is one line of theirs too."""
-    monkeypatch.setattr(make_pseudo_labels, "SMALLEST_SHARE", 5)
+    monkeypatch.setattr("worker_processes.SHARE_OF_CRFS", 5)
     command = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams --crf"
     for workers in (1, 2):
         run_main("make_pseudo_labels", f"{command} --label_name {tmp_path}/{workers} --workers {workers}")
@@ -270,3 +269,8 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
         flags = f"--label_name {tmp_path}/3 --cam_dir {tmp_path}/cams --workers 2"
         run_main("make_pseudo_labels", f"{command} {flags}")
     assert len(labels_in(tmp_path / "3")) == 13
+
+
+def test_maps_that_have_no_effect_are_told(make, capsys):
+    make("a", "--saliency_dir PARTS/saliency")
+    assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err

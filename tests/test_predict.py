@@ -13,7 +13,6 @@ import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, bytes_in, labels_in, run_main
 
 import options
-import predict
 from image_files import load_grey, load_image, save_grey, save_image
 from input_errors import InputError, MissingInputError
 from label_files import load_label
@@ -317,9 +316,17 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     """Two processes, each with one thread, make what this one makes."""
-    monkeypatch.setattr(predict, "SMALLEST_SHARE", 5)
+    monkeypatch.setattr("worker_processes.SHARE_OF_CRFS", 5)
     command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
         run_main("predict", f"{command}/{workers} --workers {workers} --overlay")
     assert len(bytes_in(tmp_path / "1")) == 25  # two files an image, and the lock
     assert bytes_in(tmp_path / "1") == bytes_in(tmp_path / "2")
+
+
+def test_predictions_never_go_among_the_photographs(scenes, runs, tmp_path):
+    shutil.copytree(scenes / "data/VOCdevkit/VOC2012/JPEGImages", tmp_path / "images")
+    before = bytes_in(tmp_path / "images")
+    with pytest.raises(InputError, match="holds images of --input: choose another folder"):
+        run_main("predict", f"--load_path {runs}/seg/last.pth --input {tmp_path}/images --output {tmp_path}/images")
+    assert bytes_in(tmp_path / "images") == before

@@ -246,6 +246,15 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
         load_checkpoint(tmp_path / "a.pth")
 
 
+def test_folders_and_pickles_that_are_no_checkpoints(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder: name its last\.pth"):
+        load_checkpoint(tmp_path)
+    torch.save({"network": print}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="holds more than tensors and plain values") as refusal:
+        load_checkpoint(tmp_path / "a.pth")
+    assert "weights_only" not in str(refusal.value)
+
+
 def test_paths_of_the_wrong_kind_are_mistakes_of_the_user(tmp_path, capsys):
     assert run_script(lambda args: (tmp_path).read_bytes(), None) == 2
     assert "Is a directory" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from voc_layout import (
     label_folder,
     load_class_names,
     load_ids,
+    truth_folder,
 )
 
 
@@ -71,6 +72,18 @@ def test_missing_files_are_named(tmp_path):
     assert list(files_of_ids(tmp_path, ["a"], ".png")) == [tmp_path / "a.png"]
     with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
+    (tmp_path / "b.PNG").touch()
+    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files here end in \.png: convert or rename"):
+        files_of_ids(tmp_path, ["a", "b", "c"], ".png")
+
+
+def test_masks_of_some_images(tmp_path):
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass/a.png").touch()
+    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClass"  # what lacks is said of the folder there is
+    (tmp_path / "SegmentationClassAug").mkdir()
+    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClassAug"
+    assert truth_folder(tmp_path, ["a"]).name == "SegmentationClass"
 
 
 def test_label_folder(tmp_path, monkeypatch):
@@ -80,6 +93,8 @@ def test_label_folder(tmp_path, monkeypatch):
     (tmp_path / "experiments/pseudo_labels/ours").mkdir(parents=True)
     assert label_folder("ours", tmp_path / "voc").name == "ours"
     assert label_folder(str(tmp_path / "voc"), tmp_path) == tmp_path / "voc"
+    (tmp_path / "experiments/pseudo_labels/ours/before").mkdir()
+    assert label_folder("ours/before", tmp_path / "voc").name == "before"
     with pytest.raises(MissingInputError, match="--label_name theirs"):
         label_folder("theirs", tmp_path / "voc")
 
