@@ -48,7 +48,7 @@ class Part:
 
 
 def main(args) -> int:
-    # layouts
+    # data
     train_roots, benchmarks, data_dir = places(args)
     parts, findings = check_saliency_sets(train_roots, benchmarks)
     if not data_dir and (args.label_name or args.saliency_dir or args.cam_dir):
@@ -59,7 +59,7 @@ def main(args) -> int:
     for part in parts:
         print(f"{part.name}: {len(part.pictures)} pictures for {part.use}", flush=True)
 
-    # files
+    # evaluate: files, then training pictures in test data
     pictures = list(dict.fromkeys(picture for part in parts for picture in part.pictures))
     results = measure_all(check_picture, pictures, args.workers)
     bar = tqdm(results, total=len(pictures), unit="picture", mininterval=1, leave=False)
@@ -68,11 +68,9 @@ def main(args) -> int:
         findings += found
         if signature is not None:
             signatures[picture.image] = signature
-
-    # training pictures in test data
     findings += find_shared(parts, signatures)
 
-    # report
+    # save
     findings = list(dict.fromkeys(findings))
     print_table(findings)
     if args.csv:

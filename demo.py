@@ -56,6 +56,7 @@ TEST_FLAGS = "--scales 1 1.5 --flip"
 
 
 def main(args) -> None:
+    # data
     work = Path(args.work_dir)
     clear(work)
     started = time.perf_counter()
@@ -64,8 +65,12 @@ def main(args) -> None:
     write_lists(work)
     if args.draw_only:
         return
+
+    # train, evaluate: every script
     for command in commands(work, args.seed):
         run(command)
+
+    # save
     results = collect(work)
     results["minutes"] = (time.perf_counter() - started) / 60
     write_json(work / "results.json", results)

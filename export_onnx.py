@@ -37,11 +37,15 @@ def main(args) -> None:
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(f"{', '.join(absent)} not installed: pip install -r requirements-onnx.txt")
+
+    # model
     checkpoint = load_checkpoint(args.load_path)
     if checkpoint["stage"] != "saliency":
         raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
     maps_of = MapsOfImages(rebuild(build_saliency_net, checkpoint, args.load_path)).eval()
     side_px = checkpoint["settings"]["image_size"]
+
+    # save
     with atomic_path(args.output) as temporary:
         write_onnx(maps_of, side_px, temporary)
         difference = max(difference_to_torch(maps_of, temporary, batch, side_px) for batch in TESTED_BATCHES)

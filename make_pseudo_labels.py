@@ -98,17 +98,13 @@ def main(args) -> None:
     folder, selects = new_label_folder(args.label_name), args.selector == "sos"
     before = folder / "before" if selects else folder
 
-    # maps
+    # save: maps, labels, selected labels
     if not args.baseline_dir or (selects and args.multi_class == "split"):
         make_cams(images, args, world)
         if args.affinity_path:
             expand_cams(images, args, world)
-
-    # labels
     if not (selects and args.baseline_dir):
         make_labels(images, before, args, world)
-
-    # selection
     if selects:
         select_labels(images, before, folder, args, world)
     stop_distributed()

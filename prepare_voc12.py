@@ -39,7 +39,7 @@ def main(args) -> None:
     voc_root, list_dir = Path(args.data_dir) / "VOCdevkit/VOC2012", Path(args.list_dir)
     check_data_dir(args.data_dir, voc_root)
 
-    # what the archives hold, before anything is written
+    # data: what the archives hold, before anything is written
     with open_archive(args.trainval) as trainval, open_archive(args.aug) as aug:
         files, masks = voc_members(trainval, "train"), mask_members(aug)
         ids = {name: listed_ids(trainval, files, name) for name in ("train", "val")}
@@ -47,15 +47,13 @@ def main(args) -> None:
         check_members(trainval, files, ids)
         check_lists(list_dir, ids)
 
-        # unpack
+        # save: photographs and masks, then lists and image labels
         unpack(trainval, files, voc_root)
         unpack(aug, masks, voc_root, check_header)
     if args.test:
         ids["test"] = unpack_test(args.test, voc_root, list_dir)
     classes = load_class_names(voc_root)
     decode_some([voc_root / place for place in sorted(masks)], len(classes))
-
-    # lists and image labels
     labels = labels_of_images(voc_root, sorted({*ids["train"], *ids["train_aug"], *ids["val"]}), classes)
     save_lists(list_dir, ids)
     save_labels(list_dir / "cls_labels.npy", labels, classes)
