@@ -95,6 +95,8 @@ def main(args) -> None:
     # data
     images = find_images(args)
     check_options(args, images)
+    if world.is_main:
+        tell_unused_maps(args)
     folder, selects = new_label_folder(args.label_name), args.selector == "sos"
     before = folder / "before" if selects else folder
 
@@ -132,12 +134,15 @@ def check_options(args, images: Images) -> None:
         raise InputError(
             "--baseline_dir brings finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
         )
-    if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
-        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
     check_parameters(args.fusion, dict(args.fusion_args))
     selector_thresholds(args, images.classes)
     if args.second_cam_dir:
         files_of_ids(args.second_cam_dir, images.ids, ".npz")
+
+
+def tell_unused_maps(args) -> None:
+    if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
+        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:

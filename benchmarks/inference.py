@@ -97,7 +97,7 @@ def build(kind: str, backbone: str) -> torch.nn.Module:
 @cache
 def ready(kind: str, backbone: str, device: torch.device) -> torch.nn.Module:
     """As the scripts have it, once they have started."""
-    return for_inference(build(kind, backbone).eval(), device)
+    return for_inference(build(kind, backbone), device)
 
 
 def ratio(ms: dict, way: str) -> str:

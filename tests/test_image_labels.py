@@ -306,3 +306,8 @@ def test_the_public_class_vectors(real_data):
     assert counts["train"] == (1464, 933)
     assert counts["train_aug"] == (10582, 6249)
     assert counts["val"][0] == 1449
+
+
+def test_a_table_may_name_files(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,classes\na.jpg,cat\nb,dog\n")
+    assert load_image_labels(tmp_path / "labels.csv", ["a", "b"], ("cat", "dog")).tolist() == [[1, 0], [0, 1]]
