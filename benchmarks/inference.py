@@ -26,6 +26,7 @@ import torch.nn.functional as F
 import make_pseudo_labels
 import options
 import predict
+from benchmarks.plain_networks import as_published
 from benchmarks.report import environment_line, keep
 from benchmarks.timing import milliseconds
 from cam_files import save_cams
@@ -78,7 +79,7 @@ def work_on(kind: str, way: str, backbone: str, batch: int, images: dict[str, Pa
     with tempfile.TemporaryDirectory() as folder:
         if way == "plain":
             torch.backends.cudnn.allow_tf32 = False
-            PLAIN[kind](build(kind, backbone).to(device).eval(), images, Path(folder), device)
+            PLAIN[kind](as_published(build(kind, backbone)).to(device).eval(), images, Path(folder), device)
         else:
             if device.type == "cpu":
                 keep_freed_memory()  # as all scripts do there

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import options
 import SOD_train
 import train_segmentation
+from benchmarks.plain_networks import as_published
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
 from datasets.voc12 import SegmentationTraining
@@ -122,7 +123,7 @@ class PlainLoop:
     def __init__(self, task, device: torch.device, batch: list[Tensor], **changes):
         self.task, self.device, self.changes = task, device, changes
         self.layout = memory_format(changes.get("channels_last", False), device)
-        self.network = task.build().train()
+        self.network = as_published(task.build()).train()
         self.batch = self.network.backbone.normalise(batch[0]), task.plain_target(batch[1]).clone()
         self.network.to(device, memory_format=self.layout)
         self.model = torch.compile(self.network) if changes.get("compile") else self.network

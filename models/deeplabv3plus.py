@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from input_errors import InputError
 from models.backbones import Backbone, build_backbone, cannot_be_dilated
+from models.joined_convolution import JoinedConvolution
 
 ASPP_DILATIONS = {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}  # by output stride
 NORM_GROUPS = 4
@@ -56,21 +57,24 @@ class Decoder(nn.Module):
         self.conv1 = nn.Conv2d(c_low, LOW_LEVEL_CHANNELS, kernel_size=1, bias=False)
         self.bn1 = norm(LOW_LEVEL_CHANNELS)
         self.classifier = nn.Sequential(
-            nn.Conv2d(width + LOW_LEVEL_CHANNELS, width, kernel_size=3, padding=1, bias=False),
+            JoinedConvolution(width, LOW_LEVEL_CHANNELS, width),
             norm(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
             norm(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(dropout / 5),  # the published 0.1 for 0.5
             nn.Conv2d(width, num_labels, kernel_size=1),
         )
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         low = F.relu(self.bn1(self.conv1(low)))  # [B, 48, H / 4, W / 4]
-        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=True)  # [B, width, H / 4, W / 4]
-        return self.classifier(torch.cat([high, low], dim=1))  # [B, L, H / 4, W / 4]
+        join, *classify = self.classifier
+        x = join(high, low)  # [B, width, H / 4, W / 4]
+        for layer in classify:
+            x = layer(x)  # [B, width, H / 4, W / 4]; the last [B, L, H / 4, W / 4]
+        return x  # [B, L, H / 4, W / 4]
 
 
 class DeepLabV3Plus(nn.Module):

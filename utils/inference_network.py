@@ -1,4 +1,5 @@
-"""A network as it predicts fastest: batch norms folded into the convolutions before them, channels-last."""
+"""A network as it predicts fastest: channels-last, batch norms folded into the convolutions before them, on CPUs wide
+convolutions by fewer products."""
 
 import copy
 from collections import Counter, defaultdict
@@ -6,14 +7,19 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor, nn
 
+from utils.winograd import by_fewer_products
+
 LARGEST_CHANGE = 1e-3  # of what the network gives, relative to its largest value
 SIDE_PX = 64
 
 
 def for_inference(network: nn.Module, device: torch.device, side_px: int = SIDE_PX) -> nn.Module:
-    """A network on the CPU → one on the device that predicts the same but for the last bits, and faster, on CPUs as
-    well as on GPUs. `side_px`: of images that it takes."""
-    return fold_batch_norms(network.eval(), side_px).to(device, memory_format=torch.channels_last)
+    """A network on the CPU → one on the device that predicts the same up to 1e-5 of its largest value, and faster, on
+    CPUs as well as on GPUs. `side_px`: of images that it takes."""
+    network = fold_batch_norms(network.eval(), side_px)
+    if device.type == "cpu":
+        network = by_fewer_products(network)
+    return network.to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
