@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import json
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
@@ -440,6 +441,20 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None = None, **settings):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **settings)
         self.register("type", None, _text)  # of flags that name no type
+
+    def error(self, message: str):
+        """Ends in one line, with the flags that look like an unknown one, and exit code 2."""
+        unknown = message.split()[2:] if message.startswith("unrecognized arguments: ") else []
+        unknown = [word.split("=")[0] for word in unknown if word.startswith("--")]
+        likely = [flag for word in unknown for flag in difflib.get_close_matches(word, self._flags(), n=1)]
+        hint = f"did you mean {', '.join(likely)}? " if likely else ""
+        self.exit(2, f"{self.prog}: error: {message} ({hint}{self.prog} --help tells all flags)\n")
+
+    def _flags(self) -> list[str]:
+        """Those of its commands, too."""
+        commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        return flags + [flag for parsers in commands for parser in parsers.values() for flag in parser._flags()]
 
 
 def _add_network(parser, default: str, text: str) -> None:

@@ -59,6 +59,31 @@ def test_booleans(text, value):
 
 
 @pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "train_segmentation.py --label_name x --use_gnn",
+            "arguments: --use_gnn (did you mean --use_gn? ",
+        ),
+        ("SOD_train.py --decay_epochs=3", "did you mean --decay_epoch? SOD_train.py --help tells all flags)"),
+        ("evaluate.py saliency --pred a --gt_root b --boot 1", "did you mean --bootstrap? "),
+        ("evaluate.py saliency --prd a", "required: --pred, --gt_root (evaluate.py saliency --help"),
+        (
+            "SOD_train.py --lr much",
+            "--lr: 'much' is not a number above 0 and up to 1e+09 (SOD_train.py --help",
+        ),
+        ("SOD_train.py --zzzz", "unrecognized arguments: --zzzz (SOD_train.py --help"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(command, words, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [command.split()[0]])
+    with pytest.raises(SystemExit):
+        parse(command)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "SOD_train.py --use_gnn",  # unknown
