@@ -4,19 +4,27 @@ cams     float16 [K, H, W], 0..1   one map for each class of the image, at the s
 classes  uint8 [K]                 their labels, 1..C (0 is background)
 """
 
+import zipfile
+
 import numpy as np
 
 from atomic_files import atomic_path
 from input_errors import InputError, shorten
 from npz_files import load_named_arrays
 
+DEFLATE_LEVEL = 1  # numpy's own, 6, takes 1.4 to 2 times as long, for 4 % less at best
+
 
 def save_cams(path, cams: np.ndarray, classes: np.ndarray) -> None:
     """Writes the maps of one image; see the module's docstring for shapes and ranges."""
     if cams.ndim != 3 or len(cams) != len(classes):
         raise ValueError(f"{path}: {len(classes)} classes, but maps of shape {list(cams.shape)}")
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, cams=cams.astype(np.float16), classes=np.asarray(classes, np.uint8))
+    arrays = {"cams": cams.astype(np.float16), "classes": np.asarray(classes, np.uint8)}
+    how = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": DEFLATE_LEVEL}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", **how) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def load_cams(path) -> tuple[np.ndarray, np.ndarray]:

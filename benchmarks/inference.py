@@ -27,7 +27,7 @@ import make_pseudo_labels
 import options
 import predict
 from benchmarks.plain_networks import as_published
-from benchmarks.report import environment_line, keep
+from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
 from cam_files import save_cams
 from image_files import image_stems, load_image
@@ -63,9 +63,9 @@ def main(argv: list[str]) -> None:
         rows += [[kind, amp, *(f"{ms[way]:.0f}" for way in ("plain", amp)), ratio(ms, amp)] for amp in args.amp]
     header = ["", "--amp", "plain loop, ms/image", "ours, ms/image", "speed-up"]
     title = f"{args.backbone}, {len(images)} photographs"
-    where = "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
     command = f"python -m benchmarks.inference {shlex.join(argv)}"
-    keep(f"inference_{args.backbone}_{where}", command, [title, markdown_table(header, rows), environment_line()])
+    parts = [title, markdown_table(header, rows), environment_line()]
+    keep(f"inference_{args.backbone}_{device_kind()}", command, parts)
 
 
 def in_a_process(stack: ExitStack, kind: str, way: str, args, images: dict[str, Path]):

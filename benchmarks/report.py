@@ -20,6 +20,11 @@ def environment_line() -> str:
     return f"{where} of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
 
 
+def device_kind() -> str:
+    """For names of results: "cuda", or the kind of CPU, such as "cpu_avx2"."""
+    return "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
 def keep(name: str, command: str, parts: list[str]) -> None:
     """Prints the parts and writes them, with the command, to benchmarks/results/<name>.md."""
     text = "\n\n".join([f"# {name}", f"    {command}", *parts]) + "\n"

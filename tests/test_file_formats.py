@@ -226,6 +226,9 @@ def test_cams(tmp_path):
     loaded, classes = load_cams(tmp_path / "a.npz")
     assert np.abs(loaded - cams).max() < 1e-3
     assert classes.tolist() == [3, 7]
+    with np.load(tmp_path / "a.npz") as by_numpy:
+        assert np.array_equal(by_numpy["cams"], cams.astype(np.float16))
+        assert (by_numpy["classes"].tolist(), by_numpy["classes"].dtype) == ([3, 7], np.uint8)
     whole = (tmp_path / "a.npz").read_bytes()
     for content in (b"", whole[:50], b"text"):
         (tmp_path / "b.npz").write_bytes(content)

@@ -1,5 +1,6 @@
 """What only a GPU shows: mixed precision learns, no step waits, recomputation saves memory, maps are the CPU's."""
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from test_training_scripts import COMMANDS, losses_of, saliency_command, voc_com
 
 from benchmarks.training_loops import TASKS, OurLoop
 from image_files import load_grey, load_image
+from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint
+from utils.inference_network import for_inference
 from utils.saliency_prediction import predict_saliency
+from utils.segmentation_prediction import segmentation_logits
 
 NO_WAIT = {
     "SOD_train": "--ema 0.9 --accumulate 2",
@@ -99,6 +103,19 @@ def test_maps_agree_with_the_cpu(scenes, tmp_path):
     (on_cpu,) = predict_saliency(network, [image], 64, torch.device("cpu"))
     (on_gpu,) = predict_saliency(network.cuda(), [image], 64, torch.device("cuda"))
     assert np.abs(on_cpu.astype(int) - on_gpu).max() <= 4  # bfloat16 has 8 bits
+
+
+def test_segmentations_agree_with_the_cpu():
+    """Which has layers of its own."""
+    settings = {"backbone": "resnest14", "backbone_args": {}, "pixel_mean": None, "pixel_std": None, "classes": ["cat"]}
+    settings |= {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
+    network = build_deeplabv3plus(settings)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
+    on_cpu, on_gpu = (
+        segmentation_logits(for_inference(copy.deepcopy(network), device), images, device, flip=True, amp=False).cpu()
+        for device in (torch.device("cpu"), torch.device("cuda"))
+    )
+    assert (on_cpu - on_gpu).abs().max() <= 1e-2 * on_cpu.abs().max()  # TF32 has 10 bits
 
 
 def test_recomputation_saves_memory():

@@ -13,7 +13,7 @@ def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "su
     images: float [B, 3, H, W]; predict: [N, 3, h, w] → maps [N, K, h', w'] of any size. → [B, K, H, W].
     Scaled sides are rounded to whole multiples of `multiple` px; at scale 1 the images stay as they are.
     """
-    size_hw = images.shape[-2:]
+    size_hw, images = images.shape[-2:], images.contiguous()  # three channels are enlarged slowly in channels-last
     join = {"sum": torch.add, "max": torch.maximum}[combine]
     total = None
     for scale in scales:
