@@ -129,6 +129,7 @@ def test_few_products_have_the_result_of_all(shape, bias):
         with torch.inference_mode():
             given = fast(images.to(memory_format=layout))
         assert given.shape == expected.shape
+        assert given.is_contiguous(memory_format=torch.channels_last)
         assert (given.double() - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 

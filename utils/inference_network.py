@@ -14,8 +14,8 @@ SIDE_PX = 64
 
 
 def for_inference(network: nn.Module, device: torch.device, side_px: int = SIDE_PX) -> nn.Module:
-    """A network on the CPU → one on the device that predicts the same up to 1e-5 of its largest value, and faster, on
-    CPUs as well as on GPUs. `side_px`: of images that it takes."""
+    """A network on the CPU → one on the device that predicts the same up to rounding (of wide convolutions 2e-5 of the
+    largest value), and faster, on CPUs as well as on GPUs. `side_px`: of images that it takes."""
     network = fold_batch_norms(network.eval(), side_px)
     if device.type == "cpu":
         network = by_fewer_products(network)

@@ -45,12 +45,12 @@ class WinogradConvolution(nn.Module):
             return self.convolution(x)  # [B, O, H, W]
         (num, _, height, width), c_out = x.shape, self.convolution.out_channels
         down, across = -(-height // 4), -(-width // 4)  # D and A, the number of tiles
-        result = x.new_empty(num, down, 4, across, 4, c_out)
+        result = x.new_empty(num, height, width, c_out)
         at_once = max(1, TILES // (num * across))
         for first in range(0, down, at_once):
             last = min(first + at_once, down)
-            result[:, first:last] = self.rows_of_tiles(x, first, last, across)  # [B, R, 4, A, 4, O]
-        result = result.view(num, 4 * down, 4 * across, c_out)[:, :height, :width]  # [B, H, W, O]
+            rows = self.rows_of_tiles(x, first, last, across)  # [B, 4 R, 4 A, O]
+            result[:, 4 * first : 4 * last] = rows[:, : height - 4 * first, :width]
         return result.permute(0, 3, 1, 2)  # [B, O, H, W]
 
     def rows_of_tiles(self, x: Tensor, first: int, last: int, across: int) -> Tensor:
@@ -64,7 +64,8 @@ class WinogradConvolution(nn.Module):
         tiles = self.of_result @ products.view(36, -1)  # [16, B R A O]
         if self.convolution.bias is not None:
             tiles.view(-1, c_out).add_(self.convolution.bias)
-        return tiles.view(4, 4, num, -1, across, c_out).permute(2, 3, 0, 4, 1, 5)  # [B, R, 4, A, 4, O]
+        tiles = tiles.view(4, 4, num, -1, across, c_out).permute(2, 3, 0, 4, 1, 5)  # [B, R, 4, A, 4, O]
+        return tiles.reshape(num, -1, 4 * across, c_out)  # [B, 4 R, 4 A, O]
 
 
 def in_both_directions(matrix: tuple) -> Tensor:
