@@ -448,13 +448,17 @@ class _Parser(argparse.ArgumentParser):
         unknown = [word.split("=")[0] for word in unknown if word.startswith("--")]
         likely = [flag for word in unknown for flag in difflib.get_close_matches(word, self._flags(), n=1)]
         hint = f"did you mean {', '.join(likely)}? " if likely else ""
-        self.exit(2, f"{self.prog}: error: {message} ({hint}{self.prog} --help tells all flags)\n")
+        command = f"{self.prog} COMMAND" if self._commands() else self.prog
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({hint}{command} --help tells all flags)\n")
+
+    def _commands(self) -> list:
+        actions = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [parser for action in actions for parser in action.choices.values()]
 
     def _flags(self) -> list[str]:
         """Those of its commands, too."""
-        commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         flags = [flag for action in self._actions for flag in action.option_strings]
-        return flags + [flag for parsers in commands for parser in parsers.values() for flag in parser._flags()]
+        return flags + [flag for parser in self._commands() for flag in parser._flags()]
 
 
 def _add_network(parser, default: str, text: str) -> None:

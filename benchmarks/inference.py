@@ -4,9 +4,9 @@
     python -m benchmarks.inference --backbone resnest50 --images 8 --input data/voc12/VOCdevkit/VOC2012/JPEGImages
 
 The plain loop, as most public code has it: one image, one scale and one mirror image at a time, maps of all classes
-enlarged to the image, the result written before the next image is read, float32, TF32 off. Ours: the functions of
-predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. Each
-side has a process of its own; they take turns, and the fastest counts.
+enlarged to the image, the result written before the next image is read, float32, TF32 off; layers as published. Ours:
+the functions of predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from
+files to files. Each side has a process of its own; they take turns, and the fastest counts.
 """
 
 import argparse

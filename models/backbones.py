@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from input_errors import InputError, first_line
 from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_weights
-from models.split_attention import with_fewer_passes
+from models.split_attention import replace_split_attention
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -136,7 +136,7 @@ def build_backbone(
             f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
         )
     if "resnest" in full_name:
-        with_fewer_passes(network)
+        replace_split_attention(network)
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     config = timm.get_pretrained_cfg(full_name)
     mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std

@@ -2,7 +2,8 @@
 
 Features are enlarged channel by channel and linearly, so that channels can as well be joined before: by nine 1×1
 convolutions on the coarse grid, one for each place of the kernel, whose results are enlarged and moved by that place.
-For the decoder of DeepLabV3+ these are a quarter of the products or less, and the same sums but for rounding.
+For the decoder of DeepLabV3+ with 256 channels these are a quarter of the products at output stride 16, half of them
+at 8, and the same sums up to rounding.
 """
 
 import math
@@ -40,7 +41,7 @@ class JoinedConvolution(nn.Conv2d):
         maps = F.conv2d(coarse, places).unflatten(1, (3, 3, -1))  # [B, 3, 3, c_out, h, w]
         rows = maps.permute(0, 4, 1, 5, 2, 3).flatten(0, 2)  # [3 B h, w, 3, c_out]
         rows = sum_of_places(rows, width)  # [3 B h, W, c_out]
-        whole = rows.flatten(1).view(len(fine), -1, 3, width * self.out_channels)  # [B, h, 3, W c_out]
+        whole = rows.flatten(1).view(len(fine), coarse.shape[-2], 3, width * self.out_channels)  # [B, h, 3, W c_out]
         whole = sum_of_places(whole, height).unflatten(2, (width, -1))  # [B, H, W, c_out]
         return F.conv2d(fine, of_fine, self.bias, padding=1).add_(whole.permute(0, 3, 1, 2))  # [B, c_out, H, W]
 

@@ -1,4 +1,4 @@
-"""ResNeSt's split attention (Zhang et al., CVPRW 2022) with fewer passes over its maps than timm's, the same result."""
+"""ResNeSt's split attention (Zhang et al., CVPRW 2022) with fewer passes over its maps than timm's."""
 
 import torch
 from timm.layers import SplitAttn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SplitAttention(SplitAttn):
-    """timm's layer, [B, c_in, H, W] → [B, c_out, H, W]: a mean of `radix` parts, weighed channel by channel.
+    """timm's layer up to rounding, [B, c_in, H, W] → [B, c_out, H, W]: a mean of `radix` parts, weighed by channel.
 
     timm sums whole parts before it takes their mean over the image, weighs them in a tensor of their own (in 32 bits,
     under autocast), and leaves channels-last memory.
@@ -25,7 +25,7 @@ class SplitAttention(SplitAttn):
         return joined  # [B, c_out, H, W]
 
 
-def with_fewer_passes(network: nn.Module) -> None:
+def replace_split_attention(network: nn.Module) -> None:
     """Makes each split attention of a timm network one of ours; its weights and their names stay."""
     for module in network.modules():
         if type(module) is SplitAttn:

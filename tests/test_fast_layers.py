@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.joined_convolution import BLOCK_PX, JoinedConvolution
-from models.split_attention import SplitAttention, with_fewer_passes
+from models.split_attention import SplitAttention, replace_split_attention
 from utils.inference_network import for_inference
-from utils.winograd import FEWEST_CHANNELS, TILES, WinogradConvolution
+from utils.winograd import FEWEST_CHANNELS, FEWEST_TILES, TILES, WinogradConvolution
 
 
 def gradients(result, *of):
@@ -89,7 +89,7 @@ def test_split_attention_is_that_of_timm(radix, groups, layout):
     torch.manual_seed(0)
     theirs = SplitAttn(8, 16, radix=radix, groups=groups, norm_layer=nn.BatchNorm2d).double()
     ours = copy.deepcopy(theirs)
-    with_fewer_passes(ours)
+    replace_split_attention(ours)
     assert type(ours) is SplitAttention
     assert list(ours.state_dict()) == list(theirs.state_dict())
     x = torch.randn(2, 8, 9, 7).double().to(memory_format=layout).requires_grad_()
@@ -103,7 +103,7 @@ def test_split_attention_is_that_of_timm(radix, groups, layout):
 
 def test_split_attention_stays_in_16_bits():
     layer = SplitAttn(8)
-    with_fewer_passes(layer)
+    replace_split_attention(layer)
     x = torch.randn(2, 8, 9, 7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = layer(x)
@@ -116,7 +116,8 @@ def test_split_attention_stays_in_16_bits():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (1, 4, 4), (2, 5, 3), (1, 8, 17), (3, 13, 4), (1, 1, 30), (1, 40, 4 * TILES // 8)]
+    "shape",
+    [(3, 16, 1), (12, 4, 4), (2, 5, 23), (1, 8, 27), (3, 13, 4), (1, 1, 50), (1, 40, 64), (1, 9, 4 * TILES + 1)],
 )
 def test_few_products_have_the_result_of_all(shape, bias):
     torch.manual_seed(0)
@@ -133,15 +134,26 @@ def test_few_products_have_the_result_of_all(shape, bias):
         assert (given.double() - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize(("hw", "is_replaced"), [((12, 12), False), ((12, 13), True)])
+def test_small_maps_pass_the_convolution_itself(hw, is_replaced):
+    assert (hw[0] // 4) * (hw[1] // 4) == 9 < FEWEST_TILES == 3 * 4
+    fast = WinogradConvolution(nn.Conv2d(4, 4, kernel_size=3, padding=1))
+    fast.matrices.zero_()
+    with torch.inference_mode():
+        images = torch.randn(1, 4, *hw)
+        assert torch.equal(fast(images), fast.convolution(images)) is not is_replaced
+
+
 def test_few_products_leave_16_bits_alone():
     plain = nn.Conv2d(16, 16, kernel_size=3, padding=1)
-    images = torch.randn(1, 16, 9, 9)
+    images = torch.randn(1, 16, 19, 19)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(WinogradConvolution(plain)(images), plain(images))
 
 
 WIDE = {"in_channels": FEWEST_CHANNELS, "out_channels": FEWEST_CHANNELS, "kernel_size": 3, "padding": 1}
 NOT_WIDE = [{"in_channels": FEWEST_CHANNELS - 1}, {"out_channels": FEWEST_CHANNELS - 1}, {"stride": 2}, {"groups": 2}]
+NOT_WIDE += [{"in_channels": 1088}]  # matrices of 40.1 MB
 NOT_WIDE += [{"dilation": 2}, {"dilation": 2, "padding": 2}, {"padding": 0}, {"padding_mode": "reflect"}]
 NOT_WIDE += [{"kernel_size": 1, "padding": 0}, {"kernel_size": 5, "padding": 2}, {"padding": "same"}]
 
@@ -150,7 +162,7 @@ NOT_WIDE += [{"kernel_size": 1, "padding": 0}, {"kernel_size": 5, "padding": 2},
 def test_wide_convolutions_are_replaced_for_predictions(changes, count):
     how = WIDE | changes
     network = nn.Sequential(nn.Conv2d(3, how["in_channels"], kernel_size=1), nn.Sequential(nn.Conv2d(**how), nn.ReLU()))
-    images = torch.rand(1, 3, 12, 8)
+    images = torch.rand(1, 3, 12, 16)
     with torch.inference_mode():
         fast = for_inference(network, torch.device("cpu"), side_px=8)
         assert sum(isinstance(module, WinogradConvolution) for module in fast.modules()) == count

@@ -66,7 +66,10 @@ def test_booleans(text, value):
             "arguments: --use_gnn (did you mean --use_gn? ",
         ),
         ("SOD_train.py --decay_epochs=3", "did you mean --decay_epoch? SOD_train.py --help tells all flags)"),
-        ("evaluate.py saliency --pred a --gt_root b --boot 1", "did you mean --bootstrap? "),
+        (
+            "evaluate.py saliency --pred a --gt_root b --boot 1",
+            "mean --bootstrap? evaluate.py COMMAND --help tells",
+        ),
         ("evaluate.py saliency --prd a", "required: --pred, --gt_root (evaluate.py saliency --help"),
         (
             "SOD_train.py --lr much",

@@ -29,6 +29,16 @@ def test_scales_and_flips():
     assert sizes == [(8, 12)]  # the size the network was trained at, whatever the multiple
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_scaled_images_keep_the_layout_of_the_images(layout):
+    """By which networks choose that of their features."""
+    seen = []
+    images = torch.rand(2, 3, 8, 6).to(memory_format=layout)
+    merge_scales(lambda b: seen.append(b) or b, images, scales=(0.5, 1.0, 1.5), flip=True)
+    assert len(seen) == 3
+    assert all(batch.is_contiguous(memory_format=layout) for batch in seen)
+
+
 @pytest.mark.parametrize(
     ("combine", "flip", "expected"),
     [("sum", False, [7, 4, 3]), ("max", False, [6, 2, 3]), ("sum", True, [10, 8, 10]), ("max", True, [6, 2, 6])],

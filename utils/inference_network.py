@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor, nn
 
-from utils.winograd import by_fewer_products
+from utils.winograd import replace_wide_convolutions
 
 LARGEST_CHANGE = 1e-3  # of what the network gives, relative to its largest value
 SIDE_PX = 64
@@ -18,7 +18,7 @@ def for_inference(network: nn.Module, device: torch.device, side_px: int = SIDE_
     largest value), and faster, on CPUs as well as on GPUs. `side_px`: of images that it takes."""
     network = fold_batch_norms(network.eval(), side_px)
     if device.type == "cpu":
-        network = by_fewer_products(network)
+        network = replace_wide_convolutions(network)
     return network.to(device, memory_format=torch.channels_last)
 
 

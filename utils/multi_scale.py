@@ -13,13 +13,17 @@ def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "su
     images: float [B, 3, H, W]; predict: [N, 3, h, w] → maps [N, K, h', w'] of any size. → [B, K, H, W].
     Scaled sides are rounded to whole multiples of `multiple` px; at scale 1 the images stay as they are.
     """
-    size_hw, images = images.shape[-2:], images.contiguous()  # three channels are enlarged slowly in channels-last
+    size_hw = images.shape[-2:]
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
     join = {"sum": torch.add, "max": torch.maximum}[combine]
     total = None
     for scale in scales:
         scaled = images  # [B, 3, h, w]
         if scale != 1:
-            scaled = resize(images, [max(1, round(side * scale / multiple)) * multiple for side in size_hw])
+            scaled_hw = [max(1, round(side * scale / multiple)) * multiple for side in size_hw]
+            scaled = resize(images.contiguous(), scaled_hw)  # [B, 3, h, w]; three channels-last ones would take longer
+            scaled = scaled.contiguous(memory_format=layout)  # [B, 3, h, w]
         maps = predict(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)  # [B or 2 B, K, h', w']
         if flip:
             straight, mirrored = maps.chunk(2)

@@ -22,12 +22,15 @@ OF_KERNEL = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0,
 OF_RESULT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))  # Aᵀ
 TILES = 512  # that pass the steps together: fewer read all matrices too often, more do not stay in the cache
 FEWEST_CHANNELS = 256  # below, the sums cost what they save
+MOST_MATRICES_MB = 40  # of a convolution, which has 4 times its weights: 512 channels to 512
+FEWEST_TILES = 12  # below, reading the matrices takes longer than the products
 
 
 class WinogradConvolution(nn.Module):
     """What a convolution of 3×3, stride 1, padding 1 makes of float32 [B, C, H, W], up to 2e-5 of its largest value.
 
-    Under autocast it is the convolution itself: sums of products in 16 bits would lose most of their digits.
+    It is the convolution itself for small maps, and under autocast: sums of products in 16 bits would lose most of
+    their digits. It holds five times the memory of the convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -41,10 +44,10 @@ class WinogradConvolution(nn.Module):
         self.register_buffer("of_result", in_both_directions(OF_RESULT))  # [16, 36]
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
-            return self.convolution(x)  # [B, O, H, W]
         (num, _, height, width), c_out = x.shape, self.convolution.out_channels
         down, across = -(-height // 4), -(-width // 4)  # D and A, the number of tiles
+        if torch.is_autocast_enabled(x.device.type) or num * down * across < FEWEST_TILES:
+            return self.convolution(x)  # [B, O, H, W]
         result = x.new_empty(num, height, width, c_out)
         at_once = max(1, TILES // (num * across))
         for first in range(0, down, at_once):
@@ -74,9 +77,9 @@ def in_both_directions(matrix: tuple) -> Tensor:
     return torch.kron(matrix, matrix)
 
 
-def by_fewer_products(network: nn.Module) -> nn.Module:
-    """A network whose wide convolutions are `WinogradConvolution`s; a copy, where it has any."""
-    wide = [name for name, module in network.named_modules() if is_wide(module)]
+def replace_wide_convolutions(network: nn.Module) -> nn.Module:
+    """A network with `WinogradConvolution`s for wide convolutions within it; a copy, where it has any."""
+    wide = [name for name, module in network.named_modules() if name and is_wide(module)]
     network = copy.deepcopy(network) if wide else network
     for name in wide:
         parent, _, own_name = name.rpartition(".")
@@ -85,8 +88,10 @@ def by_fewer_products(network: nn.Module) -> nn.Module:
 
 
 def is_wide(module: nn.Module) -> bool:
-    """Whether this is a convolution that a `WinogradConvolution` can replace, and is faster."""
+    """Whether a `WinogradConvolution` can replace this module, and is faster for all but small maps."""
     if type(module) is not nn.Conv2d or module.kernel_size != (3, 3) or module.padding_mode != "zeros":
         return False
     is_plain = module.stride == module.dilation == module.padding == (1, 1) and module.groups == 1
-    return is_plain and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
+    channels = module.in_channels, module.out_channels
+    matrices_mb = 36 * 4 * channels[0] * channels[1] / 1e6
+    return is_plain and min(channels) >= FEWEST_CHANNELS and matrices_mb <= MOST_MATRICES_MB
