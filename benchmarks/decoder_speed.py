@@ -8,17 +8,17 @@ Random weights, the GPU if there is one. The widths take turns, and the fastest 
 
 import argparse
 import sys
-import time
 
 import torch
 
-from benchmarks.report import environment_line, keep
+from benchmarks.report import device_kind, environment_line, keep
+from benchmarks.timing import milliseconds
 from metrics.tables import markdown_table
 from models.saliency_losses import saliency_objective
 from models.saliency_net import PAPER_WIDTH, build_saliency_net
 from utils.precision import autocast
 
-TURNS = 4  # the first does not count
+TURNS = 3
 
 
 def main(argv: list[str]) -> None:
@@ -30,20 +30,20 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = {width: build(args.backbone, width, args.image_size, device) for width in args.widths}
-    times: dict[str, list] = {width: [] for width in args.widths}
-    for _ in range(TURNS):
-        for width, network in networks.items():
-            times[width].append((train_ms(network, args, device), predict_ms(network, args, device)))
-    best = {width: [min(turn) for turn in zip(*turns[1:])] for width, turns in times.items()}
-    slowest = [max(column) for column in zip(*best.values())]
+    batch = random_batch(args, device)
+    ways = {
+        (width, does): does(network, *batch, device) for width, network in networks.items() for does in (train, predict)
+    }
+    ms = milliseconds(ways, [range(args.batch)], TURNS)
+    slowest = {does: max(ms[width, does] for width in args.widths) for does in (train, predict)}
     rows = [
         [width, f"{millions(networks[width]):.2f}"]
-        + [f"{ms:.1f} ({slow / ms:.1f} ×)" for ms, slow in zip(best[width], slowest)]
+        + [f"{ms[width, does]:.1f} ({slow / ms[width, does]:.1f} ×)" for does, slow in slowest.items()]
         for width in args.widths
     ]
     header = ["decoder", "parameters, M", "training step, ms/image (speed-up)", "prediction, ms/image (speed-up)"]
     command = f"python -m benchmarks.decoder_speed {' '.join(argv)}".rstrip()
-    keep(f"decoder_speed_{args.backbone}_{device.type}", command, [markdown_table(header, rows), environment_line()])
+    keep(f"decoder_speed_{args.backbone}_{device_kind()}", command, [markdown_table(header, rows), environment_line()])
 
 
 def build(backbone: str, width: str, image_size: int, device: torch.device):
@@ -56,34 +56,32 @@ def millions(network) -> float:
     return sum(parameter.numel() for parameter in network.parameters()) / 1e6
 
 
-def train_ms(network, args, device: torch.device) -> float:
-    """ms per image of forward pass, losses, backward pass and Adam."""
-    images, masks = random_batch(args, device)
+def train(network, images, masks, device: torch.device):
+    """A function that does forward pass, losses, backward pass and Adam."""
     optimizer = torch.optim.Adam(network.parameters())
 
-    def step():
-        network.zero_grad(set_to_none=True)
+    def step(_):
+        network.train().zero_grad(set_to_none=True)
         with autocast(device, enabled=True):
             outputs = network(images)
         saliency_objective(outputs, masks, edge_weight=1.0)["loss"].backward()
         optimizer.step()
+        wait(device)
 
-    network.train()
-    step()
-    return milliseconds(step, device) / args.batch
+    return step
 
 
-def predict_ms(network, args, device: torch.device) -> float:
-    """ms per image of the forward pass alone."""
-    images, _ = random_batch(args, device)
+def predict(network, images, masks, device: torch.device):
+    """A function that does the forward pass alone."""
 
     @torch.inference_mode()
-    def predict():
+    def step(_):
+        network.eval()
         with autocast(device, enabled=True):
             network(images)
+        wait(device)
 
-    network.eval()
-    return milliseconds(predict, device) / args.batch
+    return step
 
 
 def random_batch(args, device: torch.device):
@@ -92,12 +90,10 @@ def random_batch(args, device: torch.device):
     return images.contiguous(memory_format=torch.channels_last), (torch.rand(shape, device=device) > 0.5).float()
 
 
-def milliseconds(work, device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
+def wait(device: torch.device) -> None:
+    """For what the device has yet to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.report import environment_line, keep
+from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
 from image_files import image_stems, load_image
 from metrics.tables import markdown_table
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
     parts = [markdown_table([f"{len(tasks)} photographs", "ms/image", "speed-up"], rows)]
     parts.append(f"Processes that refine an image each, from their start: {start / 1e3:.1f} s.")
     parts.append(f"Pixels of the same label with all labels and with those present: {100 * same:.3f} %.")
-    keep("dense_crf", f"python -m benchmarks.dense_crf {shlex.join(argv)}", [*parts, environment_line()])
+    command = f"python -m benchmarks.dense_crf {shlex.join(argv)}"
+    keep(f"dense_crf_{device_kind()}", command, [*parts, environment_line()])
 
 
 def refine_here(only_present: bool, tasks: list) -> None:

@@ -14,10 +14,18 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def environment_line() -> str:
     """Machine and versions a figure was measured with."""
-    cpu = f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"  # the widest products
+    cpu = f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "numpy"))
     return f"{where} of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
+
+
+def cpu_name() -> str:
+    """The processor by the name it has itself, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "CPU"
 
 
 def device_kind() -> str:

@@ -98,7 +98,7 @@ def test_random_walk(results):
 def test_label_processes(results):
     small = "--files 2 --image_size 48 64 --images 12 --few 2"
     label_processes.main(f"{small} -- --scales 1 --batch 1".split())
-    rows = (results / "label_processes.md").read_text().splitlines()
+    rows = (results / f"label_processes_{report.device_kind()}.md").read_text().splitlines()
     assert [row.split("|")[1].split(":")[0].strip() for row in rows if " × " in row] == [
         "2 images",
         "12 images",
