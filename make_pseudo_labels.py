@@ -66,7 +66,7 @@ from utils.inference_network import for_inference
 from utils.memory import advice_when_memory_is_full, batch_for
 from utils.multi_scale import merge_scales, resize
 from utils.output_folder import claimed_folder, recorded_options
-from utils.precision import autocast, checked_finite
+from utils.precision import autocast, checked_finite, half_type
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 from worker_processes import do_in_processes
 
@@ -241,7 +241,8 @@ def make_cams(images: Images, args, world: World) -> None:
                 f"{folder} lacks the maps of {len(absent)} images: --load_path must name a classifier to make them"
             )
         return
-    network = for_inference(load_classifier(args.load_path, images.classes), world.device) if absent else None
+    half = half_type(world.device, args.amp)
+    network = for_inference(load_classifier(args.load_path, images.classes), world.device, half) if absent else None
     with claimed_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
         if absent:
             write_cams(network, images, absent, args, world)
@@ -249,8 +250,8 @@ def make_cams(images: Images, args, world: World) -> None:
 
 def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
     """Writes the maps of these images, by threads while the network works on the next batch."""
-    batch_size = batch_for(args.batch, world.device, on_gpu=4)
-    batches = batches_by_size([image_size(path) for path in images.paths], batch_size)
+    batch_size = batch_for(args.batch, world.device, on_gpu=8)
+    batches = batches_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
     bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
     with WriteBehind() as write:
         for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):
@@ -267,6 +268,8 @@ def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.n
     classes it has, and their labels uint8 [K]."""
     pixels = torch.from_numpy(images).to(world.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
     present = np.flatnonzero(image_labels.any(axis=0))  # classes of any image of the batch
+    own = image_labels[:, present]  # [B, K]
+    rows, columns = (torch.from_numpy(places).to(world.device) for places in own.nonzero())  # of each image's maps
     maps = pixels.new_zeros(len(pixels), 0, *pixels.shape[-2:], dtype=torch.float32)
     if present.size:
         classes = torch.from_numpy(present).to(world.device)
@@ -277,16 +280,18 @@ def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.n
 
         normalised = network.backbone.normalise(pixels)
         maps = merge_scales(class_maps, normalised, args.scales, args.flip, args.combine)  # [B, K, H, W]
-    own = image_labels[:, present]  # [B, K]
-    cams = [normalised_cams(row[torch.from_numpy(which).to(row.device)]).cpu().numpy() for row, which in zip(maps, own)]
-    return list(zip(cams, [(present[which] + 1).astype(np.uint8) for which in own]))
+    cams = normalised_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
+    labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
+    ends = own.sum(axis=1).cumsum()[:-1]
+    return list(zip(np.split(cams, ends), np.split(labels, ends)))
 
 
 def expand_cams(images: Images, args, world: World) -> None:
     """Writes the expanded maps that are absent."""
     folder = map_dir(args)
     absent = absent_files(folder, images.ids, ".npz")
-    network = for_inference(load_affinity_net(args.affinity_path), world.device) if absent else None
+    half = half_type(world.device, args.amp)
+    network = for_inference(load_affinity_net(args.affinity_path), world.device, half) if absent else None
     with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)), WriteBehind() as write:
         for index in progress(absent, world, "expansion"):
             path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]

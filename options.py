@@ -176,7 +176,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         "--batch",
         type=_count,
         default=0,
-        help="images of one size at a time; 0: 4 on GPUs, 1 on CPUs, where more slow down",
+        help="images of one size at a time; 0: 8 on GPUs, 1 on CPUs, where more slow down",
     )
 
     expansion = parser.add_argument_group("expansion by random walk")

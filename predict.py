@@ -53,7 +53,7 @@ from utils.inference_network import SIDE_PX, for_inference
 from utils.memory import advice_when_memory_is_full, batch_for
 from utils.multi_scale import merge_scales
 from utils.output_folder import claimed_folder, recorded_options
-from utils.precision import autocast
+from utils.precision import autocast, half_type
 from utils.saliency_prediction import predict_saliency
 from utils.segmentation_prediction import predict_segmentation, segmentation_logits
 from voc_layout import VOC_CLASSES, load_ids
@@ -66,7 +66,6 @@ BUILDERS = {
 }
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 BATCH = 8  # images that pass a network together
-MOST_PX = 1_000_000  # of an image at its largest scale; where it is larger, fewer pass the network together
 
 
 def main(args) -> None:
@@ -91,7 +90,8 @@ def main(args) -> None:
         raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
     check_segmentation_flags(args, stage, settings)
     side_px = settings.get("image_size", SIDE_PX)
-    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
+    half = half_type(world.device, args.amp)
+    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, half, side_px)
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device)
@@ -203,7 +203,7 @@ def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[lis
         except InputError as error:
             unreadable[stem] = str(error)
     stems, batch_size = list(sizes), batch_for(args.batch, device, on_gpu=BATCH)
-    batches = batches_by_size(list(sizes.values()), batch_size, batch_size * MOST_PX / max(args.scales) ** 2)
+    batches = batches_by_size(list(sizes.values()), batch_size, max(args.scales))
     return [[stems[index] for index in batch] for batch in batches], unreadable
 
 
@@ -312,7 +312,8 @@ WRITERS = {  # how a result is saved, and shown on its image
 def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
     """The image under the strongest map of the classes found (probability over 0.5, else the likeliest one)."""
     tensor = network.backbone.normalise(image_tensor(image, device))
-    logits = network(tensor)["logits"][0]  # [C]
+    with autocast(device, amp):
+        logits = network(tensor)["logits"][0]  # [C]
     classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
     with autocast(device, amp):
         cams = merge_scales(lambda x: rectified(network(x)["class_maps"], classes).float(), tensor, scales, flip)

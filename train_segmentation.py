@@ -44,7 +44,7 @@ from utils.distributed import (
 )
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler, multiply_in_tf32
+from utils.precision import autocast, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import polynomial_decay, set_lr, warm_up
 from utils.segmentation_prediction import predict_segmentation
@@ -63,7 +63,6 @@ def main(args) -> None:
     world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
     compute_deterministically(args.deterministic)
-    multiply_in_tf32(not args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))

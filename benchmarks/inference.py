@@ -3,10 +3,11 @@
     python -m benchmarks.inference --input data/voc12/VOCdevkit/VOC2012/JPEGImages
     python -m benchmarks.inference --backbone resnest50 --images 8 --input data/voc12/VOCdevkit/VOC2012/JPEGImages
 
-The plain loop, as most public code has it: one image, one scale and one mirror image at a time, maps of all classes
-enlarged to the image, the result written before the next image is read, float32, TF32 off; layers as published. Ours:
-the functions of predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from
-files to files. Each side has a process of its own; they take turns, and the fastest counts.
+The plain loop, as IRN's and PuzzleCAM's code has it: one image and one scale at a time, with its mirror image beside
+it, maps of all classes enlarged to the image, the result written before the next image is read (CAMs by np.save, not
+compressed), float32, TF32 off; layers as published. Ours: the functions of predict.py and make_pseudo_labels.py.
+Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. Each side has a process of its own; they
+take turns, and the fastest counts.
 """
 
 import argparse
@@ -29,7 +30,6 @@ import predict
 from benchmarks.plain_networks import as_published
 from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
-from cam_files import save_cams
 from image_files import image_stems, load_image
 from label_files import save_label
 from metrics.tables import markdown_table
@@ -38,6 +38,7 @@ from models.deeplabv3plus import build_deeplabv3plus
 from utils.distributed import World
 from utils.inference_network import for_inference
 from utils.memory import keep_freed_memory
+from utils.precision import half_type
 from voc_layout import VOC_CLASSES
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -83,7 +84,9 @@ def work_on(kind: str, way: str, backbone: str, batch: int, images: dict[str, Pa
         else:
             if device.type == "cpu":
                 keep_freed_memory()  # as all scripts do there
-            OURS[kind](ready(kind, backbone, device), images, Path(folder), device, batch, way)
+            amp = {"True": True, "False": False}.get(way, way)
+            network = ready(kind, backbone, device, half_type(device, amp))
+            OURS[kind](network, images, Path(folder), device, batch, way)
 
 
 @cache
@@ -96,9 +99,9 @@ def build(kind: str, backbone: str) -> torch.nn.Module:
 
 
 @cache
-def ready(kind: str, backbone: str, device: torch.device) -> torch.nn.Module:
+def ready(kind: str, backbone: str, device: torch.device, half: torch.dtype | None) -> torch.nn.Module:
     """As the scripts have it, once they have started."""
-    return for_inference(build(kind, backbone), device)
+    return for_inference(build(kind, backbone), device, half)
 
 
 def ratio(ms: dict, way: str) -> str:
@@ -111,7 +114,7 @@ def plain_cams(network, images: dict[str, Path], folder: Path, device) -> None:
         maps = plain_maps(network, load_image(path), device, lambda output: F.relu(output["class_maps"]))
         kept = maps[list(CLASSES_OF_AN_IMAGE)]  # [K, H, W]
         kept = kept / (kept.amax(dim=(1, 2), keepdim=True) + EPS)
-        save_cams(folder / f"{stem}.npz", kept.cpu().numpy(), np.array(CLASSES_OF_AN_IMAGE) + 1)
+        np.save(folder / f"{stem}.npy", {"keys": np.array(CLASSES_OF_AN_IMAGE) + 1, "high_res": kept.cpu().numpy()})
 
 
 @torch.inference_mode()
@@ -122,16 +125,15 @@ def plain_segmentations(network, images: dict[str, Path], folder: Path, device) 
 
 
 def plain_maps(network, image: np.ndarray, device, maps_of) -> torch.Tensor:
-    """The sum of maps [C, H, W] over scales and mirror images of an image, uint8 [H, W, 3], one after the other."""
+    """The sum of maps [C, H, W] over scales and mirror images of an image, uint8 [H, W, 3], scale after scale."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)  # [1, 3, H, W]
     pixels, total = network.backbone.normalise(pixels), 0
     for scale in SCALES:
         size_hw = [round(side * scale) for side in image.shape[:2]]
         scaled = F.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)  # [1, 3, h, w]
-        for mirrored in (False, True):
-            maps = maps_of(network(scaled.flip(3) if mirrored else scaled))  # [1, C, h', w']
-            maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear", align_corners=False)[0]  # [C, H, W]
-            total = total + (maps.flip(2) if mirrored else maps)
+        maps = maps_of(network(torch.cat([scaled, scaled.flip(3)])))  # [2, C, h', w']
+        maps = F.interpolate(maps, size=image.shape[:2], mode="bilinear", align_corners=False)  # [2, C, H, W]
+        total = total + maps[0] + maps[1].flip(2)
     return total
 
 

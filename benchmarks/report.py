@@ -14,10 +14,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def environment_line() -> str:
     """Machine and versions a figure was measured with."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     cpu = f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "numpy"))
-    return f"{where} of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
+    return f"{gpu}{cpu} of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
 
 
 def cpu_name() -> str:

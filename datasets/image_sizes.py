@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf
 
 from PIL import Image
 
 from input_errors import InputError, first_line
 
+MOST_PX = 1_000_000  # of an image at its largest scale: what a network's memory is thought for
 KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
 
 
@@ -27,9 +27,9 @@ def opened(file, name) -> Iterator[Image.Image]:
         raise InputError(f"{name} is not an image that can be opened: {first_line(error)}") from None
 
 
-def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, most_px: float = inf) -> list[list[int]]:
-    """Indices of all images in batches of one size, in order of their first image; one of `most_px` px at most, unless
-    an image alone has more.
+def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
+    """Indices of all images in batches of one size, in order of their first image. Where images have more px than
+    `MOST_PX` at their largest scale, fewer make a batch, so that it takes no more memory.
 
     A function of the whole list alone: whoever makes a batch, and whenever, makes the same one.
     """
@@ -38,6 +38,7 @@ def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, most_px: f
         groups.setdefault(tuple(size_hw), []).append(index)
     batches = []
     for (height, width), group in groups.items():
-        count = max(1, int(min(batch_size, most_px / (height * width))))
+        px = largest_scale**2 * height * width
+        count = max(1, int(min(batch_size, batch_size * MOST_PX / px)))
         batches += [group[first : first + count] for first in range(0, len(group), count)]
     return sorted(batches)

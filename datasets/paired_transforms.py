@@ -114,13 +114,12 @@ class SaliencyAugmentation:
 
     def _turned(self, picture: np.ndarray, interpolation: int) -> np.ndarray:
         window, size = self.crop.window(picture), self.crop.rows.out_side
-        centre, (height, width) = (size - 1) / 2, window.shape[:2]
-        across, down = size / width * (-1 if self.crop.mirrored else 1), size / height
-        # centre on centre, then as large as the square
-        to_square = np.array(
-            [[across, 0, centre - across * (width - 1) / 2], [0, down, centre - down * (height - 1) / 2], [0, 0, 1]]
-        )
-        matrix = cv2.getRotationMatrix2D((centre, centre), self.angle_deg, 1) @ to_square
+        centre, (y, x) = (size - 1) / 2, ((side - 1) / 2 for side in window.shape[:2])
+        turn = np.vstack([cv2.getRotationMatrix2D((x, y), self.angle_deg, 1), (0, 0, 1)])  # [3, 3], in the window
+        down, across = (size / side for side in window.shape[:2])
+        across = -across if self.crop.mirrored else across
+        to_square = np.array([[across, 0, centre - across * x], [0, down, centre - down * y]])  # [2, 3]
+        matrix = to_square @ turn
         return cv2.warpAffine(window, matrix, (size, size), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
 
 

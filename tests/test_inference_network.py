@@ -1,5 +1,7 @@
 """Networks for predictions: the same results, with fewer batch norms; where that cannot be, as they were."""
 
+import copy
+
 import pytest
 import torch
 from timm.layers import StdConv2d
@@ -8,7 +10,7 @@ from torch import nn
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
-from utils.inference_network import fold_batch_norms, for_inference, tensors_in
+from utils.inference_network import fold_batch_norms, for_inference, round_weights, tensors_in
 
 SETTINGS = {"backbone_args": {}, "pixel_mean": None, "pixel_std": None, "classes": ["cat", "dog"]}
 SETTINGS |= {"head_width": 16, "use_gn": False, "mode": "fix", "output_stride": 16}
@@ -59,6 +61,25 @@ def test_predictions_stay(build, backbone, left):
         torch.testing.assert_close(new, old, rtol=1e-3, atol=2e-5 * float(old.abs().max()))
     for name, value in network.state_dict().items():  # the network itself is left alone
         assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize(
+    ("build", "backbone"),
+    [(build_deeplabv3plus, "resnest14"), (build_saliency_net, "swin_tiny_patch4_window7_224")],
+)
+def test_rounding_weights_once_changes_nothing(build, backbone):
+    args = SWIN if "swin" in backbone else {}
+    network = trained(build(SETTINGS | {"backbone": backbone, "backbone_args": args}))
+    images, kept = torch.rand(2, 3, 64, 64), copy.deepcopy(network)
+    rounded = round_weights(network, torch.bfloat16)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before, after = (tensors_in(each(images)) for each in (network, rounded))
+    assert all(torch.equal(new, old) for old, new in zip(before, after, strict=True))
+    half = [module for module in rounded.modules() if getattr(module, "weight", None) is not None]
+    assert {module.weight.dtype for module in half if isinstance(module, nn.Linear)} <= {torch.bfloat16}
+    assert sum(module.weight.dtype == torch.bfloat16 for module in half) > 10
+    for name, value in kept.state_dict().items():  # the network itself is left alone
+        assert torch.equal(network.state_dict()[name], value)
 
 
 class Shared(nn.Module):

@@ -63,6 +63,55 @@ def test_crops_are_distributed_as_those_of_resized_images():
     assert ks_2samp(shifted, rows[plain][:, 1]).pvalue < 0.01
 
 
+def our_saliency(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    drawn = draw_saliency_augmentation((HEIGHT, WIDTH), CROP_PX, rng)
+    return drawn.of_image(ramps(HEIGHT, WIDTH), rng, colour_jitter=0)
+
+
+def plain_saliency(seed: int) -> np.ndarray:
+    """The image is mirrored, cropped and turned before it is resized."""
+    rng = np.random.default_rng(10_000 + seed)
+    image = Image.fromarray(ramps(HEIGHT, WIDTH)[:, :: rng.choice([-1, 1])])
+    height, width = (round(side * rng.uniform(0.9, 1)) for side in (HEIGHT, WIDTH))
+    top, left = int(rng.integers(HEIGHT - height + 1)), int(rng.integers(WIDTH - width + 1))
+    image = image.crop((left, top, left + width, top + height))
+    if rng.random() < 0.2:
+        image = image.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
+    return np.asarray(image.resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR))
+
+
+def placement(picture: np.ndarray) -> np.ndarray:
+    """Where the centre of a picture of ramps lies in the image, and how far in x and y a px to the right and a px down
+    lead there: (x, y, x per right, y per right, x per down, y per down), px, from the inner half of the picture."""
+    inner = slice(CROP_PX // 4, 3 * CROP_PX // 4)
+    values = picture[inner, inner, :2].reshape(-1, 2) / 2  # x and y in the image
+    places = np.arange(CROP_PX)[inner] - (CROP_PX - 1) / 2
+    right, down = np.meshgrid(places, places)
+    plane = np.column_stack([np.ones(right.size), right.ravel(), down.ravel()])
+    return np.linalg.lstsq(plane, values, rcond=None)[0].ravel()
+
+
+def test_saliency_pictures_are_distributed_as_those_of_whole_images():
+    rows = {make: np.array([placement(make(seed)) for seed in range(2000)]) for make in (our_saliency, plain_saliency)}
+    turned = {make: np.abs(values[:, 3]) > 0.01 for make, values in rows.items()}
+    mirrored = {make: values[:, 2] < 0 for make, values in rows.items()}
+    for share in (turned, mirrored):
+        assert share[our_saliency].mean() == pytest.approx(share[plain_saliency].mean(), abs=0.04)
+    noise = np.random.default_rng(0).uniform(-1, 1, (2000, 6)) * (0.5, 0.5, 0.01, 0.01, 0.01, 0.01)
+    for values in rows.values():  # windows begin and end between px: values that are alike but for rounding are spread
+        values[:, [2, 3]] *= np.sign(values[:, [2]])
+        values += noise
+    chances = {
+        (name, kind): ks_2samp(*(rows[make][which[make], place] for make in rows)).pvalue
+        for place, name in enumerate(("x", "y", "x per right", "y per right", "x per down", "y per down"))
+        for kind, which in (("turned", turned), ("upright", {make: ~some for make, some in turned.items()}))
+    }
+    assert min(chances.values()) > 0.001, chances
+    sheared = rows[our_saliency][turned[our_saliency], 4] * WIDTH / HEIGHT  # as if turned when it is a square
+    assert ks_2samp(sheared, rows[plain_saliency][turned[plain_saliency], 4]).pvalue < 0.001
+
+
 def test_textures_keep_their_strength():
     """Of natural images' spectrum (1 / f): the mean step from px to px is about that of PIL's whole-image way."""
     rng = np.random.default_rng(0)

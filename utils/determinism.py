@@ -5,9 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
+from utils.precision import multiply_in_tf32
+
 
 def compute_deterministically(wanted: bool) -> None:
-    """To be called before anything is computed. An operation that has no deterministic form is named in a warning."""
+    """To be called before anything is computed. An operation that has no deterministic form is named in a warning; TF32
+    is off then, and on otherwise."""
+    multiply_in_tf32(not wanted)
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it starts
     torch.use_deterministic_algorithms(wanted, warn_only=True)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
-THREADS = 2
+from worker_processes import usable_cores
+
+THREADS = min(8, usable_cores())  # more would hold much memory
 MOST_WAITING = 8  # results that may wait to be written: they take memory
 
 
@@ -18,8 +20,8 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
         try:
             while waiting:
                 item, result = waiting.popleft()
-                yield item, result.result()
                 waiting.extend((item, threads.submit(read, item)) for item in islice(items, 1))
+                yield item, result.result()
         finally:
             for _, result in waiting:
                 result.cancel()

@@ -23,7 +23,7 @@ def predict_saliency(
 ) -> list[np.ndarray]:
     """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
 
-    Each image is resized to image_size × image_size as in training, and the map is resized back. Over several
+    Each image is resized to image_size × image_size, and the map is resized back, both antialiased. Over several
     `scales` of that size, and mirror images with `flip`, the mean of the logits counts. `amp`: mixed precision on GPUs.
     """
     network.eval()
