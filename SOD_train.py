@@ -40,6 +40,7 @@ from utils.distributed import (
     stop_distributed,
     sum_counts_over_processes,
 )
+from utils.file_threads import read_ahead
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer
 from utils.precision import autocast, loss_scaler
@@ -192,8 +193,9 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
     scores = {}
     for name, pairs in data_sets.items():
         metrics, share = SaliencyMetrics(weighted_f=False), pairs[world.rank :: world.size]
-        for first in range(0, len(share), VAL_BATCH):
-            images, masks = zip(*(load_pair(*pair) for pair in share[first : first + VAL_BATCH]))
+        batches = [share[first : first + VAL_BATCH] for first in range(0, len(share), VAL_BATCH)]
+        for _, loaded in read_ahead(lambda batch: [load_pair(*pair) for pair in batch], batches):
+            images, masks = zip(*loaded)
             maps = predict_saliency(network, list(images), image_size, world.device, amp=amp)
             for saliency, mask in zip(maps, masks):
                 metrics.add(saliency, mask)

@@ -292,14 +292,22 @@ def expand_cams(images: Images, args, world: World) -> None:
     absent = absent_files(folder, images.ids, ".npz")
     half = half_type(world.device, args.amp)
     network = for_inference(load_affinity_net(args.affinity_path), world.device, half) if absent else None
+    bar = progress(absent, world, "expansion")
     with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)), WriteBehind() as write:
-        for index in progress(absent, world, "expansion"):
-            path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]
-            cams, classes = load_checked_cams(path, images.image_labels[index])
-            if len(classes):
-                check_size(path, cams.shape[1:], image_path, image_size(image_path))
-                cams = walked_cams(network, load_image(image_path), cams, args, world)
-            write(save_cams, folder / path.name, cams, classes)
+        for index, (cams, classes, image) in read_ahead(lambda index: cams_and_image(images, index, args), bar):
+            if image is not None:
+                cams = walked_cams(network, image, cams, args, world)
+            write(save_cams, folder / f"{images.ids[index]}.npz", cams, classes)
+
+
+def cams_and_image(images: Images, index: int, args) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Maps float32 [K, H, W] of an image, their labels uint8 [K], and the image uint8 [H, W, 3], None without maps."""
+    path = Path(args.cam_dir) / f"{images.ids[index]}.npz"
+    cams, classes = load_checked_cams(path, images.image_labels[index])
+    image = load_image(images.paths[index]) if len(classes) else None
+    if image is not None:
+        check_size(path, cams.shape[1:], images.paths[index], image.shape[:2])
+    return cams, classes, image
 
 
 @torch.inference_mode()

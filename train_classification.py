@@ -45,6 +45,7 @@ from utils.distributed import (
     stop_distributed,
     sum_counts_over_processes,
 )
+from utils.file_threads import read_ahead
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.multi_scale import resize
 from utils.optimizers import build_optimizer, parameter_groups
@@ -183,8 +184,9 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     """mAP and macro F1 (probability over 0.5) over whole images at their own size; each process takes its share."""
     network.eval()
     rows = []
-    for index in range(world.rank, len(images), world.size):
-        image = image_tensor(load_image(images[index]), world.device)
+    share = range(world.rank, len(images), world.size)
+    for index, image in read_ahead(lambda index: load_image(images[index]), share):
+        image = image_tensor(image, world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
         rows.append((index, checked_finite(logits.float()).cpu().numpy()))
     rows = sorted(gather_from_processes(rows), key=lambda row: row[0])

@@ -42,6 +42,7 @@ from utils.distributed import (
     sum_counts_over_processes,
     sum_over_processes,
 )
+from utils.file_threads import read_ahead
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import autocast, loss_scaler
@@ -223,8 +224,8 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""
     matrix, pictures = ConfusionMatrix(num_labels), {}
-    for image_path, label_path in pairs[world.rank :: world.size]:
-        image, truth = load_labelled(image_path, label_path, num_labels)
+    share = pairs[world.rank :: world.size]
+    for (image_path, _), (image, truth) in read_ahead(lambda pair: load_labelled(*pair, num_labels), share):
         (prediction,) = predict_segmentation(network, image[None], world.device, amp=amp)
         matrix.add(prediction, truth)
         if len(pictures) < PICTURES:

@@ -5,13 +5,14 @@
 The plain way, in PIL and torchvision: decode all, resize the whole image to its random scale, flip, then crop; for
 saliency crop, rotate and change the colours of the whole image, then resize to 224 px; float tensors, normalised. Ours:
 the data sets that the training scripts use, which hand over 8 bits, to be normalised on the device. On one core,
-from the files and from decoded pictures, batches put together on both sides. The sides take turns with each batch, and
-the fastest of its turns counts.
+from the files and from decoded pictures, batches put together on both sides. The sides take turns with some batches
+each, for a loader does one thing all the time, and the fastest of their turns counts.
 """
 
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from metrics.tables import markdown_table
 from saliency_layout import training_pairs
 from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
 
-BATCH, TURNS = 16, 3
+BATCH, BATCHES, TURNS = 16, 5, 3  # images, batches of a turn, turns
 CROP_PX, SALIENCY_PX = 512, 224
 LONG_SIDES_PX = ((256, 1024), (320, 640))  # of the segmentation network, and of the classifier
 MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
@@ -104,9 +105,9 @@ def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_
         "plain, decoded": Pictures(as_pil, lambda pair, rng: plain(*pair, rng)),
         "ours, decoded": Pictures(decoded, ours),
     }
-    batches = list(EpochBatches(len(pairs), BATCH, seed=0, sides_px=sides_px))
-    ways = {name: partial(make_batch, pictures) for name, pictures in sides.items()}
-    ms = milliseconds(ways, batches, TURNS)
+    keys = [key for batch in EpochBatches(len(pairs), BATCH, seed=0, sides_px=sides_px) for key in batch]
+    ways = {name: partial(make_batches, pictures) for name, pictures in sides.items()}
+    ms = milliseconds(ways, list(parts_of(keys, BATCH * BATCHES)), TURNS)
     cells = []
     for kind in ("", ", decoded"):
         slow, fast = ms["plain" + kind], ms["ours" + kind]
@@ -114,8 +115,14 @@ def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_
     return cells
 
 
-def make_batch(pictures: Dataset, keys: list[tuple]) -> list[torch.Tensor]:
-    return default_collate([pictures[key] for key in keys])
+def make_batches(pictures: Dataset, keys: list[tuple]) -> None:
+    for batch in parts_of(keys, BATCH):
+        fetch = getattr(pictures, "__getitems__", lambda keys: [pictures[key] for key in keys])  # as a loader does
+        default_collate(fetch(batch))
+
+
+def parts_of(items: list, length: int) -> Iterator[list]:
+    return (items[first : first + length] for first in range(0, len(items), length))
 
 
 def open_pair(paths: tuple[Path, Path]) -> tuple[Image.Image, Image.Image]:

@@ -195,10 +195,11 @@ def loader_table(task, loop: OurLoop, args, device: torch.device) -> str:
 
 
 def loaded_s(task, loop: OurLoop, steps: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of a step with the loader, and how many of them it waits for its batch."""
+    """Seconds of a step with the loader, and how many of them it waits for its batch. The first step does not count:
+    memory that a process shares with workers it has just started is copied when it is written to."""
     with loop.settings():
         batches = iter(task.loader(steps + 1, task.args.workers, device))
-        next(batches)
+        loop.step(next(batches))
         waited_s, started = 0.0, now(device)
         for _ in range(steps):
             asked = time.perf_counter()

@@ -5,6 +5,7 @@ Images are RGB uint8 [H, W, 3], masks and labels uint8 [H, W]. All randomness co
 """
 
 from dataclasses import dataclass
+from operator import mul
 
 import cv2
 import numpy as np
@@ -15,7 +16,9 @@ from input_errors import InputError
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean RGB, beyond the border of an image
 REDUCTIONS = (8, 4, 2)  # by which JPEG files can be decoded smaller, without decoding all first
 SMOOTHING_BLUR = 9 / 13  # share of the mean of 3×3 px in PIL's filter SMOOTH; the rest is the px itself
-GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GREY, COLOUR = np.tile(GREY_WEIGHTS, (3, 1)), np.eye(3)  # [3, 3]: shares of all channels in each
+LEVELS = np.arange(256, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,11 @@ class SaliencyAugmentation:
 
 def draw_saliency_augmentation(image_hw, size_px: int, rng: np.random.Generator) -> SaliencyAugmentation:
     """What is done to an image and its maps; what is done to the colours is drawn later."""
-    lengths = [max(1, round(side * rng.uniform(0.9, 1))) for side in image_hw]
-    starts = [int(rng.integers(side - length + 1)) for side, length in zip(image_hw, lengths)]
+    *drawn, mirrors, turns, angle = rng.random(7).tolist()  # at once, for each call takes its time
+    lengths = [max(1, round(side * (0.9 + 0.1 * share))) for side, share in zip(image_hw, drawn)]
+    starts = [int(share * (side - length + 1)) for side, length, share in zip(image_hw, lengths, drawn[2:])]
     spans = [Span(side, start, length, 0, size_px, size_px) for side, start, length in zip(image_hw, starts, lengths)]
-    crop = Crop(*spans, mirrored=rng.random() < 0.5)
-    return SaliencyAugmentation(crop, rng.uniform(-15, 15) if rng.random() < 0.2 else 0.0)
+    return SaliencyAugmentation(Crop(*spans, mirrored=mirrors < 0.5), 30 * angle - 15 if turns < 0.2 else 0.0)
 
 
 def check_long_side(long_side_px) -> tuple[int, int]:
@@ -144,13 +147,15 @@ def change_colours(image: np.ndarray, rng: np.random.Generator, strength: float 
 
     `strength` 0..1 narrows the four ranges around 1: at 0 nothing changes.
     """
-    brightness, contrast = rng.uniform(1 - 0.5 * strength, 1 + 0.5 * strength, 2)
-    colour, sharpness = rng.uniform(1 - strength, 1 + strength), rng.uniform(1 - strength, 1 + 2 * strength)
-    mean_grey = min(255.0, float(np.array(cv2.mean(image)[:3]) @ GREY_WEIGHTS) * brightness)
-    levels = np.clip(np.arange(256) * brightness, 0, 255)
-    table = np.clip(mean_grey + contrast * (levels - mean_grey), 0, 255).astype(np.uint8)
-    towards_grey = colour * np.eye(3) + (1 - colour) * GREY_WEIGHTS  # [3, 3]: of all channels to each
-    image = cv2.transform(cv2.LUT(image, table), towards_grey)
+    ranges = ((0.5, 0.5), (0.5, 0.5), (1, 1), (1, 2))  # below and above 1
+    brightness, contrast, colour, sharpness = (
+        1 + strength * (share * (below + above) - below)
+        for share, (below, above) in zip(rng.random(4).tolist(), ranges)
+    )
+    mean_grey = min(255.0, brightness * sum(map(mul, cv2.mean(image), GREY_WEIGHTS)))
+    levels = np.minimum(contrast * brightness * LEVELS, contrast * 255) + (1 - contrast) * mean_grey
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    image = cv2.transform(cv2.LUT(image, table), GREY + colour * (COLOUR - GREY))
     blurred = (1 - sharpness) * SMOOTHING_BLUR
     return cv2.addWeighted(image, 1 - blurred, cv2.blur(image, (3, 3)), blurred, 0)
 

@@ -1,5 +1,6 @@
 """Pictures with object masks for the salient object network."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from datasets.paired_transforms import channels_first, draw_saliency_augmentatio
 from image_files import (
     binarize_mask,
     check_size,
-    decode_grey,
     decode_image,
     load_grey_of,
     load_image,
@@ -18,6 +18,8 @@ from image_files import (
     read_bytes,
 )
 from image_headers import size_in_header
+
+AT_ONCE = 4  # pictures: more take more memory, and no less time
 
 
 class SaliencyTraining(Dataset):
@@ -46,19 +48,33 @@ class SaliencyTraining(Dataset):
         return [*self.pairs[index], *([self.edges[index]] if self.edges else [])]
 
     def __getitem__(self, key: tuple[int, int, int]):
-        epoch, index, side_px = key
-        image_path, mask_path = self.pairs[index]
-        content = self.read(image_path)
-        image_hw = size_in_header(content, image_path)
-        mask = binarize_mask(decode_grey(self.read(mask_path), mask_path))
-        check_size(mask_path, mask.shape, image_path, image_hw)
-        maps = [mask.view(np.uint8) * 255]
-        if self.edges:
-            maps.append(load_grey_of(self.edges[index], image_path, image_hw, self.read))
-        rng = np.random.default_rng([self.seed, epoch, index])
-        drawn = draw_saliency_augmentation(image_hw, side_px, rng)
-        image = drawn.of_image(decode_image(content, image_path, drawn.crop.reduction), rng, self.colour_jitter)
-        return channels_first(image), *(torch.from_numpy(drawn.of_map(grey))[None] for grey in maps)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> list[tuple[torch.Tensor, ...]]:
+        """Pictures of a batch, as PyTorch's loader asks for them: each step for a few before the next step, for what a
+        processor has just done it does faster."""
+        parts = (keys[first : first + AT_ONCE] for first in range(0, len(keys), AT_ONCE))
+        return [picture for part in parts for picture in self.pictures(part)]
+
+    def pictures(self, keys: list[tuple[int, int, int]]) -> Iterator[tuple[torch.Tensor, ...]]:
+        paths = [self.files_of(index) for _, index, _ in keys]
+        contents = [self.read(files[0]) for files in paths]
+        sizes_hw = [size_in_header(content, files[0]) for content, files in zip(contents, paths)]
+        maps = [self.load_maps(*files_and_size) for files_and_size in zip(paths, sizes_hw)]
+        rngs = [np.random.default_rng([self.seed, epoch, index]) for epoch, index, _ in keys]
+        drawn = [draw_saliency_augmentation(hw, key[2], rng) for hw, key, rng in zip(sizes_hw, keys, rngs)]
+        maps = [[each.of_map(grey) for grey in greys] for each, greys in zip(drawn, maps)]
+        images = [
+            decode_image(content, files[0], each.crop.reduction) for content, files, each in zip(contents, paths, drawn)
+        ]
+        images = [each.of_image(image, rng, self.colour_jitter) for each, image, rng in zip(drawn, images, rngs)]
+        for image, greys in zip(images, maps):
+            yield channels_first(image), *(torch.from_numpy(grey)[None] for grey in greys)
+
+    def load_maps(self, files: list[Path], image_hw: tuple[int, int]) -> list[np.ndarray]:
+        """Mask of 0 and 255 and, if there is one, edge map, uint8 [H, W]."""
+        mask, *edges = (load_grey_of(path, files[0], image_hw, self.read) for path in files[1:])
+        return [binarize_mask(mask).view(np.uint8) * 255, *edges]
 
     def read(self, path: Path) -> bytes:
         return self.contents[path] if path in self.contents else read_bytes(path)

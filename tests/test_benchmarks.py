@@ -83,7 +83,7 @@ def test_saliency_metrics_lacks_maps(scenes, tmp_path):
 
 def test_segmentation_metrics(scenes, results):
     """The plain mIoU is that of ours, or the run would end."""
-    segmentation_metrics.main(["--masks", f"{scenes}/data/VOC2012/SegmentationClass", "--limit", "5"])
+    segmentation_metrics.main(["--masks", f"{scenes}/data/VOCdevkit/VOC2012/SegmentationClass", "--limit", "5"])
     text = (results / "segmentation_metrics.md").read_text()
     assert "5 masks" in text
     assert re.search(r"mIoU takes \d+\.\d times less than the plain mIoU", text)
