@@ -18,7 +18,6 @@ from benchmarks import (
     report,
     saliency_metrics,
     scaling,
-    segmentation_metrics,
     training_step,
 )
 from benchmarks.commands import run_measured
@@ -79,14 +78,6 @@ def test_saliency_metrics(scenes, results):
 def test_saliency_metrics_lacks_maps(scenes, tmp_path):
     with pytest.raises(MissingInputError, match="lacks 5 of 5"):
         saliency_metrics.pairs_of_files(tmp_path, scenes / "dataset/benchmark/DRAWN-TE/Masks", 3)
-
-
-def test_segmentation_metrics(scenes, results):
-    """The plain mIoU is that of ours, or the run would end."""
-    segmentation_metrics.main(["--masks", f"{scenes}/data/VOCdevkit/VOC2012/SegmentationClass", "--limit", "5"])
-    text = (results / "segmentation_metrics.md").read_text()
-    assert "5 masks" in text
-    assert re.search(r"mIoU takes \d+\.\d times less than the plain mIoU", text)
 
 
 def test_plain_walks_agree_with_ours():

@@ -28,9 +28,18 @@ def test_figures_of_a_few_masks(tmp_path, results, monkeypatch):
     assert path.name == "segmentation_metrics.md"
     assert "4 masks" in text
     times = re.findall(r"\| (decoding.*?) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|", text)
-    assert [row[0] for row in times] == ["decoding", "decoding + mIoU", "decoding + all scores"]
+    sides = ["decoding", "decoding + plain mIoU", "decoding + mIoU", "decoding + all scores"]
+    assert [row[0] for row in times] == sides
+    assert re.search(r"mIoU takes \d+\.\d times less than the plain mIoU", text)
     assert times[0][3] == "1.00"
     assert [int(pairs) for pairs in re.findall(r"^\| (\d+) +\| +\d+\.\d \|$", text, re.M)] == [2, 4]
+
+
+def test_the_plain_miou_is_compared_with_ours(tmp_path, monkeypatch):
+    save_label(tmp_path / "a.png", np.random.default_rng(0).choice([0, 3, 255], (30, 40)).astype(np.uint8))
+    monkeypatch.setattr(segmentation_metrics.PassesOfLabels, "miou", lambda plain: 0.5)
+    with pytest.raises(AssertionError, match=r"plain mIoU 0\.5, ours 0\."):
+        segmentation_metrics.main(["--masks", str(tmp_path)])
 
 
 def test_shifted_masks(tmp_path):
