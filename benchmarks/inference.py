@@ -5,7 +5,7 @@
 
 The plain loop, as IRN's and PuzzleCAM's code has it: one image and one scale at a time, maps of all classes enlarged
 to the image, the result written before the next image is read (CAMs by np.save, not compressed), float32, TF32 off;
-layers as published. Its mirror image passes beside an image, on CPUs after it, which is faster there. Ours: the
+layers as published. Its mirror image passes beside an image, on CPUs after it, which is faster for this loop. Ours: the
 functions of predict.py and make_pseudo_labels.py.
 Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. Each side has a process of its own; they
 take turns, and the fastest counts.
@@ -36,6 +36,7 @@ from label_files import save_label
 from metrics.tables import markdown_table
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
+from utils.determinism import compute_deterministically
 from utils.distributed import World
 from utils.inference_network import for_inference
 from utils.memory import keep_freed_memory
@@ -85,6 +86,7 @@ def work_on(kind: str, way: str, backbone: str, batch: int, images: dict[str, Pa
         else:
             if device.type == "cpu":
                 keep_freed_memory()  # as all scripts do there
+            compute_deterministically(False)  # as scripts do by default
             amp = {"True": True, "False": False}.get(way, way)
             network = ready(kind, backbone, device, half_type(device, amp))
             OURS[kind](network, images, Path(folder), device, batch, way)

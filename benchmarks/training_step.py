@@ -180,12 +180,13 @@ def speed_table(times: dict[str, float], flops: dict[str, int], device: torch.de
 
 def loader_table(task, loop: OurLoop, args, device: torch.device) -> str:
     """The script's step on a batch that is on hand, and on what its loader reads; they take turns, and the fastest
-    counts. Loaders are timed from their first batch on, over many more than lie ready then."""
+    counts. Alone, the loader is timed over many more batches than lie ready when the first one does."""
     steps, workers = args.loader_steps, task.args.workers
+    alone = max(steps, 20 * workers)
     ways = {
         "training, a batch on hand": lambda: (turn_s(loop, steps, device), 0.0),
         f"training, {workers} workers load": lambda: loaded_s(task, loop, steps, device),
-        "loading alone": lambda: (loading_s(task, max(steps, 20 * workers), device), 0.0),
+        f"loading alone, {alone} batches": lambda: (loading_s(task, alone, device), 0.0),
     }
     turns = [[way() for way in ways.values()] for _ in range(LOADER_TURNS)]
     (on_hand_s, _), (_, waited_s), _ = best = [min(times) for times in zip(*turns)]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from input_errors import InputError, first_line
 
-MOST_PX = 1_000_000  # of an image at its largest scale: what a network's memory is thought for
+MOST_PX = 1_000_000  # of an image at its largest scale: a whole batch of these is taken to fit
 KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import channels_first, draw_saliency_augmentation
+from datasets.paired_transforms import SaliencyAugmentation, channels_first, draw_saliency_augmentation
 from image_files import (
     binarize_mask,
     check_size,
@@ -51,8 +51,8 @@ class SaliencyTraining(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> list[tuple[torch.Tensor, ...]]:
-        """Pictures of a batch, as PyTorch's loader asks for them: each step for a few before the next step, for what a
-        processor has just done it does faster."""
+        """Pictures of a batch, as PyTorch's loader asks for them: each step for a few of them before the next step,
+        while its code is still in the cache."""
         parts = (keys[first : first + AT_ONCE] for first in range(0, len(keys), AT_ONCE))
         return [picture for part in parts for picture in self.pictures(part)]
 
@@ -60,10 +60,11 @@ class SaliencyTraining(Dataset):
         paths = [self.files_of(index) for _, index, _ in keys]
         contents = [self.read(files[0]) for files in paths]
         sizes_hw = [size_in_header(content, files[0]) for content, files in zip(contents, paths)]
-        maps = [self.load_maps(*files_and_size) for files_and_size in zip(paths, sizes_hw)]
         rngs = [np.random.default_rng([self.seed, epoch, index]) for epoch, index, _ in keys]
         drawn = [draw_saliency_augmentation(hw, key[2], rng) for hw, key, rng in zip(sizes_hw, keys, rngs)]
-        maps = [[each.of_map(grey) for grey in greys] for each, greys in zip(drawn, maps)]
+        maps = [
+            self.load_maps(*made_of) for made_of in zip(paths, sizes_hw, drawn)
+        ]  # of small size: masks may be large
         images = [
             decode_image(content, files[0], each.crop.reduction) for content, files, each in zip(contents, paths, drawn)
         ]
@@ -71,10 +72,10 @@ class SaliencyTraining(Dataset):
         for image, greys in zip(images, maps):
             yield channels_first(image), *(torch.from_numpy(grey)[None] for grey in greys)
 
-    def load_maps(self, files: list[Path], image_hw: tuple[int, int]) -> list[np.ndarray]:
-        """Mask of 0 and 255 and, if there is one, edge map, uint8 [H, W]."""
+    def load_maps(self, files: list[Path], image_hw: tuple[int, int], drawn: SaliencyAugmentation) -> list[np.ndarray]:
+        """Mask of 0 and 255 and, if there is one, edge map as they are drawn, uint8 [S, S]."""
         mask, *edges = (load_grey_of(path, files[0], image_hw, self.read) for path in files[1:])
-        return [binarize_mask(mask).view(np.uint8) * 255, *edges]
+        return [drawn.of_map(grey) for grey in (binarize_mask(mask).view(np.uint8) * 255, *edges)]
 
     def read(self, path: Path) -> bytes:
         return self.contents[path] if path in self.contents else read_bytes(path)

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import bytes_in, labels_in, run_main
 
 from cam_files import load_cams
@@ -117,6 +118,18 @@ def test_expansion(label_parts, expanded, classes_of, make, tmp_path):
         assert np.array_equal(label, constant_background(cams, classes, bg_threshold=0.2))
         moved += not np.array_equal(cams, load_cams(label_parts / f"cams/{name}.npz")[0])
     assert moved == len(labels)
+
+
+def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
+    """Both networks are asked in mixed precision alone: their weights are rounded."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for amp in ("False", "cpu"):
+        flags = f"--load_path PARTS/classifier/last.pth --amp {amp} --scales 1 1.5 --flip"
+        make(amp, f"{flags} --affinity_path PARTS/affinity/last.pth", cams=f"HERE/cams_{amp}")
+    for kind in ("", "_expanded"):
+        folders = [tmp_path / f"cams_{amp}{kind}" for amp in ("False", "cpu")]
+        maps = [np.concatenate([load_cams(path)[0] for path in sorted(folder.glob("*.npz"))]) for folder in folders]
+        assert 0 < np.abs(maps[0] - maps[1]).mean() < 0.05
 
 
 def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):

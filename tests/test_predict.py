@@ -91,6 +91,22 @@ def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_
     assert (tmp_path / "out/good.png").is_file()
 
 
+@pytest.mark.parametrize("stage", ["saliency", "segmentation", "classification"])
+def test_mixed_precision_on_cpus(stage, scenes, networks, tmp_path, monkeypatch):
+    """Everything a network is asked for is asked in mixed precision: its weights are rounded."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
+    results = []
+    for amp in ("False", "cpu"):
+        flags = f"--load_path {networks}/{stage}.pth --input {image} --output {tmp_path}/{amp} --amp {amp}"
+        run_main("predict", f"{flags} --scales 1 1.5 --flip")
+        results.append(load_image(tmp_path / amp / f"{image.stem}.png").astype(int))
+    differences = np.abs(results[0] - results[1])
+    assert (differences <= 8).mean() > 0.8
+    if stage == "saliency":
+        assert differences.any()
+
+
 def test_overlays(scenes, runs, tmp_path, capsys):
     image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
     for run in ("saliency", "seg"):

@@ -1,6 +1,7 @@
 """The saliency training beyond its plain loop: interrupted steps, running means, parts of batches, scales, edges."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -16,7 +17,7 @@ import SOD_train
 import train_classification
 import train_segmentation
 from datasets.epoch_batches import EpochBatches
-from datasets.saliency_folder import SaliencyTraining, cached_share
+from datasets.saliency_folder import AT_ONCE, SaliencyTraining, cached_share
 from image_files import load_grey, load_image, save_grey
 from input_errors import InputError, MissingInputError
 from models.saliency_net import build_saliency_net
@@ -181,6 +182,23 @@ def test_each_batch_draws_a_side(scenes):
     image, mask = data[0, 0, 96]
     assert (tuple(image.shape), tuple(mask.shape)) == ((3, 96, 96), (1, 96, 96))
     assert set(mask.unique().tolist()) == {0, 255}
+
+
+def test_pictures_of_a_batch_are_those_made_alone(scenes, tmp_path):
+    pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
+    for number, (image, _) in enumerate(pairs):
+        save_grey(tmp_path / f"{image.stem}.png", np.full((64, 80), number, np.uint8))
+    edges = [tmp_path / f"{image.stem}.png" for image, _ in pairs]
+    data = SaliencyTraining(pairs, seed=0, edges=edges)
+    keys = [(epoch, index, 48) for epoch in range(3) for index in (5, 0, 3)]
+    batch = data.__getitems__(keys)
+    assert len(batch) == len(keys) > 2 * AT_ONCE
+    for key, pictures in zip(keys, batch):
+        assert all(torch.equal(one, other) for one, other in zip(pictures, data[key], strict=True))
+        assert (pictures[2] == key[1]).all()
+    edges[3].write_bytes(b"")
+    with pytest.raises(InputError, match=re.escape(edges[3].name)):
+        data.__getitems__(keys)
 
 
 def test_sides_of_scales():

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from datasets.epoch_batches import EpochBatches
+from datasets.image_sizes import batches_by_size
 from input_errors import InputError, MissingInputError, run_script, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.determinism import fastest_convolutions
+from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.optimizers import build_optimizer, parameter_groups
 from utils.output_folder import claim_output_folder
 from utils.precision import loss_scaler
@@ -119,6 +120,22 @@ def step(state: TrainingState) -> None:
     loss = state.network.head(state.network.backbone(torch.ones(1, 2))).square().sum()
     loss.backward()
     state.take_step({"loss": loss})
+
+
+def test_large_images_make_small_batches():
+    assert batches_by_size([(375, 500)] * 9, 8, largest_scale=2) == [[*range(8)], [8]]
+    assert batches_by_size([(1000, 2000)] * 9, 8) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert batches_by_size([(1000, 2000), (9, 9), (1000, 2000), (9, 9)], 8, largest_scale=2) == [[0], [1, 3], [2]]
+
+
+def test_factors_are_rounded_unless_computing_deterministically():
+    try:
+        for wanted in (True, False):
+            compute_deterministically(wanted)
+            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (not wanted)
+            assert torch.are_deterministic_algorithms_enabled() is wanted
+    finally:
+        compute_deterministically(False)
 
 
 def test_convolutions_are_tried_only_where_sizes_come_again():

@@ -7,16 +7,17 @@ from itertools import islice
 
 from worker_processes import usable_cores
 
-THREADS = min(8, usable_cores())  # more would hold much memory
+READERS = 2  # what they read, a batch of images perhaps, takes memory
+WRITERS = min(8, usable_cores())
 MOST_WAITING = 8  # results that may wait to be written: they take memory
 
 
 def read_ahead(read: Callable, items: Iterable) -> Iterator:
     """Yields (item, `read(item)`) in order, where the next ones are being read already. What reading raises is raised
     when its turn has come."""
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(READERS) as threads:
         items = iter(items)
-        waiting = deque((item, threads.submit(read, item)) for item in islice(items, THREADS))
+        waiting = deque((item, threads.submit(read, item)) for item in islice(items, READERS))
         try:
             while waiting:
                 item, result = waiting.popleft()
@@ -32,7 +33,7 @@ class WriteBehind:
     it; the first that failed raises its exception then, or at one of the next calls."""
 
     def __init__(self):
-        self.threads, self.waiting = ThreadPoolExecutor(THREADS), deque[Future]()
+        self.threads, self.waiting = ThreadPoolExecutor(WRITERS), deque[Future]()
 
     def __enter__(self):
         return self

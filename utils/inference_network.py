@@ -11,7 +11,11 @@ from utils.winograd import replace_wide_convolutions
 
 LARGEST_CHANGE = 1e-3  # of what the network gives, relative to its largest value
 SIDE_PX = 64
-OF_PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # no kinds made of these, which may change their weights
+OF_PRODUCTS = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.Linear,
+)  # not their subclasses, which may make their weights at each call
 
 
 def for_inference(
