@@ -129,7 +129,7 @@ def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
     for kind in ("", "_expanded"):
         folders = [tmp_path / f"cams_{amp}{kind}" for amp in ("False", "cpu")]
         maps = [np.concatenate([load_cams(path)[0] for path in sorted(folder.glob("*.npz"))]) for folder in folders]
-        assert 0 < np.abs(maps[0] - maps[1]).mean() < 0.05
+        assert 0 < np.abs(maps[0] - maps[1]).mean() < 0.1
 
 
 def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
