@@ -116,8 +116,8 @@ def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_
 
 
 def make_batches(pictures: Dataset, keys: list[tuple]) -> None:
+    fetch = getattr(pictures, "__getitems__", lambda keys: [pictures[key] for key in keys])  # as a loader does
     for batch in parts_of(keys, BATCH):
-        fetch = getattr(pictures, "__getitems__", lambda keys: [pictures[key] for key in keys])  # as a loader does
         default_collate(fetch(batch))
 
 

@@ -164,18 +164,13 @@ def speed_table(times: dict[str, float], flops: dict[str, int], device: torch.de
     """`flops` of a step of either side: on CPUs the script has fewer."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else ""
     peak = next((peak for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
-    header = [
-        "",
-        "ms/step",
-        "of the plain loop's speed",
-        f"TFLOP/s{', of a peak not known' if name and not peak else ''}",
-    ]
+    unit = "TFLOP/s, of a peak not known" if name and not peak else "TFLOP/s"
     rows = []
     for side, step_s in times.items():
         tflops = flops["the script" if side.startswith("the script") else "plain loop"] / step_s / 1e12
         rate = f"{tflops:.2f}" + (f" ({100 * tflops / peak:.0f} % of {peak})" if peak else "")
         rows.append([side, f"{1e3 * step_s:.0f}", f"{times['plain loop'] / step_s:.2f} ×", rate])
-    return markdown_table(header, rows)
+    return markdown_table(["", "ms/step", "of the plain loop's speed", unit], rows)
 
 
 def loader_table(task, loop: OurLoop, args, device: torch.device) -> str:
