@@ -29,8 +29,8 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
 
 
 class WriteBehind:
-    """Calls that write files, made by threads. When the context is left, all have been made, unless an exception ends
-    it; the first that failed raises its exception then, or at one of the next calls."""
+    """Calls that write files, made by threads. When the context is left, all have been made, also where an exception
+    ends it, so that no result is lost; the first that failed raises its exception then, or at one of the next calls."""
 
     def __init__(self):
         self.threads, self.waiting = ThreadPoolExecutor(WRITERS), deque[Future]()
@@ -45,7 +45,7 @@ class WriteBehind:
             self.waiting.popleft().result()
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.threads.shutdown(cancel_futures=kind is not None)
+        self.threads.shutdown()
         if kind is None:
             for call in self.waiting:
                 call.result()
