@@ -139,6 +139,7 @@ def main(args) -> None:
 
         # save
         state.save(run, "saliency", settings, is_best=state.improves(scores.get("maxF")))
+    state.log_best(run, "maxF")
     run.close()
     stop_distributed()
 

@@ -52,7 +52,15 @@ from pseudo_labels.labels_of_others import SUFFIXES, find_baseline, load_baselin
 from pseudo_labels.selector import build_thresholds
 from pseudo_labels.selector_in_memory import ImageSelector
 from utils.environment import current_commit, versions_of
-from voc_layout import VOC_CLASSES, files_of_ids, find_voc_root, load_class_names, load_ids, truth_folder
+from voc_layout import (
+    VOC_CLASSES,
+    files_of_ids,
+    find_voc_root,
+    load_class_names,
+    load_ids,
+    mask_folder,
+    truth_folder,
+)
 
 PAPER_T0S = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
@@ -97,7 +105,7 @@ class Evaluation:
     pictures: Iterable[Picture] = ()
     lower: tuple[str, ...] = ()
 
-    def tell(self, name: str, report: FileReport, allow_missing: bool) -> None:
+    def note_files(self, name: str, report: FileReport, allow_missing: bool) -> None:
         """Notes what became of the files of one method; a failure, where some should have been scored and were not."""
         self.notes.extend(f"{name}: {line}" for line in report.lines())
         if report.unusable and not (allow_missing and report.scored):
@@ -181,7 +189,7 @@ def evaluate_saliency(args) -> Evaluation:
         maps = score_maps(found, args.weighted_f, args.strict_reference, args.bootstrap, args.workers, progress)
         if maps:
             scored[key] = maps
-        done.tell(name, found.report, args.allow_missing)
+        done.note_files(name, found.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
     made_by, all_sets = about(args), sets_with_masks(gt_root)
@@ -244,7 +252,9 @@ def evaluate_labels(args) -> Evaluation:
             for version, found in labels.sampled.items():
                 entry = done.scores[name] if version == name else done.scores[name]["selected"]
                 entry["intervals"] = plain(found.intervals())
-        done.tell(name, source.report, args.allow_missing)
+            if selector:
+                done.notes.append(selector_note(name, labels.scores["selector"], selector))
+        done.note_files(name, source.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
     which = " with exactly one class" if args.single_class else ""
@@ -292,7 +302,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
         if not chosen.size:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
-    truth = files_of_ids(voc_root / args.gt if args.gt else truth_folder(voc_root, ids), ids, ".png")
+    truth = files_of_ids(mask_folder(voc_root, args.gt) if args.gt else truth_folder(voc_root, ids), ids, ".png")
     return LabelData(ids, names, truth, image_labels)
 
 
@@ -314,6 +324,13 @@ def choose_selector(args, data: LabelData) -> ImageSelector | None:
     maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
     return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams, data.truth)
+
+
+def selector_note(name: str, statistics: dict, selector: ImageSelector) -> str:
+    """What the thresholds of a selection in memory come from."""
+    numbers = [f"{key} {statistics[key]:.2f}" for key in ("t0", "t1", "tau") if key in statistics]
+    measured = "; thresholds measured on this list, with another they may differ"
+    return f"{name} + selector: {', '.join(numbers)}{measured if selector.thresholds.depend_on_images else ''}"
 
 
 def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:

@@ -125,9 +125,13 @@ def find_images(args) -> Images:
 
 
 def check_options(args, images: Images) -> None:
-    """Refuses what cannot work together, before any work."""
+    """Refuses what cannot work together, or would have no effect, before any work."""
     if args.selector == "sos" and not images.maps:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
+    if args.selector == "none" and (args.multi_class == "split" or args.t0 == "auto"):
+        raise InputError("--multi_class split and --t0 auto need --selector sos")
+    if args.expanded_dir and not args.affinity_path:
+        raise InputError("--expanded_dir needs --affinity_path; maps that are expanded already are named by --cam_dir")
     if "saliency" in evidence_of(args.fusion) and not images.maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
     if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
@@ -143,6 +147,8 @@ def check_options(args, images: Images) -> None:
 def tell_unused_maps(args) -> None:
     if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
         print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
+    if args.second_cam_dir and "second_cams" not in evidence_of(args.fusion):
+        print(f"--second_cam_dir has no effect with --fusion {args.fusion}: it is for nsrom", file=sys.stderr)
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
@@ -183,14 +189,19 @@ def map_origin(args) -> dict:
 def label_options(args, images: Images) -> dict:
     """What the labels before the selector depend on."""
     class_file = list_path(args.list_dir, args.image_labels)
-    chosen = {"selector": "none", "classes": list(images.classes), "bg_threshold": args.bg_threshold}
+    chosen = {"selector": "none", "classes": list(images.classes)}
     chosen |= {"image_labels": file_digest(class_file) if class_file.is_file() else str(class_file)}
     if args.baseline_dir:
-        return chosen | {"baseline": origin(args.baseline_dir)}
+        return chosen | {"baseline": origin(args.baseline_dir), "bg_threshold": args.bg_threshold}
     chosen |= {"maps": map_origin(args), "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
-    chosen |= {"second_cams": origin(args.second_cam_dir) if args.second_cam_dir else None}
     chosen |= {"crf_iterations": args.crf_iterations if args.crf else 0}
-    return chosen | ({"saliency": origin(args.saliency_dir)} if "saliency" in evidence_of(args.fusion) else {})
+    of_some_rules = {
+        "bg_threshold": args.bg_threshold,
+        "second_cams": origin(args.second_cam_dir) if args.second_cam_dir else None,
+        "saliency": origin(args.saliency_dir) if args.saliency_dir else None,
+    }
+    used = {"bg_threshold"} if args.fusion == "none" else set(evidence_of(args.fusion))
+    return chosen | {name: value for name, value in of_some_rules.items() if name in used}
 
 
 def selector_options(args, images: Images) -> dict:
@@ -447,7 +458,7 @@ def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None
     write_csv(folder / "selector.csv", lines)
     print(
         f"selector: {decisions.replaced.sum()} of {len(decisions.labels)} single-class labels replaced by masks, "
-        f"t0 {chosen['t0']:.2f}"
+        f"{', '.join(f'{name} {number:.2f}' for name, number in chosen['numbers'].items())}"
     )
     for label in np.unique(decisions.labels):
         of_class = decisions.replaced[decisions.labels == label]
@@ -455,9 +466,11 @@ def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None
         statistics[name] = {"images": len(of_class), "replaced": int(of_class.sum())}
         statistics[name] |= {"saliency": float(saliency), "threshold": float(threshold)}
         print(f"  {name}: {of_class.sum()} of {len(of_class)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
-    names = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
-    print(f"non-salient classes: {shorten(names, 30) or 'none'}")
-    write_json(folder / "selector.json", {"t0": chosen["t0"], "non_salient": names, "classes": statistics})
+    told = dict(chosen["numbers"])
+    if "salient" in chosen:
+        told["non_salient"] = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
+        print(f"non-salient classes: {shorten(told['non_salient'], 30) or 'none'}")
+    write_json(folder / "selector.json", told | {"classes": statistics})
 
 
 if __name__ == "__main__":

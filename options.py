@@ -6,6 +6,7 @@ import difflib
 import json
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
+PAPER_WIDTH = 1024  # of the saliency network's decoder
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1  # PyTorch's
 LARGEST_SIDE = 1 << 14  # px, channels: `checkpoint_content.py` takes no network with more
@@ -20,7 +21,7 @@ def SOD_train() -> argparse.ArgumentParser:
         type=_decoder_width,
         default=256,
         metavar="paper|N",
-        help="channels of the decoder's coarsest stage, a multiple of 8; `paper` is 1024",
+        help=f"channels of the decoder's coarsest stage, a multiple of 8; `paper` is {PAPER_WIDTH}",
     )
     parser.add_argument("--image_size", type=_side, default=224, help="side of the network's input, px")
     parser.add_argument("--dropout", type=_share, default=0.5, help="dropout of each decoder stage, 0..1")
@@ -49,7 +50,10 @@ def SOD_train() -> argparse.ArgumentParser:
         help="data sets, or folders of such, scored after every --val_every epochs and at the end",
     )
     data.add_argument(
-        "--val_every", type=_positive, default=10, help="epochs between two validations, and two pictures of progress"
+        "--val_every",
+        type=_positive,
+        default=10,
+        help="epochs between two validations, each with a picture of progress",
     )
     data.add_argument(
         "--colour_jitter",
@@ -88,7 +92,7 @@ def SOD_train() -> argparse.ArgumentParser:
     training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
     _add_step(training, channels_last=True)
     _add_switch(training, "--grad_checkpointing", False, "compute activations twice, to hold fewer of them in memory")
-    _add_run(parser, log_path="experiments")
+    _add_run(parser)
     return parser
 
 
@@ -107,7 +111,7 @@ def train_classification() -> argparse.ArgumentParser:
         "--saliency_dir", metavar="DIR", help="EPS: the maps must add up to the saliency maps <id>.png in DIR"
     )
     _add_channels_last(training, "gpu")
-    _add_run(parser, log_path="experiments")
+    _add_run(parser)
     return parser
 
 
@@ -133,7 +137,7 @@ def train_affinity() -> argparse.ArgumentParser:
     )
     _add_crops(training, crop_size=512, smallest=320, largest=640)
     _add_channels_last(training, "gpu")
-    _add_run(parser, log_path="experiments")
+    _add_run(parser)
     return parser
 
 
@@ -168,7 +172,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
         "--load_path", metavar="FILE", help="classifier checkpoint; not needed where --cam_dir has all maps"
     )
     cams.add_argument("--cam_dir", default="experiments/cams/default", metavar="DIR", help="maps are kept there")
-    _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True)
+    _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True, text="of the image; maps are joined by --combine")
     cams.add_argument(
         "--combine", choices=("sum", "max"), default="sum", help="what scales and mirror images are joined by"
     )
@@ -249,17 +253,27 @@ def train_segmentation() -> argparse.ArgumentParser:
     _add_crops(training, crop_size=512, smallest=256, largest=1024)
     _add_segmentation_loss(training)
     _add_step(training, channels_last="gpu")
-    _add_run(parser, log_path="experiments")
+    _add_run(parser)
     return parser
 
 
 def predict() -> argparse.ArgumentParser:
     parser = _Parser("Write what a checkpoint predicts: saliency maps, segmentations, or CAM overlays.")
-    parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of any of the training scripts")
+    parser.add_argument(
+        "--load_path",
+        required=True,
+        metavar="FILE",
+        help="saliency, classifier or segmentation checkpoint, the last also of Puzzle-CAM",
+    )
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files and folders of them")
     parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
     parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
-    _add_multi_scale(parser, scales=(1.0,), flip=False)
+    _add_multi_scale(
+        parser,
+        scales=(1.0,),
+        flip=False,
+        text="of the image, or for saliency of the network's input size; their maps are joined",
+    )
     parser.add_argument(
         "--batch",
         type=_count,
@@ -438,7 +452,7 @@ class _Collect(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Flags are never abbreviated, and what is no number is not empty."""
+    """Flags are never abbreviated, and no value of one is empty."""
 
     def __init__(self, description: str | None = None, **settings):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **settings)
@@ -465,7 +479,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_network(parser, default: str, text: str) -> None:
     network = parser.add_argument_group("network")
-    network.add_argument("--backbone", default=default, metavar="NAME", help=f"{text}")
+    network.add_argument("--backbone", default=default, metavar="NAME", help=text)
     network.add_argument(
         "--backbone_args",
         nargs="+",
@@ -564,7 +578,8 @@ def _add_selector(parser, default: str) -> None:
         type=_threshold,
         default=0.4,
         metavar="auto|X",
-        help="least IoU of mask and label for salient classes; auto: chosen from the overlaps, without truth",
+        help="what the IoU of mask and label must exceed, for salient classes; auto: chosen from the overlaps, without "
+        "truth",
     )
     selector.add_argument("--t1", type=_at_least_zero, default=0.2, help="added to --t0 for non-salient classes")
     selector.add_argument("--tau", type=_at_least_zero, help="threshold of the formula (default: t0 + 1)")
@@ -708,7 +723,7 @@ def _add_step(training, channels_last: bool | str) -> None:
         training,
         "--compile",
         False,
-        "compile the network: minutes at the start, faster steps; in float32 on CPUs none were measured",
+        "compile the network: minutes at the start, then faster steps, but for those in float32 on CPUs",
     )
 
 
@@ -778,13 +793,13 @@ def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
     )
 
 
-def _add_multi_scale(parser, scales, flip: bool) -> None:
+def _add_multi_scale(parser, scales, flip: bool, text: str) -> None:
     parser.add_argument(
         "--scales",
         nargs="+",
         type=_scale,
         default=list(scales),
-        help="of the image; results are summed",
+        help=text,
     )
     _add_switch(parser, "--flip", flip, "add the mirrored image")
 
@@ -843,11 +858,11 @@ def _add_crf_workers(devices) -> None:
     devices.add_argument("--workers", type=_processes, default=0, help=text)
 
 
-def _add_run(parser, log_path: str) -> None:
+def _add_run(parser) -> None:
     devices = _add_devices(parser)
     devices.add_argument("--workers", type=_processes, default=4, help="processes that load images, for each device")
     run = parser.add_argument_group("run folder")
-    run.add_argument("--log_path", default=log_path, metavar="DIR", help="holds the run folders")
+    run.add_argument("--log_path", default="experiments", metavar="DIR", help="holds the run folders")
     run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
     run.add_argument("--resume", action="store_true", help="go on with the run --tag from its last.pth")
     run.add_argument("--save_every", type=_count, default=500, help="steps between two saves within an epoch; 0: none")
@@ -962,7 +977,7 @@ def _deviation(text: str) -> float:
 
 
 def _decoder_width(text: str) -> int:
-    width = 1024 if text == "paper" else _side(text)
+    width = PAPER_WIDTH if text == "paper" else _side(text)
     if width % 8:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 8")
     return width

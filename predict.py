@@ -1,9 +1,9 @@
-r"""Any checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
+r"""A checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
 
     python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \
         --output experiments/saliency/ours/ECSSD
-    python predict.py --load_path experiments/segmentations/last.pth --input photo.jpg folder --output results
-    python predict.py --load_path experiments/segmentations/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \
+    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
+    python predict.py --load_path experiments/segmentation/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \
         --list voc12/test_id.txt --output experiments/segmentations/test --scales 0.5 1 1.5 2 --flip --crf \
         --voc_submission results.tar.gz
 

@@ -14,7 +14,7 @@ BENCHMARK_FOLDER = "benchmark"
 def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     """(image, mask) of every picture of one data set, paired by stem, in order of the stems.
 
-    Raises `InputError` when a mask is missing or there is no picture at all.
+    Raises `InputError` when an image or mask has no partner, or there is no picture at all.
     """
     data_set = Path(data_set)
     for folder in (data_set / "Images", data_set / "Masks"):
@@ -23,12 +23,13 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
         raise InputError(f"{data_set / 'Images'} holds no image")
-    missing = [stem for stem in images if stem not in masks]
-    if missing:
-        raise MissingInputError(
-            f"{data_set / 'Masks'}: no mask for {len(missing)} of {len(images)} images ({shorten(missing)}): "
-            "add the masks, or remove these images"
-        )
+    for kind, found, partner, others in (("image", images, "mask", masks), ("mask", masks, "image", images)):
+        alone = [stem for stem in found if stem not in others]
+        if alone:
+            raise MissingInputError(
+                f"{data_set}: no {partner} for {len(alone)} of {len(found)} {kind}s ({shorten(alone)}): add the "
+                f"{partner}s, or remove these {kind}s"
+            )
     return [(path, masks[stem]) for stem, path in images.items()]
 
 
@@ -73,10 +74,10 @@ def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
 
 def find_data_sets(root) -> list[Path]:
     """`root` if it is a data set itself, else the data sets right below it, without `benchmark/`."""
-    root = Path(root)
-    if BENCHMARK_FOLDER in (root.resolve().name, root.resolve().parent.name):
+    data_sets = data_sets_in(Path(root))
+    if any(data_set.resolve().parent.name == BENCHMARK_FOLDER for data_set in data_sets):
         raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: name a training set")
-    return data_sets_in(root)
+    return data_sets
 
 
 def data_sets_in(root: Path) -> list[Path]:

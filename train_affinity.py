@@ -100,7 +100,7 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             state.save_when_due(run, "affinity", settings, args.save_every)
         losses = state.finish_epoch()
-        if losses["loss"] == 0:  # which no pair of pixels gives, not even a certain one
+        if losses["loss"] == 0:  # of pairs it is above 0, however certain the network is
             raise InputError(
                 f"no crop of epoch {epoch + 1} holds two labelled pixels nearer than --radius {args.radius} px of the "
                 "edge map: nothing is learned; give labels of larger areas, a larger --crop_size or --radius"

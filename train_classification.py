@@ -136,6 +136,7 @@ def main(args) -> None:
 
         # save
         state.save(run, "classification", settings, is_best=state.improves(score))
+    state.log_best(run, "mAP")
     if val_split:
         sweep_background(network, *val_split, voc_root, run, world)
     run.close()

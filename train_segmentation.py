@@ -146,8 +146,7 @@ def main(args) -> None:
 
         # save
         state.save(run, "segmentation", settings, is_best=state.improves(score))
-    if state.best_score >= 0:
-        run.log(f"the result is last.pth; best.pth, mIoU {state.best_score:.4f}, was chosen on the validation images")
+    state.log_best(run, "mIoU")
     run.close()
     stop_distributed()
 

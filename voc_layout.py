@@ -26,18 +26,20 @@ VOC_PHOTOGRAPH = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # how VOC's own l
 OF_PATHS = "/\\:"  # separators, and the colon of a drive: no id may lead out of its folder
 LABEL_ROOT = Path("experiments/pseudo_labels")
 MOST_NAMED = 20  # missing files for which others of their stem are looked for
+MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 BELOW_DATA_DIR = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
 
 
 def find_voc_root(data_dir) -> Path:
-    """The folder that holds JPEGImages: `data_dir` itself or a place below it in the README's tree."""
+    """The folder that holds JPEGImages: `data_dir` itself, a place below it in the README's tree, or that beside
+    VOC2012."""
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise MissingInputError(f"--data_dir: folder {data_dir} does not exist")
-    for below in BELOW_DATA_DIR:
-        for root in (data_dir / below, data_dir / below / "VOC2012"):
-            if (root / "JPEGImages").is_dir():
-                return root
+    places = [data_dir / below / last for below in BELOW_DATA_DIR for last in ("", "VOC2012")]
+    for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
+        if (root / "JPEGImages").is_dir():
+            return root
     raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir}, nor below it as in VOCdevkit/VOC2012/JPEGImages")
 
 
@@ -143,10 +145,17 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
     return FilesOfIds(folder, ids, suffix)
 
 
+def mask_folder(voc_root, name: str) -> Path:
+    """The folder `name` of masks: in that of JPEGImages or, as VOC2012 and what lies beside it count as one, there."""
+    root = Path(voc_root)
+    places = [root / name, root / "VOC2012" / name] + ([root.parent / name] if root.name == "VOC2012" else [])
+    return next((folder for folder in places if folder.is_dir()), places[0])
+
+
 def truth_folder(voc_root, ids) -> Path:
     """SegmentationClassAug, if it is there and SegmentationClass lacks masks of `ids`, as it does of VOC's train_aug;
     else SegmentationClass."""
-    folder, more = Path(voc_root) / "SegmentationClass", Path(voc_root) / "SegmentationClassAug"
+    folder, more = (mask_folder(voc_root, name) for name in MASK_FOLDERS)
     there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
     return more if more.is_dir() and not there.issuperset(ids) else folder
 
@@ -160,7 +169,7 @@ def masks_that_exist(voc_root, ids) -> dict[str, Path]:
 
 def label_folder(label_name: str, voc_root) -> Path:
     """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
-    candidates = [Path(label_name), Path(voc_root) / label_name]
+    candidates = [Path(label_name), mask_folder(voc_root, label_name)]
     made = LABEL_ROOT / label_name
     candidates = [*candidates, made] if is_path(label_name) else [made, *reversed(candidates)]
     for folder in candidates:

@@ -15,7 +15,8 @@ from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
 from metrics.tables import markdown_table
 from models.saliency_losses import saliency_objective
-from models.saliency_net import PAPER_WIDTH, build_saliency_net
+from models.saliency_net import build_saliency_net
+from options import PAPER_WIDTH
 from utils.precision import autocast
 
 TURNS = 3

@@ -8,10 +8,9 @@ from datasets.picture_checks import ERROR, NOTE, Finding, Picture, as_finding
 from image_files import image_paths, read_bytes
 from image_labels import load_image_labels
 from input_errors import InputError
-from voc_layout import check_id, ids_in, truth_folder
+from voc_layout import MASK_FOLDERS, check_id, ids_in, mask_folder, truth_folder
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 SUFFIXES = {"image": ".jpg", "label": ".png", "saliency map": ".png", "CAM": ".npz"}
 
 
@@ -103,7 +102,7 @@ def check_voc(
     for folder in given:
         findings += find_missing(folder, lists, ERROR if folder.ids.isdisjoint(listed) else NOTE)
 
-    masks = [list_folder("label", voc_root / name) for name in MASK_FOLDERS]
+    masks = [list_folder("label", mask_folder(voc_root, name)) for name in MASK_FOLDERS]
     every = {folder.path.resolve(): folder for folder in (*masks, *given)}.values()
     for folder in every:
         alone = sorted(folder.ids - photographs.ids)
@@ -134,15 +133,20 @@ def find_missing(folder: IdFolder, lists: dict[Path, list[str]], none_at_all: st
 
 
 def find_trained_and_tested(lists: dict[Path, list[str]]) -> list[Finding]:
-    """Ids that stand in a list for training and in one for testing; lists of trainval are meant to."""
+    """Ids that stand in a list for training and in one for testing; lists of trainval are meant to, and whether other
+    names are those of training lists nobody can tell."""
     tested = {name: path for path, ids in lists.items() if is_test_list(path) for name in ids}
-    return [
-        Finding(ERROR, "id in training and test list", path, f"{name} is in {tested[name].name}")
-        for path, ids in lists.items()
-        if path.name.startswith("train") and not path.name.startswith("trainval")
-        for name in ids
-        if name in tested
-    ]
+    findings = []
+    for path, ids in lists.items():
+        if is_test_list(path) or path.name.startswith("trainval"):
+            continue
+        severity, what = (
+            (ERROR, "id in training and test list")
+            if path.name.startswith("train")
+            else (NOTE, "id in a test list and in one of another name")
+        )
+        findings += [Finding(severity, what, path, f"{i} is in {tested[i].name}") for i in ids if i in tested]
+    return findings
 
 
 def is_test_list(path: Path) -> bool:

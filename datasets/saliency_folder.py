@@ -62,9 +62,8 @@ class SaliencyTraining(Dataset):
         sizes_hw = [size_in_header(content, files[0]) for content, files in zip(contents, paths)]
         rngs = [np.random.default_rng([self.seed, epoch, index]) for epoch, index, _ in keys]
         drawn = [draw_saliency_augmentation(hw, key[2], rng) for hw, key, rng in zip(sizes_hw, keys, rngs)]
-        maps = [
-            self.load_maps(*made_of) for made_of in zip(paths, sizes_hw, drawn)
-        ]  # of small size: masks may be large
+        # one after the other and before the images, for a mask in full size may take much memory
+        maps = [self.load_maps(*made_of) for made_of in zip(paths, sizes_hw, drawn)]
         images = [
             decode_image(content, files[0], each.crop.reduction) for content, files, each in zip(contents, paths, drawn)
         ]

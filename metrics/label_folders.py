@@ -116,7 +116,7 @@ def select_labels(
     """The labels after the selector, and what `score_labels` tells of them, but for the sweep."""
     choices = choices_of(kept)
     chosen = choose(choices, selector, len(data.names) - 1)
-    statistics = {"t0": chosen["t0"], "classes": class_statistics(kept, choices, chosen, data)}
+    statistics = chosen["numbers"] | {"classes": class_statistics(kept, choices, chosen, data)}
     qualities = {index: quality_after(found, chosen["replaced"].get(index, False)) for index, found in kept.items()}
     if selector.split_cams:
         indices = [index for index in kept if not data.is_single[index]]
@@ -143,7 +143,7 @@ def measure_label(read: Callable, data: LabelData, selector, index: int) -> Meas
     label, choice = read(index, truth.shape), None
     quality = quality_of(label, truth, data, index)
     if selector and data.is_single[index]:
-        label_of_class, measured, mask = selector.look(index, label)
+        label_of_class, measured, mask = selector.measure_image(index, label)
         choice = Choice(label_of_class, measured, quality_of(mask, truth, data, index).packed())
     elif selector and selector.split_cams:
         selector.load_split(index, label.shape)  # what cannot be split later is told now

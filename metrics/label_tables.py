@@ -60,7 +60,7 @@ def selector_table(name: str, selector: dict) -> Table:
         ]
         for label, row in selector["classes"].items()
     ]
-    header = [f"t0 {selector['t0']:.2f}", "images", "replaced", "saliency", "threshold", "IoU before", "IoU after"]
+    header = ["class", "images", "replaced", "saliency", "threshold", "IoU before", "IoU after"]
     return Table(name, header, rows)
 
 

@@ -22,7 +22,7 @@ def weighted_f(prediction: np.ndarray, truth: np.ndarray) -> float:
     area = np.count_nonzero(truth)
     if area == 0:
         return 0.0
-    keep_freed_memory()
+    keep_small_blocks()
     values = stretched_values(int(prediction.min()), int(prediction.max()))
     saliency = cv2.LUT(prediction, values.astype(np.float32))  # [H, W]
     distances = cv2.distanceTransform((~truth).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # px
@@ -34,7 +34,7 @@ def weighted_f(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 @cache
-def keep_freed_memory() -> None:
+def keep_small_blocks() -> None:
     """Lets the C library keep blocks of a few MB that were freed, instead of giving them back to the system and asking
     for them again with each image, which doubles the time. glibc sets its bound by the largest block it saw freed."""
     np.empty(3 * 2**23, np.uint8)

@@ -51,7 +51,7 @@ def saliency_objective(
 ) -> dict[str, Tensor]:
     """The training loss of a batch: every side output weighs 1, the edge output `edge_weight`.
 
-    outputs: of `SaliencyNet`, computed with in float32; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if
+    outputs: of `SaliencyNet`, taken to float32 here; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if
     not given.
     → {"loss", "saliency_loss", "edge_loss"}, scalars.
     """

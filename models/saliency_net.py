@@ -13,7 +13,6 @@ from models.edge_head import EdgeHead
 
 # inner and output channels of PATM4 … PATM1, as shares of the decoder's width
 INNER_SHARES, OUTPUT_SHARES = (1, 1, 1 / 2, 1 / 4), (1, 1 / 2, 1 / 4, 1 / 8)
-PAPER_WIDTH = 1024
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 DILATIONS = ((3, 2), (3, 2), (5, 3), (5, 3))
 

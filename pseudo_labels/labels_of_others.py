@@ -9,6 +9,7 @@ are classes from 0, or labels with 0 for the background: the image's own classes
 kind become labels from 1.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from voc_layout import FilesOfIds
 SUFFIXES = (".png", ".npy", ".npz")
 NAMES_OF_MAPS = ("high_res", "hr_cam", "rw", "cams", "cam")  # in order of resolution
 NAMES_OF_CLASSES = ("keys", "classes")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")  # each under one name alone
 
 
 def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
@@ -116,9 +118,10 @@ def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_
 
 
 def load_dict(path: Path) -> dict:
-    """Keys and arrays of a `.npz`, or of a `.npy` that holds a pickled dict."""
+    """Keys and arrays of a `.npz`, whose numbers are texts, or of a `.npy` that holds a pickled dict."""
     if path.suffix == ".npz":
-        return load_named_arrays(path)
+        arrays = load_named_arrays(path)
+        return {int(name) if NUMBER.fullmatch(name) else name: array for name, array in arrays.items()}
     content = load_object_array(path)
     content = content.item() if content.shape == () else content
     if not isinstance(content, dict):

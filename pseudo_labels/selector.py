@@ -117,23 +117,30 @@ class Thresholds:
     saliency: np.ndarray | None = None
     least_saliency: float = 0.5
 
+    @property
+    def depend_on_images(self) -> bool:
+        """Whether other images would give other thresholds."""
+        if self.form == "formula":
+            return self.saliency is None or (self.t0 is None and self.tau is None)
+        return self.t0 is None or (self.salient is None and self.saliency is None and self.t1 > 0)
+
     def of_classes(self, measured: np.ndarray, classes: np.ndarray, num_classes: int) -> dict:
         """measured float [N, 3], rows of `measure`, and classes int [N] (1..C) of N single-class images →
 
-        "t0"        the number used
+        "numbers"   those used: "t0" and "t1" of the algorithm, "tau" of the formula
         "saliency"  float [C + 1]
-        "salient"   bool [C + 1]
+        "salient"   bool [C + 1], of the algorithm alone
         "values"    float [C + 1], the thresholds
         """
         overlaps, norms, certainties = measured.T
         t0 = auto_threshold(overlaps, certainties) if self.t0 is None else self.t0
         saliency = class_saliency(norms, classes, num_classes) if self.saliency is None else self.saliency
-        salient = saliency >= self.least_saliency if self.salient is None else self.salient
         if self.form == "formula":
-            values = thresholds_of_formula(saliency, t0 + 1 if self.tau is None else self.tau)
-        else:
-            values = thresholds_of_algorithm(salient, t0, self.t1)
-        return {"t0": t0, "saliency": saliency, "salient": salient, "values": values}
+            tau = t0 + 1 if self.tau is None else self.tau
+            return {"numbers": {"tau": tau}, "saliency": saliency, "values": thresholds_of_formula(saliency, tau)}
+        salient = saliency >= self.least_saliency if self.salient is None else self.salient
+        values = thresholds_of_algorithm(salient, t0, self.t1)
+        return {"numbers": {"t0": t0, "t1": self.t1}, "saliency": saliency, "salient": salient, "values": values}
 
 
 def build_thresholds(

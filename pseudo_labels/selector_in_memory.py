@@ -24,7 +24,7 @@ class ImageSelector:
     split_cams: Sequence[Path] | None
     truth: Sequence[Path]
 
-    def look(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
+    def measure_image(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
         """Of an image with one class: its label, what `measure` tells, and the mask painted with it, uint8 [H, W]."""
         label_of_class = int(self.image_labels[index].argmax()) + 1
         saliency = load_grey_of(self.maps[index], self.truth[index], label.shape)

@@ -252,6 +252,10 @@ def test_lists_that_overlap(tree, tmp_path):
     status, found = check(VOC, tmp_path)
     assert status == 1
     assert set(found) == {("error", "id in training and test list", f"train{aug}_id.txt") for aug in ("", "_aug")}
+    for name in ("train", "train_aug"):
+        (tmp_path / f"voc12/{name}_id.txt").unlink()
+    (tmp_path / "voc12/all_id.txt").write_text(f"{first}\n")
+    assert check(VOC, tmp_path) == (0, [("note", "id in a test list and in one of another name", "all_id.txt")])
 
 
 def test_masks_of_a_voc_tree(tree, tmp_path):
@@ -390,7 +394,7 @@ def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_mistakes_in_the_flags(flags, words, pairs, tree, tmp_path):
-    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark/TE/Images").mkdir(parents=True)
     with pytest.raises(InputError, match=words):
         check(flags, tmp_path)
 

@@ -127,7 +127,7 @@ def test_segmentations(scenes, truth, tmp_path):
         "--t0 0 --multi_class split",
     ],
 )
-def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_parts, make, score, tmp_path):
+def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_parts, make, score, tmp_path, capsys):
     select = f"--saliency_dir PARTS/saliency {flags}"
     after = make("sos", f"--baseline_dir PARTS/rough --selector sos {select}")
     split = "--cam_dir PARTS/cams" if "split" in flags else ""
@@ -136,7 +136,11 @@ def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_part
     assert_same(scores["selected"], quality(after, truth, truth))
     assert scores["selected"]["mIoU"] != scores["mIoU"]
     told = json.loads((tmp_path / "sos/selector.json").read_text())
-    assert scores["selector"]["t0"] == told["t0"]
+    numbers = {"tau"} if "formula" in flags else {"t0", "t1"}
+    assert told.keys() & {"t0", "t1", "tau"} == numbers
+    assert {name: scores["selector"][name] for name in numbers} == {name: told[name] for name in numbers}
+    measured = "--class_saliency" not in flags and "--non_salient_classes" not in flags
+    assert ("thresholds measured on this list" in capsys.readouterr().out) is measured
     ious = {"IoU_before", "IoU_after"}
     for name, row in scores["selector"]["classes"].items():
         assert {key: value for key, value in row.items() if key not in ious} == told["classes"][name]

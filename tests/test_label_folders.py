@@ -89,13 +89,11 @@ def test_maps_that_are_there_need_no_classifier(whole, make, tmp_path):
         ("--expanded_dir HERE/elsewhere", "before holds files made with maps = "),
         ("--fusion icd", "before holds files made with fusion = auxsegnet, not icd"),
         ("--fusion_args cam_threshold=0.1", r"made with fusion_args = \{\}, not \{'cam_threshold': 0\.1\}"),
-        ("--bg_threshold 0.3", "made with bg_threshold = 0.2, not 0.3"),
         ("--crf False", "made with crf_iterations = 2, not 0"),
         ("--crf_iterations 3", "made with crf_iterations = 2, not 3"),
-        ("--second_cam_dir HERE/cams", "made with second_cams = None, not"),
         ("--saliency_dir HERE/saliency", "before holds files made with saliency = "),
         ("--image_labels HERE/cls_labels.npy", "made with image_labels = "),
-        ("--selector none", "labels holds files made with selector = sos, not none"),
+        ("--selector none --t0 0 --multi_class keep", "labels holds files made with selector = sos, not none"),
         ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files made with baseline"),
         ("--saliency_threshold 0.4", "labels holds files made with saliency_threshold = 0.5, not 0.4"),
         ("--selector_form formula", "made with selector_form = algorithm, not formula"),
@@ -120,6 +118,19 @@ def test_other_options_are_refused_in_the_same_folder(flags, words, label_parts,
     with pytest.raises(InputError, match=words):
         make("unused", f"{ALL_STAGES} {flags} --label_name {whole}/labels", cams=whole / "cams")
     assert bytes_in(whole) == before
+
+
+def test_options_of_some_rules_count_with_these_alone(label_parts, make, tmp_path):
+    make("oaa", "--fusion oaa --saliency_dir PARTS/saliency")
+    make("oaa", "--fusion oaa --saliency_dir PARTS/saliency --bg_threshold 0.3")
+    make("constant")
+    with pytest.raises(InputError, match=r"constant holds files made with bg_threshold = 0\.2, not 0\.3"):
+        make("constant", "--bg_threshold 0.3")
+    nsrom = "--fusion nsrom --saliency_dir PARTS/saliency"
+    make("nsrom", nsrom)
+    shutil.copytree(label_parts / "cams", tmp_path / "other_cams")
+    with pytest.raises(InputError, match="made with second_cams = None, not"):
+        make("nsrom", f"{nsrom} --second_cam_dir HERE/other_cams")
 
 
 def test_a_longer_list_is_refused_only_where_statistics_depend_on_it(make, tmp_path):
@@ -211,9 +222,17 @@ def test_refusals(scenes, label_parts, make, tmp_path):
         make("labels", "--fusion icd --fusion_args power=2 --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="unicorn unknown; the classes are ball"):
         make("labels", "--selector sos --saliency_dir PARTS/saliency --non_salient_classes unicorn")
+    for flags, words in (
+        ("--multi_class split", "need --selector sos"),
+        ("--t0 auto", "need --selector sos"),
+        ("--expanded_dir HERE/expanded", "--expanded_dir needs --affinity_path"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make("labels", flags)
     (tmp_path / "some").mkdir()
     shutil.copy(next((label_parts / "saliency").iterdir()), tmp_path / "some")
-    for flags in ("--selector sos --saliency_dir", "--fusion icd --saliency_dir", "--second_cam_dir", "--baseline_dir"):
+    second = "--fusion nsrom --saliency_dir PARTS/saliency --second_cam_dir"
+    for flags in ("--selector sos --saliency_dir", "--fusion icd --saliency_dir", second, "--baseline_dir"):
         with pytest.raises(MissingInputError, match=r"1[34] of 14 (files|images)"):
             make("labels", f"{flags} HERE/some")
         with pytest.raises(MissingInputError, match="nowhere does not exist"):

@@ -84,6 +84,12 @@ def test_named_arrays(tmp_path):
     np.savez(tmp_path / "theirs.npz", keys=np.array([1, 3]), high_res=BOTH, cam=np.zeros((2, 1, 1)))
     assert load(tmp_path / "theirs.npz") == EXPECTED
     assert load(tmp_path / "ours.npz") == [[2, 4, 4], [0, 2, 0]]
+    for scores, expected in ((SCORES["PSA"], EXPECTED), ({0: BACKGROUND, 2: SECOND, 4: FOURTH}, AGAINST_BACKGROUND)):
+        np.savez(tmp_path / "numbers.npz", **{str(number): score for number, score in scores.items()})
+        assert load(tmp_path / "numbers.npz") == expected
+    np.savez(tmp_path / "odd.npz", **{"1": SECOND, "03": FOURTH})
+    with pytest.raises(InputError, match="holds 1, 03: expected one map per class number"):
+        load(tmp_path / "odd.npz")
 
 
 def test_first_classes_are_not_taken_for_the_background(tmp_path):

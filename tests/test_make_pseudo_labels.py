@@ -186,8 +186,8 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
         assert (row["replaced"] == "1") is (float(row["overlap"]) > float(row["threshold"]))
         assert np.array_equal(label, np.where(mask, classes_of[name], 0) if row["replaced"] == "1" else before)
         if recorded["selector_form"] == "formula":
-            tau = recorded["tau"] or told["t0"] + 1
-            assert of_class["threshold"] == pytest.approx(tau - of_class["saliency"])
+            assert told["tau"] == (recorded["tau"] or recorded["t0"] + 1)
+            assert of_class["threshold"] == pytest.approx(told["tau"] - of_class["saliency"])
         else:
             raised = recorded["t1"] if row["class"] in told["non_salient"] else 0
             assert of_class["threshold"] == pytest.approx(told["t0"] + raised)
@@ -195,7 +195,9 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
         mine = [row for row in rows.values() if row["class"] == name]
         assert of_class["images"] == len(mine)
         assert of_class["replaced"] == sum(row["replaced"] == "1" for row in mine)
-    assert recorded["t0"] == ("auto" if "auto" in flags else told["t0"])
+    if recorded["selector_form"] == "algorithm":
+        assert recorded["t0"] == ("auto" if "auto" in flags else told["t0"])
+        assert recorded["t1"] == told["t1"]
     assert {row["replaced"] for row in rows.values()} == {"0", "1"}
 
 
@@ -287,3 +289,5 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
 def test_maps_that_have_no_effect_are_told(make, capsys):
     make("a", "--saliency_dir PARTS/saliency")
     assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err
+    make("second", "--second_cam_dir PARTS/cams")
+    assert "--second_cam_dir has no effect with --fusion none: it is for nsrom" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from input_errors import InputError, MissingInputError
 from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
 from models.cam_classifier import build_cam_classifier
 from models.edge_head import EdgeHead
-from models.saliency_net import PAPER_WIDTH, PATM, amplitude_phase, build_saliency_net
+from models.saliency_net import PATM, amplitude_phase, build_saliency_net
 from utils.checkpoint import save_checkpoint
 
 TINY_SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
@@ -58,7 +58,9 @@ def test_order_of_a_patm():
 
 def test_decoder_widths_follow_the_backbone():
     with torch.device("meta"):
-        network = build_saliency_net(settings_of("swin-base-224") | {"decoder_width": PAPER_WIDTH, "image_size": 224})
+        network = build_saliency_net(
+            settings_of("swin-base-224") | {"decoder_width": options.PAPER_WIDTH, "image_size": 224}
+        )
     inputs = [patm.conv_a[0].in_channels for patm in network.decoder]
     inner = [patm.conv_a[0].out_channels for patm in network.decoder]
     outputs = [patm.join[0].out_channels for patm in network.decoder]
@@ -69,7 +71,7 @@ def test_decoder_widths_follow_the_backbone():
     assert dilations == [(3, 2), (3, 2), (5, 3), (5, 3)]
     assert millions(network.backbone) == pytest.approx(87, abs=1)
     assert millions(network.decoder) == pytest.approx(152, abs=1)
-    assert options.SOD_train().parse_args(["--decoder_width", "paper"]).decoder_width == PAPER_WIDTH
+    assert options.SOD_train().parse_args(["--decoder_width", "paper"]).decoder_width == options.PAPER_WIDTH
 
 
 def test_amplitude_and_phase():

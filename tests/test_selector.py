@@ -104,16 +104,18 @@ IMAGES = MEASURED, np.array([1, 2, 3])
         (Thresholds(t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
         (Thresholds(salient=np.array([1, 0, 1, 1], bool)), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
         (Thresholds(saliency=np.array([1, 0.4, 1, 0.5])), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
-        (Thresholds("formula"), [True, True, True, False], [0.4, 0.4, 0.9, 1.15]),
-        (Thresholds("formula", tau=1.0), [True, True, True, False], [0, 0, 0.5, 0.75]),
+        (Thresholds("formula"), None, [0.4, 0.4, 0.9, 1.15]),
+        (Thresholds("formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
         (Thresholds("formula", t0=0.2, saliency=np.array([1, 0.5, 0.25, 0])), None, [0.2, 0.7, 0.95, 1.2]),
     ],
 )
 def test_thresholds_of_classes(thresholds, salient, values):
     found = thresholds.of_classes(*IMAGES, num_classes=3)
     assert found["values"] == pytest.approx(values)
-    assert found["t0"] == thresholds.t0
-    if salient:
+    if thresholds.form == "formula":
+        assert found["numbers"] == {"tau": thresholds.tau or thresholds.t0 + 1}
+    else:
+        assert found["numbers"] == {"t0": thresholds.t0, "t1": thresholds.t1}
         assert found["salient"].tolist() == salient
 
 
@@ -123,8 +125,33 @@ def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
     monkeypatch.setattr(selector, "auto_threshold", lambda *columns: given.append(columns) or 0.25)
     found = Thresholds(form, t0=None).of_classes(*IMAGES, num_classes=3)
     assert [column.tolist() for column in given[0]] == MEASURED[:, [0, 2]].T.tolist()
-    assert found["t0"] == 0.25
+    assert found["numbers"] == ({"tau": 1.25} if form == "formula" else {"t0": 0.25, "t1": 0.2})
     assert found["values"] == pytest.approx(values)
+
+
+SALIENT, SALIENCY = np.ones(4, bool), np.ones(4)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "depend"),
+    [
+        (Thresholds(), True),
+        (Thresholds(t1=0.0), False),
+        (Thresholds(salient=SALIENT), False),
+        (Thresholds(saliency=SALIENCY), False),
+        (Thresholds(t0=None, salient=SALIENT), True),
+        (Thresholds("formula", tau=1.0), True),
+        (Thresholds("formula", saliency=SALIENCY), False),
+        (Thresholds("formula", t0=None, saliency=SALIENCY), True),
+        (Thresholds("formula", t0=None, tau=1.0, saliency=SALIENCY), False),
+    ],
+)
+def test_whether_thresholds_depend_on_images(thresholds, depend):
+    """As other images of the same classes show."""
+    others = np.array([[0.9, 0.2, 0.5], [0.8, 0.9, 0.4], [0.3, 0.8, 0.9]])
+    values = [thresholds.of_classes(rows, IMAGES[1], num_classes=3)["values"] for rows in (MEASURED, others)]
+    assert thresholds.depend_on_images is not np.array_equal(*values)
+    assert thresholds.depend_on_images is depend
 
 
 def test_thresholds_from_what_a_user_says():

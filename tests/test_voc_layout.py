@@ -11,6 +11,7 @@ from voc_layout import (
     label_folder,
     load_class_names,
     load_ids,
+    mask_folder,
     truth_folder,
 )
 
@@ -27,6 +28,26 @@ def test_folders_beside_voc2012(tmp_path):
     (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
     (tmp_path / "VOCdevkit/JPEGImages").mkdir(parents=True)
     assert find_voc_root(tmp_path) == tmp_path / "VOCdevkit"
+
+
+def test_some_folders_beside_voc2012(tmp_path):
+    """What lies in VOC2012 and what lies beside it is one tree, whichever of both --data_dir names."""
+    official, beside = tmp_path / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit"
+    (official / "SegmentationClass").mkdir(parents=True)
+    (beside / "JPEGImages").mkdir()
+    (beside / "SegmentationClassAug").mkdir()
+    for data_dir in (tmp_path, beside, official):
+        root = find_voc_root(data_dir)
+        assert root == beside
+        assert truth_folder(root, []) == official / "SegmentationClass"
+        assert truth_folder(root, ["a"]) == beside / "SegmentationClassAug"
+    (official / "JPEGImages").mkdir()
+    root = find_voc_root(official)
+    assert root == official
+    assert truth_folder(root, ["a"]) == label_folder("SegmentationClassAug", root) == beside / "SegmentationClassAug"
+    (official / "SegmentationClassAug").mkdir()
+    assert mask_folder(root, "SegmentationClassAug") == official / "SegmentationClassAug"
+    assert mask_folder(root, "Other") == official / "Other"
 
 
 def test_root_is_missing(tmp_path):
@@ -125,3 +146,16 @@ def test_missing_mask(tmp_path):
             (tmp_path / folder / name).touch()
     with pytest.raises(MissingInputError, match=r"no mask for 1 of 2 images \(b\)"):
         saliency_pairs(tmp_path)
+    for stem in ("b", "c", "d"):
+        (tmp_path / f"Masks/{stem}.png").touch()
+    with pytest.raises(MissingInputError, match=r"no image for 2 of 4 masks \(c, d\)"):
+        saliency_pairs(tmp_path)
+
+
+def test_a_project_may_lie_in_a_folder_called_benchmark(tmp_path):
+    for data_set in ("dataset/TR", "dataset/benchmark/TE"):
+        (tmp_path / "benchmark" / data_set / "Images").mkdir(parents=True)
+    assert [path.name for path in find_data_sets(tmp_path / "benchmark/dataset")] == ["TR"]
+    for tested in ("dataset/benchmark", "dataset/benchmark/TE"):
+        with pytest.raises(InputError, match="is for testing"):
+            find_data_sets(tmp_path / "benchmark" / tested)

@@ -17,9 +17,8 @@ from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
 
 NEVER = 2**62  # no epoch has so many steps
-RESUMED = (
-    *("optimizer", "scaler", "weights", "epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums"),
-)  # what a checkpoint must hold besides the network
+OF_STEPS = ("epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums")
+RESUMED = ("optimizer", "scaler", "weights", *OF_STEPS)  # what a checkpoint must hold besides the network
 ASK_EVERY = 10  # steps between two questions whether to stop, where asking makes several GPUs wait
 
 
@@ -109,6 +108,12 @@ class TrainingState:
         self.best_score = score
         return True
 
+    def log_best(self, run, measure: str) -> None:
+        """Says, where there was validation, what best.pth is: chosen on images that it must not be reported on."""
+        if self.best_score >= 0:
+            best = f"best.pth, {measure} {self.best_score:.4f}"
+            run.log(f"the result is last.pth; {best}, was chosen on the validation images")
+
     def save_when_due(self, run, stage: str, settings: dict, every: int, validates: bool = False) -> None:
         """To be called after each step: saves every so many of them (0: never), and the last one where the epoch is
         validated then, since a signal ends that at once. An epoch that is not is saved when it is finished.
@@ -150,7 +155,7 @@ class TrainingState:
             "loss_sums": self._summed_losses(),
         }
         if run.is_main:
-            for path in [run.best, run.last] if is_best else [run.last]:  # last.pth speaks of a best.pth that is there
+            for path in [run.best, run.last] if is_best else [run.last]:  # best first: last.pth holds its score
                 save_checkpoint(path, stage, settings, self.result, training)
 
     def load(self, path) -> None:
