@@ -71,6 +71,8 @@ def test_run_folder(script, scenes, tmp_path):
     run_main(script, COMMANDS[script](scenes, tmp_path, "--tag run --max_epoch 1"))
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"options.json", "log.txt", "log.jsonl", "last.pth"} <= names
+    validates, log = script != "SOD_train", (tmp_path / "run/log.txt").read_text()  # that one where it has --val_root
+    assert ("best.pth" in names) is ("was chosen on the validation images" in log) is validates
     assert any(name.startswith("events.out.tfevents") for name in names)
     recorded = json.loads((tmp_path / "run/options.json").read_text())
     assert recorded["options"]["max_epoch"] == 1
@@ -156,6 +158,7 @@ def test_validation_keeps_the_best(scenes, tmp_path):
     scores = [row["val/maxF"] for row in log_of(tmp_path / "run") if "val/maxF" in row]
     assert len(scores) == 2
     assert load_checkpoint(tmp_path / "run/best.pth")["training"]["best_score"] == max(scores)
+    assert f"best.pth, maxF {max(scores):.4f}, was chosen" in (tmp_path / "run/log.txt").read_text()
 
 
 # what must be refused before any training starts, with the words that name it
