@@ -8,6 +8,7 @@ for it by `pending`. What launchers, Slurm or `timeout` send twice is one reques
 import multiprocessing.util
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
+RAISED_AGAIN_S = 0.01
 
 
 class Interrupted(BaseException):
@@ -35,6 +37,7 @@ class _Request:
 
 
 _request = _Request()
+_report_others = sys.unraisablehook
 
 
 def listen() -> None:
@@ -55,10 +58,32 @@ def forget() -> None:
 
 
 def _install() -> None:
+    global _report_others
+    if sys.unraisablehook is not _raise_again:
+        _report_others, sys.unraisablehook = sys.unraisablehook, _raise_again
     waits_for_others = int(os.environ.get("WORLD_SIZE", 1)) > 1
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL if waits_for_others and not _request.is_deferred else _take)
+
+
+def _raise_again(unraisable) -> None:
+    """Python drops an exception where it cannot be raised, as while a generator is disposed of: the request would be
+    lost, and its traceback shown. It comes again when that is done."""
+    error = unraisable.exc_value
+    if not isinstance(error, Interrupted):
+        _report_others(unraisable)
+        return
+    _request.signum = None
+    threading.Timer(RAISED_AGAIN_S, _signal_main_thread, (error.signum,)).start()
+
+
+def _signal_main_thread(signum: int) -> None:
+    """Wakes it also where it waits, which Windows does not know."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signum)
+    else:
+        signal.raise_signal(signum)
 
 
 def _defer(is_deferred: bool) -> None:

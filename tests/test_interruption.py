@@ -138,6 +138,33 @@ def test_a_second_signal_ends_on_the_spot_and_a_copy_does_not():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
+DROPPED = """
+import signal, time, interruption
+class Disposed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        print("not reached")
+class Broken:
+    def __del__(self):
+        raise KeyError("told as ever")
+interruption.listen()
+Broken()
+try:
+    Disposed()
+    time.sleep(20)
+except interruption.Interrupted as request:
+    print(request.exit_code, interruption.pending())
+"""
+
+
+def test_a_signal_that_python_drops_comes_again():
+    """As one that comes while an object is disposed of."""
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=PROJECT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "143 15\n")
+    assert "told as ever" in done.stderr
+    assert "Interrupted" not in done.stderr
+
+
 def test_one_of_several_processes_is_ended_by_the_system(monkeypatch):
     """It may wait for the others where no Python runs; except where its work asks for signals, so as to be saved."""
     monkeypatch.setenv("WORLD_SIZE", "2")
