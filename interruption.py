@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
-RAISED_AGAIN_S = 0.01
+ASK_AGAIN_S = 0.01  # whether a dropped signal can be sent again
 
 
 class Interrupted(BaseException):
@@ -74,16 +74,25 @@ def _raise_again(unraisable) -> None:
     if not isinstance(error, Interrupted):
         _report_others(unraisable)
         return
+    threading.Thread(target=_send_again, args=(error.signum,), daemon=True).start()
+
+
+def _send_again(signum: int) -> None:
+    """Wakes the main thread also where it waits, which Windows does not know."""
+    main_thread = threading.main_thread().ident
+    while _runs_hook(sys._current_frames().get(main_thread)):  # in which exceptions are dropped for good
+        time.sleep(ASK_AGAIN_S)
     _request.signum = None
-    threading.Timer(RAISED_AGAIN_S, _signal_main_thread, (error.signum,)).start()
-
-
-def _signal_main_thread(signum: int) -> None:
-    """Wakes it also where it waits, which Windows does not know."""
     if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, signum)
+        signal.pthread_kill(main_thread, signum)
     else:
         signal.raise_signal(signum)
+
+
+def _runs_hook(frame) -> bool:
+    while frame is not None and frame.f_code is not _raise_again.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _defer(is_deferred: bool) -> None:

@@ -14,7 +14,7 @@ import interruption
 import options
 from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
-from image_files import save_grey
+from image_files import load_image, save_grey
 from label_files import load_label, save_label
 from voc_layout import load_class_names
 
@@ -65,6 +65,23 @@ def own_signals():
     interruption.forget()
     for signum, handler in before.items():
         signal.signal(signum, handler)
+
+
+def balance_labels(path, images: list[Path]) -> None:
+    """A network of a few steps predicts one label everywhere, so that any two predictions of it agree. Here all labels
+    of a segmentation checkpoint get the same mean logit on these images of one size, and several are predicted."""
+    import torch
+
+    from models.deeplabv3plus import build_deeplabv3plus
+    from utils.checkpoint import load_checkpoint, rebuild, save_checkpoint
+    from utils.segmentation_prediction import segmentation_logits
+
+    checkpoint = load_checkpoint(path)
+    network = rebuild(build_deeplabv3plus, checkpoint, path).eval()
+    pixels = np.stack([load_image(image) for image in images])
+    logits = segmentation_logits(network, pixels, torch.device("cpu"))
+    network.decoder.classifier[-1].bias.data -= logits.mean(dim=(0, 2, 3))
+    save_checkpoint(path, checkpoint["stage"], checkpoint["settings"], network, checkpoint["training"])
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def test_scripts_join_torchrun(scenes, tmp_path):
 
 
 LAUNCH = """
-import os, signal, sys
+import os, signal, sys, time
 sys.path.insert(0, {project!r})
 from input_errors import InputError, run_script
 from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_counts_over_processes
@@ -162,6 +162,8 @@ def main(args):
         raise ZeroDivisionError("a fault of the program")
     if args == "killed" and world.rank == 1:  # as by the system when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
+    if args == "killed":  # where it does not notice, or it might be found dead first
+        time.sleep(600)
     total = sum_counts_over_processes(np.array([world.rank + 1]))
     if world.is_main:
         print("sum", int(total[0]), "of", world.size)

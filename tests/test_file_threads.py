@@ -16,6 +16,15 @@ def refuse_three(number: int) -> int:
     return number**2
 
 
+def wait_for(condition) -> None:
+    """Until it holds, and whether it still does a moment later."""
+    end_s = time.monotonic() + 10
+    while not condition() and time.monotonic() < end_s:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert condition()
+
+
 def test_reading_ahead_keeps_the_order():
     assert list(read_ahead(refuse_three, range(3))) == [(0, 0), (1, 1), (2, 4)]
     assert list(read_ahead(refuse_three, [])) == []
@@ -29,8 +38,7 @@ def test_the_next_are_read_while_one_is_used():
     read = []
     results = read_ahead(read.append, range(100))
     next(results)
-    time.sleep(0.2)
-    assert len(read) == 1 + READERS
+    wait_for(lambda: len(read) == 1 + READERS)
     results.close()
     assert len(read) == 1 + READERS
 
@@ -56,10 +64,11 @@ def test_few_results_wait():
     calls = []
     filling = threading.Thread(target=fill)
     filling.start()
-    time.sleep(0.3)
-    assert len(calls) == MOST_WAITING
-    may_write.set()
-    filling.join(timeout=10)
+    try:
+        wait_for(lambda: len(calls) == MOST_WAITING)
+    finally:
+        may_write.set()
+        filling.join(timeout=10)
     assert started.is_set()
 
 

@@ -139,7 +139,11 @@ def test_a_second_signal_ends_on_the_spot_and_a_copy_does_not():
 
 
 DROPPED = """
-import signal, time, interruption
+import signal, threading, time, interruption
+class SlowThread(threading.Thread):
+    def start(self):
+        super().start()
+        time.sleep(0.05)
 class Disposed:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
@@ -148,6 +152,7 @@ class Broken:
     def __del__(self):
         raise KeyError("told as ever")
 interruption.listen()
+interruption.threading.Thread = {thread}
 Broken()
 try:
     Disposed()
@@ -157,9 +162,11 @@ except interruption.Interrupted as request:
 """
 
 
-def test_a_signal_that_python_drops_comes_again():
-    """As one that comes while an object is disposed of."""
-    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=PROJECT, capture_output=True, text=True, timeout=30)
+@pytest.mark.parametrize("thread", ["threading.Thread", "SlowThread"])
+def test_a_signal_that_python_drops_comes_again(thread):
+    """As one that meets an object being disposed of, also where it is slow to be dealt with."""
+    line = [sys.executable, "-c", DROPPED.format(thread=thread)]
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "143 15\n")
     assert "told as ever" in done.stderr
     assert "Interrupted" not in done.stderr

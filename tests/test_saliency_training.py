@@ -316,9 +316,8 @@ def test_validation_on_several_data_sets(scenes, tmp_path):
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/ONE")
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/TWO")
     assert list(benchmark_pairs([tmp_path / "benchmark"])) == ["ONE", "TWO"]
-    run_main(
-        "SOD_train", saliency_command(scenes, tmp_path, f"--tag run --max_epoch 1 --val_root {tmp_path}/benchmark")
-    )
+    learns = "--max_epoch 16 --decay_epoch 16 --lr 1e-2 --dropout 0 --edge_drop_path 0 --colour_jitter 0"
+    run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag run --val_root {tmp_path}/benchmark {learns}"))
     row = log_of(tmp_path / "run")[-1]
     assert row["val/ONE/MAE"] == row["val/TWO/MAE"] == row["val/MAE"]
     # the same scores as by the files and evaluate.py
@@ -326,9 +325,11 @@ def test_validation_on_several_data_sets(scenes, tmp_path):
         "predict", f"--load_path {tmp_path}/run/last.pth --input {tmp_path}/benchmark/ONE --output {tmp_path}/maps/ONE"
     )
     run_main("evaluate", f"saliency --pred {tmp_path}/maps --gt_root {tmp_path}/benchmark --json {tmp_path}/s.json")
+    assert all(np.ptp(load_grey(path)) > 50 for path in (tmp_path / "maps/ONE").glob("*.png"))
     scores = json.loads((tmp_path / "s.json").read_text())[f"{tmp_path}/maps"]["ONE"]
     assert {f"val/{name}": scores[name] for name in ("MAE", "maxF", "S")} == pytest.approx(
-        {name: row[name] for name in ("val/MAE", "val/maxF", "val/S")}, abs=1e-9
+        {name: row[name] for name in ("val/MAE", "val/maxF", "val/S")},
+        abs=1e-3,  # predict.py folds batch norms
     )
 
 

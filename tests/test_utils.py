@@ -65,6 +65,7 @@ def test_no_nesterov_without_momentum():
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_fused_steps_are_those_of_the_plain_loop(name, device=CPU):
+    torch.manual_seed(0)
     plain, fused = Network().to(device), Network().to(device)
     fused.load_state_dict(plain.state_dict())
     optimizers = []
@@ -80,7 +81,7 @@ def test_fused_steps_are_those_of_the_plain_loop(name, device=CPU):
                 weight.grad = gradient.clone()
             optimizer.step()
     for one, other in zip(plain.parameters(), fused.parameters()):
-        assert torch.allclose(one, other, rtol=0, atol=1e-6)
+        assert torch.allclose(one, other, rtol=0, atol=1e-5)  # of weights up to 9; without decay they are 0.015 off
 
 
 def test_first_gradients_that_overflow_leave_no_momentum():
