@@ -7,8 +7,9 @@ r"""Label generation by two processes of one thread each, beside one: make_pseud
 
 CAMs from a classifier at four scales with mirror images, labels from them, and the selector. Scenes are drawn and the
 classifier has random weights unless flags name others: neither changes the time. Start-up, which is constant, is what a
-run on `--few` images takes; work is the rest. One process and two take turns, and the fastest counts. What follows
-`--` are flags of make_pseudo_labels.py.
+run on `--few` images takes; work is the rest. A process computes by one thread, but others of it read and write files,
+on a second core where there is one: so one process also stands there on one core alone. All take turns, and the
+fastest of each counts. What follows `--` are flags of make_pseudo_labels.py.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from models.cam_classifier import build_cam_classifier
 from utils.checkpoint import save_checkpoint
 from voc_layout import find_voc_root, load_class_names
 
-PROCESSES = (1, 2)
+RUNS = {"one process on one core": (1, 1), "one process": (1, None), "two": (2, None)}  # processes, cores
 TURNS = 2
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
         costs = {}
         for count in (args.few, args.images):
             tree = repeated_tree(source, folder / str(count), args.files, count, with_cams=False)
-            turns = [[label(tree, checkpoint, args.flags, each) for each in PROCESSES] for _ in range(TURNS)]
+            turns = [[label(tree, checkpoint, args.flags, *run) for run in RUNS.values()] for _ in range(TURNS)]
             costs[count] = [min(costs_of_one, key=attrgetter("seconds")) for costs_of_one in zip(*turns)]
     command = f"python -m benchmarks.label_processes {shlex.join(argv)}".rstrip()
     keep(f"{args.name}_{device_kind()}", command, [table(costs, args.few, args.images), environment_line()])
@@ -61,26 +62,23 @@ def random_classifier(source: LabelTree, path: Path) -> Path:
     return path
 
 
-def label(tree: LabelTree, checkpoint: Path, more_flags: list[str], processes: int) -> Cost:
-    """Labels a tree, from nothing, by so many processes of one thread."""
+def label(tree: LabelTree, checkpoint: Path, more_flags: list[str], processes: int, cores: int | None) -> Cost:
+    """Labels a tree, from nothing, by so many processes of one thread, on so many cores."""
     made = Path(tempfile.mkdtemp(prefix=f"by_{processes}_", dir=tree.data_dir))
     flags = tree.flags("data_dir", "list", "image_labels", "saliency_dir")
     flags += ["--load_path", str(checkpoint), "--selector", "sos"]
     flags += ["--cam_dir", f"{made}/cams", "--label_name", f"{made}/labels", *more_flags]
-    return run_measured("make_pseudo_labels.py", flags, processes, threads=1)
+    return run_measured("make_pseudo_labels.py", flags, processes, threads=1, cores=cores)
 
 
 def table(costs: dict[int, list[Cost]], few: int, many: int) -> str:
-    """Rows of times, all of one process, of two, and how many times as fast these are."""
+    """Rows of times and memory of all `RUNS`, and how many times as fast as each of the others the last is."""
     start, whole = ([cost.seconds for cost in costs[count]] for count in (few, many))
     work = [all_s - start_s for all_s, start_s in zip(whole, start)]
     times = {f"{few} images: start-up": start, f"{many} images: whole": whole, f"{many - few} images: work": work}
-    rows = [
-        [name, *(f"{seconds:.2f}" for seconds in pair), f"{pair[0] / pair[1]:.2f} ×"] for name, pair in times.items()
-    ]
-    memory = [cost.peak_mb for cost in costs[many]]
-    rows.append(["peak memory, MB", *(f"{held:.0f}" for held in memory), f"{memory[1] / memory[0]:.2f} ×"])
-    return markdown_table(["wall time, s", "one process", "two", "times as fast"], rows)
+    rows = [[name, *(f"{one:.2f} ({one / each[-1]:.2f} ×)" for one in each)] for name, each in times.items()]
+    rows.append(["peak memory, MB", *(f"{cost.peak_mb:.0f}" for cost in costs[many])])
+    return markdown_table(["wall time, s (times that of two)", *RUNS], rows)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,12 @@ def test_label_processes(results):
     small = "--files 2 --image_size 48 64 --images 12 --few 2"
     label_processes.main(f"{small} -- --scales 1 --batch 1".split())
     rows = (results / f"label_processes_{report.device_kind()}.md").read_text().splitlines()
-    assert [row.split("|")[1].split(":")[0].strip() for row in rows if " × " in row] == [
+    assert [row.split("|")[1].split(":")[0].strip() for row in rows if row.count(" ×)") == 3] == [
         "2 images",
         "12 images",
         "10 images",
-        "peak memory, MB",
     ]
+    assert any(row.startswith("| peak memory, MB") for row in rows)
 
 
 @pytest.mark.slow
