@@ -47,7 +47,10 @@ def listen() -> None:
     One of several processes may wait for the others where no Python runs, and so no request would be seen: unless
     signals are deferred, the system ends it.
     """
+    global _report_others
     forget()
+    if sys.unraisablehook is not _raise_again:
+        _report_others, sys.unraisablehook = sys.unraisablehook, _raise_again
     _install()
 
 
@@ -58,9 +61,6 @@ def forget() -> None:
 
 
 def _install() -> None:
-    global _report_others
-    if sys.unraisablehook is not _raise_again:
-        _report_others, sys.unraisablehook = sys.unraisablehook, _raise_again
     waits_for_others = int(os.environ.get("WORLD_SIZE", 1)) > 1
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
