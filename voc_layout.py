@@ -146,7 +146,8 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
 
 
 def mask_folder(voc_root, name: str) -> Path:
-    """The folder `name` of masks: in that of JPEGImages or, as VOC2012 and what lies beside it count as one, there."""
+    """The folder `name` of masks: beside JPEGImages, or where the tree divides between VOC2012 and its parent, in the
+    other one."""
     root = Path(voc_root)
     places = [root / name, root / "VOC2012" / name] + ([root.parent / name] if root.name == "VOC2012" else [])
     return next((folder for folder in places if folder.is_dir()), places[0])

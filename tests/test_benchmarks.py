@@ -1,6 +1,9 @@
 """The benchmarks run and leave their figures; the figures themselves are no test."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from benchmarks import (
     scaling,
     training_step,
 )
-from benchmarks.commands import run_measured
+from benchmarks.commands import on_cores, run_measured
 from input_errors import MissingInputError
 
 
@@ -92,6 +95,14 @@ def test_random_walk(results):
     random_walk.main(["--image_size", "64", "80", "--num_classes", "2", "--repeat", "1"])
     rows = (results / "random_walk.md").read_text().splitlines()
     assert [row.split("|")[1].strip() for row in rows if " × " in row] == list(random_walk.WAYS)
+
+
+def test_commands_on_one_core():
+    command = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+    before = os.sched_getaffinity(0)
+    with on_cores(1):
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.slow

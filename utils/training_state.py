@@ -17,8 +17,8 @@ from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
 
 NEVER = 2**62  # no epoch has so many steps
-OF_STEPS = ("epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums")
-RESUMED = ("optimizer", "scaler", "weights", *OF_STEPS)  # what a checkpoint must hold besides the network
+PROGRESS = ("epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums")
+RESUMED = ("optimizer", "scaler", "weights", *PROGRESS)  # what a checkpoint must hold besides the network
 ASK_EVERY = 10  # steps between two questions whether to stop, where asking makes several GPUs wait
 
 
