@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist works
 .PHONY: demo test test-slow test-spawn test-all lint
 
 demo: $(ENV)
-	$(BIN)/python demo.py
+	$(BIN)/python pipeline.py demo
 
 test: $(DEV)
 	$(PYTEST) -m "not slow and not gpu"

@@ -21,16 +21,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
-from input_errors import InputError, first_line, run_script
+from formats.errors import InputError, first_line
+from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from metrics.saliency import SaliencyMetrics
 from models.edge_head import edge_target
 from models.saliency_losses import saliency_objective, unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
-from saliency_layout import benchmark_pairs, edge_paths, training_pairs
-from utils.determinism import compute_deterministically, fastest_convolutions
+from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
+from utils import interruption
 from utils.distributed import (
     choose_gpus,
     gradients_stay_local,
@@ -41,12 +41,11 @@ from utils.distributed import (
     sum_counts_over_processes,
 )
 from utils.file_threads import read_ahead
+from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, memory_format
-from utils.optimizers import build_optimizer
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.saliency_prediction import COARSEST_STRIDE, predict_saliency
-from utils.schedules import set_lr, step_decay
+from utils.schedules import build_optimizer, set_lr, step_decay
 from utils.training_state import TrainingState
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait

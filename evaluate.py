@@ -30,12 +30,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from atomic_files import write_json
-from datasets.image_sizes import image_size
 from datasets.voc_submission import check_submission
-from image_files import check_size
-from image_labels import load_image_labels
-from input_errors import InputError, MissingInputError, existing_folder, run_script, shorten
+from formats.atomic_files import write_json
+from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.image_labels import load_image_labels
+from formats.images import check_size, image_size
+from formats.voc_layout import (
+    VOC_CLASSES,
+    files_of_ids,
+    find_voc_root,
+    load_class_names,
+    load_ids,
+    mask_folder,
+    truth_folder,
+)
 from metrics.interval_tables import compare, comparison_table, interval_table
 from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables, short_names
@@ -46,21 +54,13 @@ from metrics.saliency_tables import four_digits, saliency_plots, saliency_tables
 from metrics.scored_files import FileReport
 from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
+from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.labels_of_others import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.selector import build_thresholds
 from pseudo_labels.selector_in_memory import ImageSelector
 from utils.environment import current_commit, versions_of
-from voc_layout import (
-    VOC_CLASSES,
-    files_of_ids,
-    find_voc_root,
-    load_class_names,
-    load_ids,
-    mask_folder,
-    truth_folder,
-)
+from utils.interruption import run_script
 
 PAPER_T0S = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred

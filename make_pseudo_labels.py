@@ -28,19 +28,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from atomic_files import write_csv, write_json
-from cam_files import save_cams
-from datasets.image_sizes import batches_by_size, image_size
-from image_files import check_size, load_grey_of, load_image
-from image_labels import load_image_labels
-from input_errors import InputError, run_script, shorten
-from label_files import load_label, save_label
+from formats.atomic_files import write_csv, write_json
+from formats.cams import save_cams
+from formats.errors import InputError, shorten
+from formats.image_labels import load_image_labels
+from formats.images import check_size, image_size, load_grey_of, load_image
+from formats.labels import load_label, save_label
+from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
-from pseudo_labels.labels_of_others import find_baseline, load_baseline
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import (
     Thresholds,
@@ -52,7 +52,6 @@ from pseudo_labels.selector import (
     split_mask,
 )
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.determinism import compute_deterministically
 from utils.distributed import (
     World,
     choose_gpus,
@@ -63,12 +62,12 @@ from utils.distributed import (
 )
 from utils.file_threads import WriteBehind, read_ahead
 from utils.inference_network import for_inference
-from utils.memory import advice_when_memory_is_full, batch_for
+from utils.interruption import run_script
+from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
 from utils.multi_scale import merge_scales, resize
 from utils.output_folder import claimed_folder, recorded_options
-from utils.precision import autocast, checked_finite, half_type
-from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
-from worker_processes import do_in_processes
+from utils.precision import autocast, checked_finite, compute_deterministically, half_type
+from utils.processes import do_in_processes
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ import json
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
 PAPER_WIDTH = 1024  # of the saliency network's decoder
+VOC12 = "Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads."
+CHECK = (
+    "Look for faults in the data of all stages. Without --train_root, --benchmark and --data_dir it looks at the "
+    "README's places: dataset, dataset/benchmark, and data/voc12 with the lists of voc12. Exit status: 0 for notes "
+    "alone, 1 for errors, 2 for a mistake in the flags."
+)
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**64 - 1  # PyTorch's
 LARGEST_SIDE = 1 << 14  # px, channels: `checkpoint_content.py` takes no network with more
@@ -289,11 +295,13 @@ def predict() -> argparse.ArgumentParser:
     return parser
 
 
-def export_onnx() -> argparse.ArgumentParser:
-    parser = _Parser("Write a saliency network as an ONNX file, and check that onnxruntime gives the same maps.")
+def export() -> argparse.ArgumentParser:
+    export = _Parser("Write a network in the form of other tools.")
+    commands = export.add_subparsers(dest="command", required=True, metavar="onnx")
+    parser = commands.add_parser("onnx", help="a saliency network; onnxruntime must give the same maps")
     parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of SOD_train.py")
     parser.add_argument("--output", required=True, metavar="FILE", help="the ONNX file to write")
-    return parser
+    return export
 
 
 def evaluate() -> argparse.ArgumentParser:
@@ -355,28 +363,15 @@ def evaluate() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare_voc12() -> argparse.ArgumentParser:
-    parser = _Parser("Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads.")
-    parser.add_argument(
-        "--trainval", required=True, metavar="PATH", help="VOCtrainval_11-May-2012.tar, or the folder it unpacks to"
-    )
-    parser.add_argument(
-        "--aug", required=True, metavar="PATH", help="SegmentationClassAug.zip, or the folder it unpacks to"
-    )
-    parser.add_argument("--test", metavar="PATH", help="VOC2012test.tar, or its folder, for the photographs of test")
-    parser.add_argument(
-        "--data_dir", default="data/voc12", metavar="DIR", help="the tree goes to DIR/VOCdevkit/VOC2012"
-    )
-    parser.add_argument("--list_dir", default="voc12", metavar="DIR", help="cls_labels.npy and *_id.txt go there")
+def prepare_data() -> argparse.ArgumentParser:
+    parser = _Parser("Prepare the data of all stages, and check it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12")
+    _add_check(commands.add_parser("check", help="look for faults", description=CHECK))
+    _add_voc12(commands.add_parser("voc12", help="make the tree of VOC 2012 from its archives", description=VOC12))
     return parser
 
 
-def check_data() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "Look for faults in the data of all stages. Without --train_root, --benchmark and --data_dir it looks at the "
-        "README's places: dataset, dataset/benchmark, and data/voc12 with the lists of voc12. Exit status: 0 for notes "
-        "alone, 1 for errors, 2 for a mistake in the flags."
-    )
+def _add_check(parser) -> None:
     for name, text in (
         ("--train_root", "saliency training sets with Images/ and Masks/, or folders of such; may be repeated"),
         ("--benchmark", "saliency test sets, or folders of such; may be repeated"),
@@ -402,11 +397,26 @@ def check_data() -> argparse.ArgumentParser:
         voc.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
     parser.add_argument("--csv", metavar="FILE", help="also write everything that was found to FILE")
     parser.add_argument("--workers", type=_processes, default=0, help="processes that read files; 0: one for each core")
-    return parser
 
 
-def demo() -> argparse.ArgumentParser:
-    parser = _Parser("Run the whole sequence on scenes drawn here: a few minutes on two CPU cores.")
+def _add_voc12(parser) -> None:
+    parser.add_argument(
+        "--trainval", required=True, metavar="PATH", help="VOCtrainval_11-May-2012.tar, or the folder it unpacks to"
+    )
+    parser.add_argument(
+        "--aug", required=True, metavar="PATH", help="SegmentationClassAug.zip, or the folder it unpacks to"
+    )
+    parser.add_argument("--test", metavar="PATH", help="VOC2012test.tar, or its folder, for the photographs of test")
+    parser.add_argument(
+        "--data_dir", default="data/voc12", metavar="DIR", help="the tree goes to DIR/VOCdevkit/VOC2012"
+    )
+    parser.add_argument("--list_dir", default="voc12", metavar="DIR", help="cls_labels.npy and *_id.txt go there")
+
+
+def pipeline() -> argparse.ArgumentParser:
+    pipeline = _Parser("Run a whole sequence of commands.")
+    commands = pipeline.add_subparsers(dest="command", required=True, metavar="demo")
+    parser = commands.add_parser("demo", help="the whole sequence on scenes drawn here: a few minutes on two CPU cores")
     parser.add_argument(
         "--work_dir",
         default="experiments/demo",
@@ -420,7 +430,7 @@ def demo() -> argparse.ArgumentParser:
     parser.add_argument("--height", type=_side, default=128, help="of the scenes, px")
     parser.add_argument("--width", type=_side, default=160, help="of the scenes, px")
     parser.add_argument("--draw_only", action="store_true", help="draw the scenes in the README's layouts and stop")
-    return parser
+    return pipeline
 
 
 def backbone_settings(args: argparse.Namespace) -> dict:

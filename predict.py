@@ -28,19 +28,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.image_sizes import batches_by_size, image_size
 from datasets.voc_submission import save_submission
-from image_files import IMAGE_SUFFIXES, image_stems, load_image, save_grey, save_image
-from input_errors import InputError, MissingInputError, run_script, shorten
-from label_files import paint_label, save_label
+from formats.errors import InputError, MissingInputError, shorten
+from formats.images import IMAGE_SUFFIXES, image_size, image_stems, load_image, save_grey, save_image
+from formats.labels import paint_label, save_label
+from formats.voc_layout import VOC_CLASSES, load_ids
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
+from models.saliency_prediction import predict_saliency
+from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_present, present_labels
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.determinism import compute_deterministically
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -50,14 +51,12 @@ from utils.distributed import (
 )
 from utils.file_threads import WriteBehind, read_ahead
 from utils.inference_network import SIDE_PX, for_inference
-from utils.memory import advice_when_memory_is_full, batch_for
+from utils.interruption import run_script
+from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
 from utils.multi_scale import merge_scales
 from utils.output_folder import claimed_folder, recorded_options
-from utils.precision import autocast, half_type
-from utils.saliency_prediction import predict_saliency
-from utils.segmentation_prediction import predict_segmentation, segmentation_logits
-from voc_layout import VOC_CLASSES, load_ids
-from worker_processes import do_in_processes
+from utils.precision import autocast, compute_deterministically, half_type
+from utils.processes import do_in_processes
 
 BUILDERS = {
     "saliency": build_saliency_net,

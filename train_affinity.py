@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, check_any_labelled
-from input_errors import InputError, run_script
-from models.affinity_loss import affinity_loss, pair_losses
+from formats.errors import InputError
+from formats.voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.affinity_net import build_affinity_net
-from utils.determinism import compute_deterministically, fastest_convolutions
+from pseudo_labels.affinity_loss import affinity_loss, pair_losses
 from utils.distributed import (
     choose_gpus,
     launch_workers,
@@ -31,13 +31,12 @@ from utils.distributed import (
     stop_distributed,
     sum_over_processes,
 )
+from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, memory_format
-from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import polynomial_decay, set_lr
+from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
-from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
 

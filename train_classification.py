@@ -23,19 +23,19 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
-from image_files import load_image
-from image_labels import load_image_labels
-from input_errors import InputError, run_script, shorten
+from formats.errors import InputError, shorten
+from formats.image_labels import load_image_labels
+from formats.images import load_image
+from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, masks_that_exist
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
 from pseudo_labels.fusion_rules import constant_background
-from utils.determinism import compute_deterministically, fastest_convolutions
+from utils import interruption
 from utils.distributed import (
     choose_gpus,
     gather_from_processes,
@@ -46,14 +46,13 @@ from utils.distributed import (
     sum_counts_over_processes,
 )
 from utils.file_threads import read_ahead
+from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, memory_format
 from utils.multi_scale import resize
-from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, checked_finite, loss_scaler
+from utils.precision import autocast, checked_finite, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import polynomial_decay, set_lr
+from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
-from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, masks_that_exist
 
 BACKGROUNDS = np.arange(1, 13) / 20  # thresholds compared at the end
 WHOLE_IMAGES = "images are validated whole: take the largest ones out of --val_list"

@@ -21,17 +21,26 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import interruption
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, check_any_labelled, count_labels, load_labelled
-from input_errors import InputError, run_script
-from label_files import paint_label
+from formats.errors import InputError
+from formats.labels import paint_label
+from formats.voc_layout import (
+    files_of_ids,
+    find_voc_root,
+    label_folder,
+    list_path,
+    load_class_names,
+    load_ids,
+    truth_folder,
+)
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
+from models.segmentation_prediction import predict_segmentation
+from utils import interruption
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
-from utils.determinism import compute_deterministically, fastest_convolutions
 from utils.distributed import (
     choose_gpus,
     gradients_stay_local,
@@ -43,14 +52,12 @@ from utils.distributed import (
     sum_over_processes,
 )
 from utils.file_threads import read_ahead
+from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, memory_format
-from utils.optimizers import build_optimizer, parameter_groups
-from utils.precision import autocast, loss_scaler
+from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import polynomial_decay, set_lr, warm_up
-from utils.segmentation_prediction import predict_segmentation
+from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
 from utils.training_state import TrainingState
-from voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids, truth_folder
 
 LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
 PICTURES = 4  # validation images shown in TensorBoard

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 
 from benchmarks.report import environment_line, keep
-from image_labels import load_image_labels
-from label_files import load_label, save_label
+from formats.image_labels import load_image_labels
+from formats.labels import load_label, save_label
+from formats.voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
 from metrics.label_tables import short_names
 from metrics.tables import markdown_table
-from voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
 
 PROJECT = Path(__file__).resolve().parent.parent
 GRID = [round(0.05 * step, 2) for step in range(21)]

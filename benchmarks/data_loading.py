@@ -26,13 +26,13 @@ from torchvision.transforms import functional as TF
 from benchmarks.report import environment_line, keep
 from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
-from datasets.paired_transforms import MEAN_COLOUR, channels_first, draw_crop, draw_saliency_augmentation
 from datasets.saliency_folder import SaliencyTraining, load_pair
+from datasets.transforms import MEAN_COLOUR, channels_first, draw_crop, draw_saliency_augmentation
 from datasets.voc12 import SegmentationTraining, load_labelled
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
+from formats.saliency_layout import training_pairs
+from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
 from metrics.tables import markdown_table
-from saliency_layout import training_pairs
-from voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
 
 BATCH, BATCHES, TURNS = 16, 5, 3  # images, batches of a turn, turns
 CROP_PX, SALIENCY_PX = 512, 224

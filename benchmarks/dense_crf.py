@@ -19,11 +19,11 @@ import torch
 
 from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
-from image_files import image_stems, load_image
+from formats.images import image_stems, load_image
 from metrics.tables import markdown_table
 from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_present, present_labels
 from utils.memory import keep_freed_memory
-from worker_processes import in_processes, usable_cores
+from utils.processes import in_processes, usable_cores
 
 NUM_LABELS = 21
 TURNS = 2

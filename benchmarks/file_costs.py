@@ -20,12 +20,11 @@ import cv2
 
 from benchmarks.label_trees import add_tree_flags, source_tree
 from benchmarks.report import environment_line, keep
-from cam_files import load_cams, save_cams
-from datasets.image_sizes import image_size
-from image_files import load_grey, load_image, save_grey
-from label_files import load_label, save_label
+from formats.cams import load_cams, save_cams
+from formats.images import image_size, load_grey, load_image, save_grey
+from formats.labels import load_label, save_label
+from formats.voc_layout import files_of_ids, find_voc_root, load_ids, truth_folder
 from metrics.tables import markdown_table
-from voc_layout import files_of_ids, find_voc_root, load_ids, truth_folder
 
 
 def main(argv: list[str]) -> None:

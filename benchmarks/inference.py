@@ -31,17 +31,16 @@ import predict
 from benchmarks.plain_networks import as_published
 from benchmarks.report import device_kind, environment_line, keep
 from benchmarks.timing import milliseconds
-from image_files import image_stems, load_image
-from label_files import save_label
+from formats.images import image_stems, load_image
+from formats.labels import save_label
+from formats.voc_layout import VOC_CLASSES
 from metrics.tables import markdown_table
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
-from utils.determinism import compute_deterministically
 from utils.distributed import World
 from utils.inference_network import for_inference
 from utils.memory import keep_freed_memory
-from utils.precision import half_type
-from voc_layout import VOC_CLASSES
+from utils.precision import compute_deterministically, half_type
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 CLASSES_OF_AN_IMAGE = (0, 14)  # of which maps are kept

@@ -22,10 +22,10 @@ from pathlib import Path
 from benchmarks.commands import Cost, run_measured
 from benchmarks.label_trees import LabelTree, add_tree_flags, repeated_tree, source_tree
 from benchmarks.report import device_kind, environment_line, keep
+from formats.voc_layout import find_voc_root, load_class_names
 from metrics.tables import markdown_table
 from models.cam_classifier import build_cam_classifier
 from utils.checkpoint import save_checkpoint
-from voc_layout import find_voc_root, load_class_names
 
 RUNS = {"one process on one core": (1, 1), "one process": (1, None), "two": (2, None)}  # processes, cores
 TURNS = 2

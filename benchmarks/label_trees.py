@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from atomic_files import make_folder, write_text
-from cam_files import save_cams
 from datasets.drawn_scenes import write_voc_scenes
-from image_files import save_grey
-from image_labels import load_image_labels, save_image_labels
-from label_files import load_label
-from voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, save_ids, truth_folder
+from formats.atomic_files import make_folder, write_text
+from formats.cams import save_cams
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.images import save_grey
+from formats.labels import load_label
+from formats.voc_layout import files_of_ids, find_voc_root, load_class_names, load_ids, save_ids, truth_folder
 
 
 @dataclass(frozen=True)

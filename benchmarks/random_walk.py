@@ -24,8 +24,8 @@ from torch import Tensor
 from benchmarks.memory import forget_peak, peak_mb, resident_mb
 from benchmarks.report import environment_line, keep
 from metrics.tables import markdown_table
-from pixel_paths import path_offsets
 from pseudo_labels.cams import normalised_cams
+from pseudo_labels.pixel_paths import path_offsets
 from pseudo_labels.random_walk import affinities, random_walk
 
 BETA, DOUBLINGS, RADIUS = 10.0, 8, 5  # the defaults of make_pseudo_labels.py, and IRN's

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from atomic_files import write_text
+from formats.atomic_files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.memory import resident_mb
 from benchmarks.report import environment_line, keep
 from benchmarks.timing import milliseconds
-from image_files import image_stems, load_grey, load_mask
-from input_errors import MissingInputError, shorten
+from formats.errors import MissingInputError, shorten
+from formats.images import image_stems, load_grey, load_mask
 from metrics.saliency import SaliencyMetrics
 from metrics.tables import markdown_table
 

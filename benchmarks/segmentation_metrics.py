@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from benchmarks.report import environment_line, keep
-from input_errors import InputError
-from label_files import load_label, save_label
+from formats.errors import InputError
+from formats.labels import load_label, save_label
 from metrics.label_quality import LabelQuality
 from metrics.segmentation import ConfusionMatrix
 from metrics.tables import markdown_table

@@ -13,17 +13,16 @@ from benchmarks.plain_networks import as_published
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
 from datasets.voc12 import SegmentationTraining
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
+from formats.saliency_layout import training_pairs
+from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.saliency_losses import saliency_objective, unit_range
 from models.saliency_net import build_saliency_net
-from saliency_layout import training_pairs
 from utils.distributed import World, seed_step
 from utils.memory import memory_format
-from utils.optimizers import build_optimizer, parameter_groups
 from utils.precision import half_type, loss_scaler, multiply_in_tf32
-from utils.schedules import set_lr
+from utils.schedules import build_optimizer, parameter_groups, set_lr
 from utils.training_state import TrainingState
-from voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 
 
 class Segmentation:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from image_files import read_bytes
-from input_errors import InputError, MissingInputError, first_line
-from npz_files import ZIP_DAMAGE, read_member
+from formats.errors import InputError, MissingInputError, first_line
+from formats.images import read_bytes
+from formats.npz_files import ZIP_DAMAGE, read_member
 
 LARGEST_MEMBER = 1 << 26  # bytes; no photograph, mask or annotation comes near
 LARGEST_TOTAL = 1 << 34  # bytes; VOC's largest archive has an eighth of it

@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from atomic_files import write_text
 from datasets.drawn_objects import CLASS_NAMES, CONTEXTS, draw_background, draw_clutter, draw_context, draw_object
-from image_files import save_grey, save_image
-from image_labels import save_image_labels
-from label_files import IGNORE_LABEL, save_label
-from voc_layout import save_ids
+from formats.atomic_files import write_text
+from formats.image_labels import save_image_labels
+from formats.images import save_grey, save_image
+from formats.labels import IGNORE_LABEL, save_label
+from formats.voc_layout import save_ids
 
 SINGLE_CLASS_SHARE = 0.65  # VOC train_aug: 6249 of 10582
 CONTEXT_SHARE = 0.65  # of objects that stand in the context of their class

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-import interruption
-from input_errors import InputError
+from formats.errors import InputError
+from utils import interruption
 
 
 class EpochBatches:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.picture_checks import ERROR, NOTE, Finding, Picture, as_finding
-from image_files import image_paths, read_bytes
-from image_labels import load_image_labels
-from input_errors import InputError
-from voc_layout import MASK_FOLDERS, check_id, ids_in, mask_folder, truth_folder
+from formats.errors import InputError
+from formats.image_labels import load_image_labels
+from formats.images import image_paths, read_bytes
+from formats.voc_layout import MASK_FOLDERS, check_id, ids_in, mask_folder, truth_folder
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SUFFIXES = {"image": ".jpg", "label": ".png", "saliency map": ".png", "CAM": ".npz"}

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from cam_files import load_cams
-from datasets.image_sizes import opened
 from datasets.same_pictures import signature
-from image_files import binarize_mask, check_size, decode_grey, decode_image, read_bytes
-from image_headers import PNG_SIGNATURE, png_chunks, png_format
-from input_errors import InputError, first_line
-from label_files import IGNORE_LABEL, check_labels, decode_label
+from formats.cams import load_cams
+from formats.errors import InputError, first_line
+from formats.image_headers import PNG_SIGNATURE, png_chunks, png_format
+from formats.images import binarize_mask, check_size, decode_grey, decode_image, opened, read_bytes
+from formats.labels import IGNORE_LABEL, check_labels, decode_label
 
 ERROR, NOTE = "error", "note"  # work cannot be right; legal, but worth knowing
 

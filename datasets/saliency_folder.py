@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import SaliencyAugmentation, channels_first, draw_saliency_augmentation
-from image_files import (
+from datasets.transforms import SaliencyAugmentation, channels_first, draw_saliency_augmentation
+from formats.image_headers import size_in_header
+from formats.images import (
     binarize_mask,
     check_size,
     decode_image,
@@ -17,7 +18,6 @@ from image_files import (
     load_mask,
     read_bytes,
 )
-from image_headers import size_in_header
 
 AT_ONCE = 4  # pictures: more take more memory, and no less time
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.paired_transforms import channels_first, check_long_side, draw_crop
-from image_files import check_size, decode_image, load_grey_of, load_image, read_bytes
-from image_headers import size_in_header
-from input_errors import InputError
-from label_files import IGNORE_LABEL, check_labels, load_label
+from datasets.transforms import channels_first, check_long_side, draw_crop
+from formats.errors import InputError
+from formats.image_headers import size_in_header
+from formats.images import check_size, decode_image, load_grey_of, load_image, read_bytes
+from formats.labels import IGNORE_LABEL, check_labels, load_label
 
 
 class ClassificationTraining(Dataset):

@@ -4,8 +4,8 @@ import re
 from pathlib import PurePosixPath
 
 from datasets.archive_files import Archive
-from input_errors import InputError, shorten
-from voc_layout import parse_ids
+from formats.errors import InputError, shorten
+from formats.voc_layout import parse_ids
 
 AUG = "SegmentationClassAug"
 NEEDED = re.compile(

@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from atomic_files import atomic_path
 from datasets.archive_files import Archive, open_archive
-from image_files import read_bytes
-from image_headers import PALETTE, PngFormat, png_chunks, png_format
-from input_errors import InputError, MissingInputError, first_line, shorten
-from label_files import IGNORE_LABEL, VOC_PALETTE, decode_label
-from voc_layout import VOC_CLASSES, files_of_ids
+from formats.atomic_files import atomic_path
+from formats.errors import InputError, MissingInputError, first_line, shorten
+from formats.image_headers import PALETTE, PngFormat, png_chunks, png_format
+from formats.images import read_bytes
+from formats.labels import IGNORE_LABEL, VOC_PALETTE, decode_label
+from formats.voc_layout import VOC_CLASSES, files_of_ids
 
 FOLDERS = {name: f"results/VOC2012/Segmentation/{name}_test_cls" for name in ("comp6", "comp5")}
 NUM_LABELS = len(VOC_CLASSES) + 1

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
 from metrics.segmentation import count_pairs, ignored_where, mean_of_defined, pair_runs
 
 DISTANCE_SHARE = 0.02  # of the image's diagonal, as in the paper

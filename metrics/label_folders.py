@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from input_errors import InputError
-from label_files import load_label, paint_label
+from formats.errors import InputError
+from formats.labels import load_label, paint_label
 from metrics.interval_tables import Sampled
 from metrics.label_quality import LabelQuality
 from metrics.label_sets import LabelSets, plain_scores, sum_of
 from metrics.page import Picture, photograph
-from metrics.scored_files import FileReport, measure_all, worst_first
+from metrics.scored_files import FileReport, worst_first
+from utils.processes import measure_all
 
 OF_IMAGES = ("mIoU", "Acc")  # measures that a single image is shown with
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from atomic_files import atomic_path
-from image_files import load_image
-from input_errors import InputError
+from formats.atomic_files import atomic_path
+from formats.errors import InputError
+from formats.images import load_image
 from metrics.plots import Plot, plot_svg
 from metrics.tables import UNDEFINED, Table
 

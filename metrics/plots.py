@@ -8,7 +8,7 @@ import matplotlib.figure
 import numpy as np
 from numpy.typing import ArrayLike
 
-from atomic_files import atomic_path
+from formats.atomic_files import atomic_path
 
 MARKED_POINTS = 30  # a longer line shows no points
 LEGEND_CHARACTERS = 80  # that stand side by side below a figure

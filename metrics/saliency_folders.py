@@ -8,13 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from image_files import image_stems, load_grey, load_mask
-from input_errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.images import image_stems, load_grey, load_mask
 from metrics.bootstrap import Bootstrap
 from metrics.interval_tables import Sampled
 from metrics.page import Picture, photograph
 from metrics.saliency import curves_of_state, measure_map, scores_of_state
-from metrics.scored_files import FileReport, measure_all, worst_first
+from metrics.scored_files import FileReport, worst_first
+from utils.processes import measure_all
 
 OF_IMAGES = ("MAE", "maxF", "wF", "S", "maxE", "maxIoU")  # measures that a single image is shown with
 SAMPLED = ("MAE", "maxF", "wF", "S", "maxE")  # measures with intervals and comparisons

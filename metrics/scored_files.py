@@ -1,13 +1,8 @@
-"""Scores of many files: measured by several processes, gathered in order, with a report on what was not scored."""
+"""A report on which files of a method were scored and which were not."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from input_errors import shorten
-from worker_processes import in_processes, processes_worth
-
-SMALLEST_SHARE = 32  # tasks that are worth a process
-CHUNK = 8  # tasks sent at once
+from formats.errors import shorten
 
 
 @dataclass
@@ -33,14 +28,6 @@ class FileReport:
             "extra, not scored": self.extra,
         }
         return [f"{len(names)} {what}: {shorten(names)}" for what, names in told.items() if names]
-
-
-def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
-    """Yields `measure(task)` of each task in order, an `InputError` of one in its place.
-
-    As many processes as are worth their start, at most `processes` (0: one for each core).
-    """
-    return in_processes(measure, tasks, processes_worth(len(tasks), processes, SMALLEST_SHARE), CHUNK)
 
 
 def worst_first(images: dict, measure: str, count: int) -> list:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
 
 
 class ConfusionMatrix:

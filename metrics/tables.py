@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomic_files import write_csv, write_text
+from formats.atomic_files import write_csv, write_text
 from metrics.latex import latex_tabular, one_line
 from metrics.plots import Plot, save_plot
 

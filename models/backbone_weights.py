@@ -10,9 +10,9 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from checkpoint_content import check_content, check_stored, check_weights
-from input_errors import InputError, MissingInputError, first_line
+from formats.errors import InputError, MissingInputError, first_line
 from models.puzzle_cam_checkpoint import from_puzzle_cam
+from utils.checkpoint_content import check_content, check_stored, check_weights
 
 HUB_TIMEOUT_S = 10
 PREFIX = "backbone."  # of its weights in a checkpoint of this project

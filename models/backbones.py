@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from input_errors import InputError, first_line
+from formats.errors import InputError, first_line
 from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_weights
 from models.split_attention import replace_split_attention
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from input_errors import InputError
+from formats.errors import InputError
 from models.backbones import Backbone, build_backbone, cannot_be_dilated
 from models.joined_convolution import JoinedConvolution
 

@@ -7,9 +7,9 @@ Such a file is a plain state dict. It holds the backbone under `model.`, the sam
 import torch
 from torch import Tensor
 
-from checkpoint_content import check_weights
-from input_errors import InputError
-from voc_layout import VOC_CLASSES
+from formats.errors import InputError
+from formats.voc_layout import VOC_CLASSES
+from utils.checkpoint_content import check_weights
 
 RESNESTS = {  # by the number of blocks in layer1 … layer4
     (3, 4, 6, 3): "resnest50",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from input_errors import InputError
+from formats.errors import InputError
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
 
 
 def summed_cross_entropy(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from label_files import IGNORE_LABEL
+from formats.labels import IGNORE_LABEL
 from pseudo_labels.permutohedral_lattice import PermutohedralLattice
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cam_files import load_cams
-from image_files import check_size, load_grey_of, load_image
-from input_errors import InputError
+from formats.cams import load_cams
+from formats.errors import InputError
+from formats.images import check_size, load_grey_of, load_image
 
 
 def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:

@@ -18,8 +18,8 @@ import math
 
 import numpy as np
 
-from input_errors import InputError
-from label_files import IGNORE_LABEL
+from formats.errors import InputError
+from formats.labels import IGNORE_LABEL
 
 
 def constant_background(cams, classes, *, bg_threshold=0.2) -> np.ndarray:

@@ -8,8 +8,8 @@ from math import comb
 import torch
 from torch import Tensor
 
-from pixel_paths import at_pairs, path_offsets, path_pixels
 from pseudo_labels.cams import normalised_cams
+from pseudo_labels.pixel_paths import at_pairs, path_offsets, path_pixels
 
 TOLERANCE = 1e-8  # share of the power series that is left out
 

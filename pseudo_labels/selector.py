@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from input_errors import InputError, shorten
-from label_files import IGNORE_LABEL
+from formats.errors import InputError, shorten
+from formats.labels import IGNORE_LABEL
 
 LARGEST_T0 = 0.5  # that `auto_threshold` chooses
 

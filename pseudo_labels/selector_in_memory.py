@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_files import check_size, load_grey_of
+from formats.images import check_size, load_grey_of
 from pseudo_labels.fusion_inputs import load_checked_cams
 from pseudo_labels.selector import Thresholds, measure, painted, saliency_mask, select_regions, split_mask
 

@@ -86,7 +86,7 @@ train() { # name of stage and run folder, script, flags
 
 # the tree of VOC 2012
 if [ -n "${TRAINVAL:-}" ] && [ -n "${AUG:-}" ]; then
-  stage prepare prepare_voc12.py --trainval "$TRAINVAL" --aug "$AUG" ${TESTSET:+--test "$TESTSET"} "${voc[@]}"
+  stage prepare prepare_data.py voc12 --trainval "$TRAINVAL" --aug "$AUG" ${TESTSET:+--test "$TESTSET"} "${voc[@]}"
 fi
 images=""
 for below in . {,VOCdevkit,voc12/VOCdevkit,data/voc12/VOCdevkit}/{,VOC2012}; do

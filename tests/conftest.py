@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-import interruption
 import options
-from cam_files import save_cams
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
-from image_files import load_image, save_grey
-from label_files import load_label, save_label
-from voc_layout import load_class_names
+from formats.cams import save_cams
+from formats.images import load_image, save_grey
+from formats.labels import load_label, save_label
+from formats.voc_layout import load_class_names
+from utils import interruption
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -26,11 +26,10 @@ SCRIPTS = (
     "make_pseudo_labels",
     "train_segmentation",
     "predict",
-    "export_onnx",
     "evaluate",
-    "prepare_voc12",
-    "check_data",
-    "demo",
+    "pipeline",
+    "prepare_data",
+    "export",
 )
 TINY_SWIN = (
     "--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 8 --image_size 64 --workers 0"
@@ -40,8 +39,9 @@ TINY_RESNEST = "--backbone resnest14 --backbone_args channels=8,8,16,32 stem_wid
 
 
 def run_main(script: str, command: str) -> None:
-    """Calls a script's `main` with the arguments of a command line."""
-    args = getattr(options, script)().parse_args(shlex.split(command))
+    """Calls a script's `main` with the arguments of a command line; `script` is one word, or "export onnx"."""
+    script, *subcommand = script.split()
+    args = getattr(options, script)().parse_args([*subcommand, *shlex.split(command)])
     importlib.import_module(script).main(args)
 
 
@@ -73,8 +73,8 @@ def balance_labels(path, images: list[Path]) -> None:
     import torch
 
     from models.deeplabv3plus import build_deeplabv3plus
+    from models.segmentation_prediction import segmentation_logits
     from utils.checkpoint import load_checkpoint, rebuild, save_checkpoint
-    from utils.segmentation_prediction import segmentation_logits
 
     checkpoint = load_checkpoint(path)
     network = rebuild(build_deeplabv3plus, checkpoint, path).eval()

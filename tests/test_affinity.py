@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import PROJECT, TINY_RESNEST, run_main
 
-from input_errors import InputError, MissingInputError
-from label_files import load_label, save_label
-from models.affinity_loss import affinity_loss, pair_losses
+from formats.errors import InputError, MissingInputError
+from formats.labels import load_label, save_label
 from models.affinity_net import build_affinity_net
-from pixel_paths import at_pairs, path_offsets, path_pixels
+from pseudo_labels.affinity_loss import affinity_loss, pair_losses
+from pseudo_labels.pixel_paths import at_pairs, path_offsets, path_pixels
 from pseudo_labels.random_walk import (
     affinities,
     chebyshev_weights,
@@ -25,7 +25,7 @@ from pseudo_labels.random_walk import (
     symmetric_step,
 )
 from utils.checkpoint import load_checkpoint, load_weights
-from utils.optimizers import build_optimizer, parameter_groups
+from utils.schedules import build_optimizer, parameter_groups
 
 
 def plain_affinity(edge, p, q) -> float:

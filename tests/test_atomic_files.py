@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import atomic_files
-from atomic_files import write_text
+from formats import atomic_files
+from formats.atomic_files import write_text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")

@@ -24,7 +24,7 @@ from benchmarks import (
     training_step,
 )
 from benchmarks.commands import on_cores, run_measured
-from input_errors import MissingInputError
+from formats.errors import MissingInputError
 
 
 @pytest.fixture(autouse=True)

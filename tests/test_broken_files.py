@@ -14,9 +14,9 @@ from conftest import TINY_RESNEST, TINY_SWIN, bytes_in
 from PIL import Image
 
 import options
-from image_labels import load_image_labels, save_image_labels
-from input_errors import run_script
-from voc_layout import load_class_names, load_ids, save_ids
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.voc_layout import load_class_names, load_ids, save_ids
+from utils.interruption import run_script
 
 HEIGHT, WIDTH = 64, 80  # of the scenes
 RNG = np.random.default_rng(0)
@@ -190,7 +190,8 @@ def answer(tree, networks, tmp_path_factory, capsys):
         try:
             for word, place in places.items():
                 flags = flags.replace(word, str(place))
-            args = getattr(options, script)().parse_args(shlex.split(flags))
+            script, *subcommand = script.split()
+            args = getattr(options, script)().parse_args([*subcommand, *shlex.split(flags)])
             capsys.readouterr()
             code = run_script(importlib.import_module(script).main, args)
             error = capsys.readouterr().err
@@ -390,7 +391,7 @@ def test_scores_of_others_that_cannot_be_used(suffix, tree, answer):
     ("script", "flags", "other"),
     [
         ("predict", f"--load_path HERE/last.pth --input HERE/{PHOTOGRAPHS} --output HERE/out", "affinity"),
-        ("export_onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "segmentation"),
+        ("export onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "segmentation"),
         ("make_pseudo_labels", f"{MAKE} --load_path HERE/last.pth --cam_dir HERE/out/cams", "saliency"),
         ("make_pseudo_labels", f"{MAKE} --cam_dir HERE/cams --affinity_path HERE/last.pth", "classification"),
         ("train_segmentation", f"{TRAIN} --load_path HERE/last.pth", "saliency"),
@@ -456,7 +457,7 @@ def test_archives_that_cannot_be_used(content, tree, answer):
     code, said = answer("evaluate", flags, "a.tar.gz", content)
     assert (code, "a.tar.gz" in said) == (2, True), said
     flags = "--trainval HERE/a.tar.gz --aug HERE/a.tar.gz --data_dir HERE/out/data --list_dir HERE/out"
-    code, said = answer("prepare_voc12", flags, "a.tar.gz", content)
+    code, said = answer("prepare_data voc12", flags, "a.tar.gz", content)
     assert (code, "a.tar.gz" in said) == (2, True), said
 
 

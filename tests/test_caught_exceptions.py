@@ -6,8 +6,9 @@ import errno
 import pytest
 from conftest import PROJECT
 
-from atomic_files import make_folder
-from input_errors import InputError, run_script
+from formats.atomic_files import make_folder
+from formats.errors import InputError
+from utils.interruption import run_script
 
 FOLDERS = ("", "models", "datasets", "pseudo_labels", "metrics", "utils", "benchmarks")
 EVERYTHING = {"Exception", "BaseException"}

@@ -1,4 +1,4 @@
-"""check_data.py: every fault is found where it was made, and nothing else; what its exit status tells."""
+"""prepare_data.py check: every fault is found where it was made, and nothing else; what its exit status tells."""
 
 import csv
 import os
@@ -14,22 +14,23 @@ import pytest
 from conftest import PROJECT, run_main
 from PIL import Image
 
-import check_data
 import options
-from cam_files import save_cams
+import prepare_data
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
 from datasets.same_pictures import same_pictures, signature
-from image_files import image_stems, load_grey, load_image, save_grey, save_image
-from image_labels import load_image_labels, save_image_labels
-from input_errors import InputError, run_script
-from label_files import load_label, save_label
-from voc_layout import load_class_names, load_ids
+from formats.cams import save_cams
+from formats.errors import InputError
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.images import image_stems, load_grey, load_image, save_grey, save_image
+from formats.labels import load_label, save_label
+from formats.voc_layout import load_class_names, load_ids
+from utils.interruption import run_script
 
 
 def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
     """The exit status, and (severity, what, file) of all that was found; in the flags HERE is `folder`."""
     command = f"{flags} --workers 1 --csv HERE/found.csv".replace("HERE", shlex.quote(str(folder)))
-    status = check_data.main(options.check_data().parse_args(shlex.split(command)))
+    status = prepare_data.main(options.prepare_data().parse_args(["check", *shlex.split(command)]))
     with open(folder / "found.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return status, [(row["severity"], row["what"], Path(row["file"]).name) for row in rows]
@@ -78,7 +79,7 @@ def test_nothing_is_found_in_sound_data(scenes, label_parts, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_data_of_the_demo(tmp_path):
-    run_main("demo", f"--work_dir {tmp_path}/demo --num_saliency 20 --num_train 20 --num_val 8 --draw_only")
+    run_main("pipeline demo", f"--work_dir {tmp_path}/demo --num_saliency 20 --num_train 20 --num_val 8 --draw_only")
     saliency = "--train_root HERE/demo/dataset --benchmark HERE/demo/dataset/benchmark"
     status, found = check(f"{saliency} --data_dir HERE/demo/data --list_dir HERE/demo/voc12", tmp_path)
     assert status == 0, found
@@ -360,7 +361,7 @@ def test_processes_find_what_one_finds(tmp_path):
         cut(tmp_path / f"TR/Images/scene1_{number:06}.jpg")
     alone = check("--train_root HERE/TR", tmp_path)
     command = f"--train_root {tmp_path}/TR --workers 2 --csv {tmp_path}/shared.csv"
-    assert check_data.main(options.check_data().parse_args(command.split())) == 1
+    assert prepare_data.main(options.prepare_data().parse_args(["check", *command.split()])) == 1
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "found.csv").read_bytes()
     assert [name for _, _, name in alone[1]] == ["scene1_000003.jpg", "scene1_000040.jpg", "scene1_000069.jpg"]
 
@@ -401,7 +402,7 @@ def test_mistakes_in_the_flags(flags, words, pairs, tree, tmp_path):
 
 def test_exit_status(pairs, tmp_path, capsys):
     def status(flags: str) -> int:
-        return run_script(check_data.main, options.check_data().parse_args(flags.split()))
+        return run_script(prepare_data.main, options.prepare_data().parse_args(["check", *flags.split()]))
 
     assert status(f"--train_root {pairs}") == 0
     turn(pairs / "Images" / IMAGE)
@@ -416,13 +417,13 @@ def test_exit_status(pairs, tmp_path, capsys):
 @pytest.mark.slow
 def test_exit_status_of_the_process(pairs):
     cut(pairs / "Images" / IMAGE)
-    command = [sys.executable, "check_data.py", "--train_root", str(pairs)]
+    command = [sys.executable, "prepare_data.py", "check", "--train_root", str(pairs)]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=120).returncode == 1
 
 
 def test_help_tells_the_exit_status(capsys):
     with pytest.raises(SystemExit) as end:
-        options.check_data().parse_args(["--help"])
+        options.prepare_data().parse_args(["check", "--help"])
     assert end.value.code == 0
     assert "1 for errors" in " ".join(capsys.readouterr().out.split())
 

@@ -9,15 +9,15 @@ from conftest import TINY_RESNEST, run_main
 from sklearn.metrics import average_precision_score, f1_score
 
 import train_classification
-from image_files import load_grey, save_grey
-from image_labels import load_image_labels
-from input_errors import InputError, MissingInputError
-from label_files import load_label
+from formats.errors import InputError, MissingInputError
+from formats.image_labels import load_image_labels
+from formats.images import load_grey, save_grey
+from formats.labels import load_label
+from formats.voc_layout import load_ids
 from metrics.classification import mean_average_precision, mean_f1
 from models.cam_classifier import CamClassifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
 from utils.checkpoint import load_checkpoint
-from voc_layout import load_ids
 
 
 def test_merging_undoes_tiling():

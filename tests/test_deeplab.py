@@ -10,14 +10,14 @@ from conftest import run_main
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from image_files import save_image
-from input_errors import InputError
-from label_files import load_label
+from formats.errors import InputError
+from formats.images import save_image
+from formats.labels import load_label
+from formats.voc_layout import VOC_CLASSES
 from models.backbones import build_backbone
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam, read_puzzle_cam
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from voc_layout import VOC_CLASSES
 
 NARROW = {"channels": (8, 8, 16, 32), "stem_width": 8}
 WIDE_HW = (65, 321)  # at stride 8 wider than the largest dilation, 36

@@ -7,13 +7,13 @@ import sys
 import pytest
 from conftest import PROJECT, run_main
 
-from image_files import load_image
-from input_errors import InputError
+from formats.errors import InputError
+from formats.images import load_image
 
 
 @pytest.mark.slow
 def test_the_whole_sequence(tmp_path):
-    command = [sys.executable, "demo.py", "--work_dir", str(tmp_path / "demo")]
+    command = [sys.executable, "pipeline.py", "demo", "--work_dir", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "demo/results.json").read_text())
@@ -32,11 +32,10 @@ def test_only_its_own_folder_is_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="holds files that no demo made"):
-        run_main("demo", f"--work_dir {tmp_path}/mine --draw_only")
+        run_main("pipeline demo", f"--work_dir {tmp_path}/mine --draw_only")
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     for _ in range(2):
-        run_main(
-            "demo", f"--work_dir {tmp_path}/demo --draw_only --num_saliency 2 --num_train 2 --num_val 1 --height 40"
-        )
+        flags = "--draw_only --num_saliency 2 --num_train 2 --num_val 1 --height 40"
+        run_main("pipeline demo", f"--work_dir {tmp_path}/demo {flags}")
     assert len(list((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())) == 2
     assert load_image(next((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())).shape == (40, 160, 3)

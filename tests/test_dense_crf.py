@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from image_files import load_image
+from formats.images import load_image
 from pseudo_labels.dense_crf import (
     DEEPLAB,
     LABELS,

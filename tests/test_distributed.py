@@ -10,7 +10,7 @@ import torch
 from conftest import PROJECT, TINY_SWIN, run_main
 
 from datasets.epoch_batches import EpochBatches
-from input_errors import InputError
+from formats.errors import InputError
 from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
@@ -59,7 +59,7 @@ import options, SOD_train
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
 from models.saliency_net import build_saliency_net
-from saliency_layout import saliency_pairs
+from formats.saliency_layout import saliency_pairs
 from utils.distributed import start_distributed, stop_distributed
 from utils.training_state import TrainingState
 
@@ -148,7 +148,8 @@ def test_scripts_join_torchrun(scenes, tmp_path):
 LAUNCH = """
 import os, signal, sys, time
 sys.path.insert(0, {project!r})
-from input_errors import InputError, run_script
+from formats.errors import InputError
+from utils.interruption import run_script
 from utils.distributed import launch_workers, start_distributed, stop_distributed, sum_counts_over_processes
 import numpy as np
 

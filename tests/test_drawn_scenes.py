@@ -6,10 +6,10 @@ from PIL import Image
 
 from datasets.drawn_objects import CLASS_NAMES, CONTEXTS, SHAPES
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
-from image_files import load_image, load_mask
-from image_labels import load_image_labels
-from label_files import load_label
-from voc_layout import load_class_names, load_ids
+from formats.image_labels import load_image_labels
+from formats.images import load_image, load_mask
+from formats.labels import load_label
+from formats.voc_layout import load_class_names, load_ids
 
 
 def test_same_scene_for_the_same_seed():

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from conftest import PROJECT, labels_in, run_main
 
-from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
-from image_files import load_image, save_grey
-from image_labels import load_image_labels, save_image_labels
-from input_errors import InputError, MissingInputError
-from label_files import load_label, save_label
+from formats.cams import load_cams
+from formats.errors import InputError, MissingInputError
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.images import load_image, save_grey
+from formats.labels import load_label, save_label
+from formats.voc_layout import load_ids, save_ids
 from metrics.label_quality import LabelQuality
 from metrics.label_sets import LabelSets
 from metrics.label_tables import short_names
 from metrics.segmentation import ConfusionMatrix
 from options import FUSION_RULES
-from voc_layout import load_ids, save_ids
 
 PAPER = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 NAMES = ("background", *CLASS_NAMES)

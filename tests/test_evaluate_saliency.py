@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from image_files import image_stems, load_grey, load_mask, save_grey, save_image
-from input_errors import InputError, MissingInputError
+from formats.errors import InputError, MissingInputError
+from formats.images import image_stems, load_grey, load_mask, save_grey, save_image
 from metrics.saliency import SaliencyMetrics
 
 

@@ -1,4 +1,4 @@
-"""export_onnx.py: maps of the exported network are those of PyTorch, for any batch."""
+"""export.py onnx: maps of the exported network are those of PyTorch, for any batch."""
 
 import importlib.util
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TINY_RESNEST, TINY_SWIN, run_main
 
-from input_errors import InputError
+from formats.errors import InputError
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint
 
@@ -21,7 +21,7 @@ def checkpoint(scenes, tmp_path_factory):
 
 def test_maps_are_those_of_torch(checkpoint, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
-    run_main("export_onnx", f"--load_path {checkpoint} --output {tmp_path}/new/sod.onnx")
+    run_main("export onnx", f"--load_path {checkpoint} --output {tmp_path}/new/sod.onnx")
     assert "largest difference to PyTorch" in capsys.readouterr().out
     content = load_checkpoint(checkpoint)
     network = build_saliency_net(content["settings"])
@@ -43,8 +43,8 @@ def test_refusals(checkpoint, scenes, tmp_path, monkeypatch):
     crops = "--crop_size 48 --long_side 48 80"
     run_main("train_classification", f"{TINY_RESNEST} {voc} {crops} --log_path {tmp_path} --tag classifier")
     with pytest.raises(InputError, match="is a classification checkpoint"):
-        run_main("export_onnx", f"--load_path {tmp_path}/classifier/last.pth --output {tmp_path}/a.onnx")
+        run_main("export onnx", f"--load_path {tmp_path}/classifier/last.pth --output {tmp_path}/a.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -r requirements-onnx\.txt"):
-        run_main("export_onnx", f"--load_path {checkpoint} --output {tmp_path}/a.onnx")
+        run_main("export onnx", f"--load_path {checkpoint} --output {tmp_path}/a.onnx")
     assert not (tmp_path / "a.onnx").exists()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atomic_files import atomic_path, write_bytes
-from cam_files import load_cams, save_cams
-from image_files import decode_image, image_stems, load_grey, load_image, load_mask, save_grey, save_image
-from image_headers import size_in_header
-from input_errors import InputError, MissingInputError
-from label_files import VOC_PALETTE, load_label, save_label
+from formats.atomic_files import atomic_path, write_bytes
+from formats.cams import load_cams, save_cams
+from formats.errors import InputError, MissingInputError
+from formats.image_headers import size_in_header
+from formats.images import decode_image, image_stems, load_grey, load_image, load_mask, save_grey, save_image
+from formats.labels import VOC_PALETTE, load_label, save_label
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from input_errors import InputError
+from formats.errors import InputError
 from utils import file_threads
 from utils.file_threads import MOST_WAITING, READERS, WriteBehind, read_ahead
 

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from cam_files import save_cams
-from image_files import save_grey, save_image
-from input_errors import InputError
+from formats.cams import save_cams
+from formats.errors import InputError
+from formats.images import save_grey, save_image
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, check_parameters, evidence_of, fuse, parameters_of
 

@@ -13,13 +13,13 @@ from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, labels_in, run_main
 from test_training_scripts import COMMANDS, losses_of, saliency_command, voc_command
 
 from benchmarks.training_loops import TASKS, OurLoop
-from image_files import load_grey, load_image
+from formats.images import load_grey, load_image
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
+from models.saliency_prediction import predict_saliency
+from models.segmentation_prediction import segmentation_logits
 from utils.checkpoint import load_checkpoint
 from utils.inference_network import for_inference
-from utils.saliency_prediction import predict_saliency
-from utils.segmentation_prediction import segmentation_logits
 
 NO_WAIT = {
     "SOD_train": "--ema 0.9 --accumulate 2",

@@ -10,10 +10,10 @@ import pickle
 import numpy as np
 import pytest
 
-from image_labels import load_image_labels, save_image_labels
-from input_errors import InputError, MissingInputError
-from restricted_pickle import load_object_array
-from voc_layout import VOC_CLASSES, load_ids
+from formats.errors import InputError, MissingInputError
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.pickles import load_object_array
+from formats.voc_layout import VOC_CLASSES, load_ids
 
 CLASSES = ("dog", "cat", "traffic light")
 BILLION_LAUGHS = """<?xml version="1.0"?>

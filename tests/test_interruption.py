@@ -18,15 +18,16 @@ from conftest import PROJECT, TINY_SWIN, bytes_in, run_main
 from test_distributed import IMPORTS_S, TWO_PROCESSES
 from test_training_scripts import COMMANDS, log_of, voc_command, weights
 
-import interruption
 import SOD_train
 import train_affinity
 import train_classification
 import train_segmentation
-from atomic_files import UNFINISHED, write_bytes, write_text
-from input_errors import InputError, disk_errors_explained, run_script
+from formats.atomic_files import UNFINISHED, write_bytes, write_text
+from formats.errors import InputError
+from utils import interruption
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.folder_lock import hold_folder, release_folder
+from utils.interruption import disk_errors_explained, run_script
 
 TRAININGS = COMMANDS | {"train_affinity": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug"}
 MODULES = (SOD_train, train_classification, train_segmentation, train_affinity)
@@ -116,7 +117,8 @@ def test_a_signal_ends_a_file_maker_at_once(scenes, label_parts, tmp_path, monke
 
 
 REQUESTS = """
-import signal, interruption
+import signal
+from utils import interruption
 interruption.listen()
 interruption.defer()
 signal.raise_signal(signal.SIGTERM)
@@ -139,7 +141,8 @@ def test_a_second_signal_ends_on_the_spot_and_a_copy_does_not():
 
 
 DROPPED = """
-import signal, threading, time, interruption
+import signal, threading, time
+from utils import interruption
 class SlowThread(threading.Thread):
     def start(self):
         super().start()
@@ -188,7 +191,7 @@ def test_one_of_several_processes_is_ended_by_the_system(monkeypatch):
 
 def test_nobody_reads_the_output(scenes):
     """As `head` does when it has seen enough."""
-    line = [sys.executable, "check_data.py", "--train_root", f"{scenes}/dataset", "--workers", "1"]
+    line = [sys.executable, "prepare_data.py", "check", "--train_root", f"{scenes}/dataset", "--workers", "1"]
     process = subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -205,7 +208,7 @@ def test_an_ignored_signal_stays_ignored():
 FAULT = """
 import sys
 import options, SOD_train
-from input_errors import run_script
+from utils.interruption import run_script
 
 def train_step(*args):
     raise ZeroDivisionError("a fault of the program")
@@ -392,7 +395,11 @@ def test_files_are_made_the_same_twice(scenes, label_parts, tmp_path):
 
 # any moment
 
-LONGEST_S = {"prepare_voc12": 0.1, "check_data": 0.03, "evaluate": 0.3}  # till a signal, for what is soon done
+LONGEST_S = {
+    "prepare_data voc12": 0.1,
+    "prepare_data check": 0.03,
+    "evaluate": 0.3,
+}  # till a signal, for what is soon done
 
 
 def same_threads() -> dict[str, str]:
@@ -445,7 +452,9 @@ def test_trainings_end_at_any_moment(script, scenes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["predict", "make_pseudo_labels", "evaluate", "prepare_voc12", "check_data", "demo"])
+@pytest.mark.parametrize(
+    "script", ["predict", "make_pseudo_labels", "evaluate", "prepare_data voc12", "prepare_data check", "pipeline demo"]
+)
 def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
     """What stands is whole after each end, and the same as without one at last."""
     voc, classifier = f"--data_dir {scenes}/data --list_dir {scenes}/voc12", f"{label_parts}/classifier/last.pth"
@@ -465,14 +474,17 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
             " --tables OUT/tables --report OUT/page.html --workers 1",
             "",
         ),
-        "prepare_voc12": (
+        "prepare_data voc12": (
             f"--trainval {tmp_path}/voc --aug {masks} --data_dir OUT/data --list_dir OUT/voc12",
             "already in",
         ),
-        "check_data": (f"--train_root {scenes}/dataset {voc} --csv OUT/found.csv --workers 1", "pictures for test"),
-        "demo": ("--work_dir OUT/demo --draw_only --num_saliency 100 --num_train 100 --num_val 20", "drawing"),
+        "prepare_data check": (
+            f"--train_root {scenes}/dataset {voc} --csv OUT/found.csv --workers 1",
+            "pictures for test",
+        ),
+        "pipeline demo": ("--work_dir OUT/demo --draw_only --num_saliency 100 --num_train 100 --num_val 20", "drawing"),
     }[script]
-    if script == "prepare_voc12":
+    if script == "prepare_data voc12":
         shutil.copytree(tree, tmp_path / "voc/VOCdevkit/VOC2012")
         shutil.move(tmp_path / "voc/VOCdevkit/VOC2012/SegmentationClassAug", masks)
         for name in ("train", "val"):
@@ -489,11 +501,12 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
         for name, content in bytes_in(tmp_path / "parts").items():
             assert name.endswith(UNFINISHED) or content == whole[name] or name.endswith(".html"), name
 
-    line = [sys.executable, f"{script}.py", *command.replace("OUT", f"{tmp_path}/parts").split()]
+    name, *subcommand = script.split()
+    line = [sys.executable, f"{name}.py", *subcommand, *command.replace("OUT", f"{tmp_path}/parts").split()]
     end_at_random(line, [], start_word, longest_s=LONGEST_S.get(script, 1.0), check=check)
     check()
     left = set(bytes_in(tmp_path / "parts"))
-    if script in ("evaluate", "check_data"):  # which keep no folder, and so may not clear it
+    if script in ("evaluate", "prepare_data check"):  # which keep no folder, and so may not clear it
         left = {name for name in left if not name.endswith(UNFINISHED)}
     assert left == whole.keys()
 
@@ -502,7 +515,7 @@ LAUNCHED = """
 import sys
 sys.path.insert(0, {project!r})
 import options, SOD_train
-from input_errors import run_script
+from utils.interruption import run_script
 from utils.distributed import launch_workers
 
 SOD_train.launch_workers = lambda main, args, _: launch_workers(main, args, 2)

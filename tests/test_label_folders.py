@@ -11,13 +11,13 @@ import torch
 from conftest import PROJECT, bytes_in, run_main
 from test_distributed import TWO_PROCESSES
 
-from cam_files import load_cams, save_cams
-from image_files import load_image, save_grey, save_image
-from image_labels import save_image_labels
-from input_errors import InputError, MissingInputError
-from label_files import save_label
+from formats.cams import load_cams, save_cams
+from formats.errors import InputError, MissingInputError
+from formats.image_labels import save_image_labels
+from formats.images import load_image, save_grey, save_image
+from formats.labels import save_label
+from formats.voc_layout import load_ids, save_ids
 from utils.checkpoint import load_checkpoint
-from voc_layout import load_ids, save_ids
 
 ALL_STAGES = (
     "--load_path PARTS/classifier/last.pth --scales 0.5 1 --affinity_path PARTS/affinity/last.pth --exp_times 4 "

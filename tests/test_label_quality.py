@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_cdt
 from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
 
-from image_files import load_image
+from formats.images import load_image
 from metrics.boundary_iou import BoundaryIoU, boundary_band
 from metrics.label_quality import LabelQuality, scores_of_states
 from metrics.label_tables import label_tables

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cam_files import save_cams
-from input_errors import InputError, MissingInputError
-from label_files import VOC_PALETTE, save_label
-from pseudo_labels.labels_of_others import find_baseline, load_baseline
+from formats.cams import save_cams
+from formats.errors import InputError, MissingInputError
+from formats.labels import VOC_PALETTE, save_label
+from pseudo_labels.external_labels import find_baseline, load_baseline
 
 HW = (2, 3)
 IMAGE = np.array([False, True, False, True])  # labels 2 and 4, classes 1 and 3 from 0

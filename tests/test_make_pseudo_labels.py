@@ -9,17 +9,17 @@ import pytest
 import torch
 from conftest import bytes_in, labels_in, run_main
 
-from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
-from image_files import load_grey, load_image, save_grey
-from image_labels import load_image_labels
-from input_errors import InputError
-from label_files import load_label, save_label
+from formats.cams import load_cams
+from formats.errors import InputError
+from formats.image_labels import load_image_labels
+from formats.images import load_grey, load_image, save_grey
+from formats.labels import load_label, save_label
+from formats.voc_layout import load_ids, save_ids
 from options import FUSION_RULES
 from pseudo_labels.fusion_inputs import label_crf, load_evidence
 from pseudo_labels.fusion_rules import constant_background, evidence_of, fuse
 from pseudo_labels.selector import select_regions, split_mask
-from voc_layout import load_ids, save_ids
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
     """Two processes, each with one thread, make the labels that this one makes; a mistake is one line of theirs too."""
-    monkeypatch.setattr("worker_processes.SHARE_OF_CRFS", 5)
+    monkeypatch.setattr("utils.processes.SHARE_OF_CRFS", 5)
     command = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams --crf"
     for workers in (1, 2):
         run_main("make_pseudo_labels", f"{command} --label_name {tmp_path}/{workers} --workers {workers}")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import options
-from input_errors import InputError, MissingInputError
+from formats.errors import InputError, MissingInputError
 from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
 from models.cam_classifier import build_cam_classifier
 from models.edge_head import EdgeHead

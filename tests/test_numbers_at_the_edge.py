@@ -10,16 +10,16 @@ import torch
 from conftest import TINY_RESNEST, TINY_SWIN, labels_in, run_main
 from test_training_scripts import log_of
 
-from cam_files import save_cams
 from datasets.epoch_batches import EpochBatches
-from image_files import load_grey, load_image, save_grey, save_image
-from image_labels import save_image_labels
-from input_errors import InputError
-from label_files import IGNORE_LABEL, save_label
+from formats.cams import save_cams
+from formats.errors import InputError
+from formats.image_labels import save_image_labels
+from formats.images import load_grey, load_image, save_grey, save_image
+from formats.labels import IGNORE_LABEL, save_label
+from formats.voc_layout import save_ids
 from utils.checkpoint import load_checkpoint
 from utils.run_folder import RunFolder
 from utils.training_state import TrainingState
-from voc_layout import save_ids
 
 CLASSES = ("ant", "bee", "cat")
 TRAININGS = ("SOD_train", "train_classification", "train_affinity", "train_segmentation")

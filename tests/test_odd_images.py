@@ -8,11 +8,11 @@ import pytest
 from conftest import labels_in, run_main
 from PIL import Image
 
-from cam_files import load_cams
-from image_files import save_grey
-from image_labels import save_image_labels
-from label_files import save_label
-from voc_layout import save_ids
+from formats.cams import load_cams
+from formats.image_labels import save_image_labels
+from formats.images import save_grey
+from formats.labels import save_label
+from formats.voc_layout import save_ids
 
 
 def rgb(height: int, width: int) -> np.ndarray:

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats import ks_2samp
 
-from datasets.paired_transforms import change_colours, draw_crop, draw_saliency_augmentation
-from image_files import decode_image
-from label_files import IGNORE_LABEL
+from datasets.transforms import change_colours, draw_crop, draw_saliency_augmentation
+from formats.images import decode_image
+from formats.labels import IGNORE_LABEL
 
 HEIGHT, WIDTH, CROP_PX, LONG_SIDE_PX = 75, 100, 64, (52, 204)
 

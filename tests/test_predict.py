@@ -13,16 +13,16 @@ import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, balance_labels, bytes_in, labels_in, plain_network, run_main
 
 import options
-from image_files import load_grey, load_image, save_grey, save_image
-from input_errors import InputError, MissingInputError
-from label_files import load_label
+from formats.errors import InputError, MissingInputError
+from formats.images import load_grey, load_image, save_grey, save_image
+from formats.labels import load_label
 from models.deeplabv3plus import build_deeplabv3plus
+from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
 from utils import inference_network
 from utils.checkpoint import load_checkpoint
 from utils.multi_scale import merge_scales, sliding_windows, window_starts
-from utils.segmentation_prediction import predict_segmentation, segmentation_logits
 
 CPU = torch.device("cpu")
 
@@ -342,7 +342,7 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     """Two processes, each with one thread, make what this one makes."""
-    monkeypatch.setattr("worker_processes.SHARE_OF_CRFS", 5)
+    monkeypatch.setattr("utils.processes.SHARE_OF_CRFS", 5)
     command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
         run_main("predict", f"{command}/{workers} --workers {workers} --overlay")

@@ -1,4 +1,4 @@
-"""prepare_voc12.py on archives of drawn scenes: the same tree from every kind, and what is wrong with others."""
+"""prepare_data.py voc12 on archives of drawn scenes: the same tree from every kind, and what is wrong with others."""
 
 import errno
 import io
@@ -15,14 +15,15 @@ import pytest
 from conftest import PROJECT, run_main
 from PIL import Image
 
-import prepare_voc12
-from atomic_files import write_bytes
+import prepare_data
 from datasets.archive_files import open_archive
 from datasets.drawn_objects import CLASS_NAMES
-from image_labels import load_image_labels
-from input_errors import InputError, MissingInputError, disk_errors_explained
-from label_files import load_label
-from voc_layout import find_voc_root, load_ids
+from formats.atomic_files import write_bytes
+from formats.errors import InputError, MissingInputError
+from formats.image_labels import load_image_labels
+from formats.labels import load_label
+from formats.voc_layout import find_voc_root, load_ids
+from utils.interruption import disk_errors_explained
 
 ROOT = "VOCdevkit/VOC2012"
 
@@ -75,7 +76,9 @@ def archives(unpacked) -> tuple[Path, Path]:
 
 
 def prepare(trainval, aug, out: Path, extra: str = "") -> None:
-    run_main("prepare_voc12", f"--trainval {trainval} --aug {aug} --data_dir {out}/data --list_dir {out}/voc12 {extra}")
+    run_main(
+        "prepare_data voc12", f"--trainval {trainval} --aug {aug} --data_dir {out}/data --list_dir {out}/voc12 {extra}"
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -137,14 +140,14 @@ def test_the_tree_itself_as_source(prepared, tmp_path):
 
 def test_a_killed_run_is_continued(prepared, archives, tmp_path):
     code = (
-        "import itertools, os, signal, sys, options, prepare_voc12\n"
-        "count, write = itertools.count(), prepare_voc12.write_bytes\n"
+        "import itertools, os, signal, sys, options, prepare_data\n"
+        "count, write = itertools.count(), prepare_data.write_bytes\n"
         "def dying_write(*args):\n"
         "    if next(count) == 30:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    write(*args)\n"
-        "prepare_voc12.write_bytes = dying_write\n"
-        "prepare_voc12.main(options.prepare_voc12().parse_args(sys.argv[1:]))\n"
+        "prepare_data.write_bytes = dying_write\n"
+        "prepare_data.main(options.prepare_data().parse_args(['voc12', *sys.argv[1:]]))\n"
     )
     flags = ["--data_dir", str(tmp_path / "data"), "--list_dir", str(tmp_path / "voc12")]
     command = [sys.executable, "-c", code, "--trainval", str(archives[0]), "--aug", str(archives[1]), *flags]
@@ -311,12 +314,12 @@ def test_what_the_user_has_is_kept(archives, scenes, tmp_path):
     shutil.copy(scenes / "voc12/cls_labels.npy", tmp_path / "voc12/cls_labels.npy")
     prepare(*archives, tmp_path)
     assert load_ids(tmp_path / "voc12/val_id.txt") == ids[::-1]
-    prepare_voc12.save_image_labels(tmp_path / "voc12/cls_labels.npy", {name: np.zeros(10) for name in ids})
+    prepare_data.save_image_labels(tmp_path / "voc12/cls_labels.npy", {name: np.zeros(10) for name in ids})
     with pytest.raises(InputError, match=r"cls_labels\.npy"):
         prepare(*archives, tmp_path)
     (tmp_path / "other/VOC2012/JPEGImages").mkdir(parents=True)
     with pytest.raises(InputError, match="holds a VOC tree already"):
-        run_main("prepare_voc12", f"--trainval {archives[0]} --aug {archives[1]} --data_dir {tmp_path}/other")
+        run_main("prepare_data voc12", f"--trainval {archives[0]} --aug {archives[1]} --data_dir {tmp_path}/other")
 
 
 def test_a_full_disk(archives, tmp_path, monkeypatch):
@@ -330,7 +333,15 @@ def test_a_full_disk(archives, tmp_path, monkeypatch):
 
 def test_mistakes_take_one_line(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"")
-    command = [sys.executable, "prepare_voc12.py", "--trainval", str(tmp_path / "a.tar"), "--aug", str(tmp_path)]
+    command = [
+        sys.executable,
+        "prepare_data.py",
+        "voc12",
+        "--trainval",
+        str(tmp_path / "a.tar"),
+        "--aug",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -338,7 +349,7 @@ def test_mistakes_take_one_line(tmp_path):
 
 
 def test_it_does_without_torch():
-    code = "import sys, prepare_voc12; sys.exit('torch' in sys.modules)"
+    code = "import sys, prepare_data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
 
 

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from cam_files import load_cams, save_cams
 from datasets.epoch_batches import EpochBatches
-from datasets.paired_transforms import draw_crop, draw_saliency_augmentation
-from image_files import load_grey, load_image, save_grey, save_image
-from input_errors import InputError
-from label_files import IGNORE_LABEL, load_label, save_label
+from datasets.transforms import draw_crop, draw_saliency_augmentation
+from formats.cams import load_cams, save_cams
+from formats.errors import InputError
+from formats.images import load_grey, load_image, save_grey, save_image
+from formats.labels import IGNORE_LABEL, load_label, save_label
+from formats.voc_layout import load_ids, parse_ids, save_ids
 from metrics.label_quality import LabelQuality
 from metrics.saliency import SaliencyMetrics
 from metrics.segmentation import ConfusionMatrix
@@ -28,7 +29,6 @@ from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import class_saliency, measure, overlap, select, select_regions, split_mask
 from utils.multi_scale import sliding_windows, window_starts
 from utils.schedules import polynomial_decay, step_decay, warm_up
-from voc_layout import load_ids, parse_ids, save_ids
 
 FEW = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 MANY = settings(derandomize=True, deadline=None, database=None, max_examples=300)

@@ -12,8 +12,8 @@ from conftest import PROJECT, SCRIPTS, TINY_RESNEST, TINY_SWIN, run_main
 import options
 from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
-from image_labels import load_image_labels, save_image_labels
-from voc_layout import VOC_CLASSES, load_ids, save_ids
+from formats.image_labels import load_image_labels, save_image_labels
+from formats.voc_layout import VOC_CLASSES, load_ids, save_ids
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 NEEDS = "# needs "  # how a block begins that cannot run here
@@ -71,7 +71,7 @@ def test_commands_run(tmp_path, monkeypatch):
     commands = [script_command(line) for line in lines]
     assert None not in commands, f"neither run nor marked: {lines[commands.index(None)]}"
     assert len(commands) > 25
-    for command in sorted(commands, key=lambda command: command.startswith("check_data")):
+    for command in sorted(commands, key=lambda command: command.startswith("prepare_data.py check")):
         script, flags = command.split(".py", 1)
         run_main(script, f"{flags} {SMALLER.get(script, '')}")
         bring_what_others_made()

@@ -181,7 +181,7 @@ def test_choices_of_the_environment(places, tmp_path):
     )
     assert code == 0, printed
     assert dry.scripts == [
-        "prepare_voc12",
+        "prepare_data",
         "make_pseudo_labels",
         *SELECTION,
         *["train_segmentation", "predict", "predict"] * 6,
@@ -189,7 +189,7 @@ def test_choices_of_the_environment(places, tmp_path):
         "predict",
         "predict",
     ]
-    (prepare,) = dry.of("prepare_voc12")
+    (prepare,) = dry.of("prepare_data")
     assert (prepare.trainval, prepare.aug, prepare.test) == ("voc.tar", "aug.zip", "test.tar")
     selection = dry.of("make_pseudo_labels")[-1]
     assert (selection.t0, selection.t1, selection.saliency_dir) == (0.1, 0.2, "other/maps")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from input_errors import InputError
-from restricted_pickle import load_object_array
+from formats.errors import InputError
+from formats.pickles import load_object_array
 
 FLOATS = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 7
 TENSORS = {

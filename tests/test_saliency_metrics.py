@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from image_files import image_stems, load_grey, load_mask
-from label_files import load_label
+from formats.images import image_stems, load_grey, load_mask
+from formats.labels import load_label
 from metrics import saliency
 from metrics.saliency import STATE_SIZE, SaliencyMetrics, curves_of_state, measure_map, scores_of_state
 

@@ -18,10 +18,10 @@ import train_classification
 import train_segmentation
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import AT_ONCE, SaliencyTraining, cached_share
-from image_files import load_grey, load_image, save_grey
-from input_errors import InputError, MissingInputError
+from formats.errors import InputError, MissingInputError
+from formats.images import load_grey, load_image, save_grey
+from formats.saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
 from models.saliency_net import build_saliency_net
-from saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
 from utils.checkpoint import load_checkpoint
 from utils.precision import autocast, half_type, loss_scaler
 from utils.training_state import TrainingState

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from input_errors import InputError
-from metrics.scored_files import CHUNK, FileReport, measure_all, worst_first
-from worker_processes import SHARE_OF_CRFS, WAITING, do_in_processes
+from formats.errors import InputError
+from metrics.scored_files import FileReport, worst_first
+from utils.processes import CHUNK, SHARE_OF_CRFS, WAITING, do_in_processes, measure_all
 
 
 def square_or_refuse(number: int) -> int:
@@ -98,8 +98,8 @@ def test_worst_first():
 )
 def test_slow_work_is_divided(tasks, workers, sharing, processes, monkeypatch):
     asked = []
-    monkeypatch.setattr("worker_processes.usable_cores", lambda: 6)
-    monkeypatch.setattr("worker_processes.in_processes", lambda work, tasks, count: asked.append(count) or [])
+    monkeypatch.setattr("utils.processes.usable_cores", lambda: 6)
+    monkeypatch.setattr("utils.processes.in_processes", lambda work, tasks, count: asked.append(count) or [])
     do_in_processes(square_or_refuse, range(tasks), tasks, workers, sharing)
     assert asked == [processes]
 

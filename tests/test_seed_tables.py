@@ -7,7 +7,7 @@ import shutil
 import pytest
 from conftest import run_main
 
-from label_files import load_label, save_label
+from formats.labels import load_label, save_label
 from metrics.seed_tables import scores_over_seeds, seed_table
 
 

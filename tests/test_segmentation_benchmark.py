@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import report, segmentation_metrics
-from input_errors import InputError
-from label_files import load_label, save_label
+from formats.errors import InputError
+from formats.labels import load_label, save_label
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ import options
 import train_segmentation
 from datasets.epoch_batches import EpochBatches
 from datasets.voc12 import count_labels
-from input_errors import InputError
-from label_files import load_label, save_label
+from formats.errors import InputError
+from formats.labels import load_label, save_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy

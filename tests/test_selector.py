@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from input_errors import InputError
+from formats.errors import InputError
 from pseudo_labels import selector
 from pseudo_labels.selector import (
     LARGEST_T0,

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from image_files import load_image
+from formats.images import load_image
 from metrics.latex import escape_latex
 from metrics.plots import Plot, plot_svg, save_plot
 from metrics.tables import Table, first_number, save_tables

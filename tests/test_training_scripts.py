@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, run_main
 
-from image_files import save_grey
-from input_errors import InputError, MissingInputError
-from label_files import load_label, save_label
+from formats.errors import InputError, MissingInputError
+from formats.images import save_grey
+from formats.labels import load_label, save_label
 from utils.checkpoint import load_checkpoint
 from utils.precision import half_type
 

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import utils.checkpoint
 from datasets.epoch_batches import EpochBatches
-from input_errors import InputError
+from formats.errors import InputError
 from models.backbone_weights import read_weights
 from models.backbones import build_backbone
 from models.puzzle_cam_checkpoint import read_puzzle_cam

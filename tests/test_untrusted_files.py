@@ -22,19 +22,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import npz_files
-from cam_files import load_cams
 from datasets import archive_files
 from datasets.archive_files import open_archive
-from datasets.image_sizes import image_size
 from datasets.picture_checks import Picture, check_picture
-from image_files import load_grey, load_image, save_grey
-from image_headers import size_in_header
-from input_errors import InputError
-from label_files import load_label
-from npz_files import load_named_arrays
-from restricted_pickle import load_object_array
-from voc_layout import load_ids
+from formats import npz_files
+from formats.cams import load_cams
+from formats.errors import InputError
+from formats.image_headers import size_in_header
+from formats.images import image_size, load_grey, load_image, save_grey
+from formats.labels import load_label
+from formats.npz_files import load_named_arrays
+from formats.pickles import load_object_array
+from formats.voc_layout import load_ids
 
 MIB = 1 << 20
 BOMB = 16 * MIB  # what small files unpack to: several times of what reading them may take

@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from datasets.epoch_batches import EpochBatches
-from datasets.image_sizes import batches_by_size
-from input_errors import InputError, MissingInputError, run_script, shorten
+from formats.errors import InputError, MissingInputError, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.determinism import compute_deterministically, fastest_convolutions
-from utils.optimizers import build_optimizer, parameter_groups
+from utils.interruption import run_script
+from utils.memory import batches_by_size
 from utils.output_folder import claim_output_folder
-from utils.precision import loss_scaler
+from utils.precision import compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import polynomial_decay, set_lr, step_decay
+from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, step_decay
 from utils.training_state import TrainingState
 
 CPU = torch.device("cpu")
@@ -243,7 +242,7 @@ def test_only_mistakes_of_the_user_become_one_line(capsys):
         raise InputError("the file is missing")
 
     def wrapped(args):
-        raise InputError("Caught InputError in DataLoader\nTraceback\ninput_errors.InputError: the file is missing")
+        raise InputError("Caught InputError in DataLoader\nTraceback\nformats.errors.InputError: the file is missing")
 
     def fault(args):
         raise ZeroDivisionError

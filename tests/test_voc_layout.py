@@ -2,9 +2,9 @@
 
 import pytest
 
-from input_errors import InputError, MissingInputError
-from saliency_layout import find_data_sets, saliency_pairs, training_pairs
-from voc_layout import (
+from formats.errors import InputError, MissingInputError
+from formats.saliency_layout import find_data_sets, saliency_pairs, training_pairs
+from formats.voc_layout import (
     VOC_CLASSES,
     files_of_ids,
     find_voc_root,

@@ -18,12 +18,13 @@ from PIL import Image
 
 from datasets import archive_files, voc_submission
 from datasets.voc_submission import check_submission, save_submission
-from image_headers import PNG_SIGNATURE
-from input_errors import InputError, MissingInputError, run_script
-from label_files import VOC_PALETTE, save_label
+from formats.errors import InputError, MissingInputError
+from formats.image_headers import PNG_SIGNATURE
+from formats.labels import VOC_PALETTE, save_label
+from formats.voc_layout import VOC_CLASSES, load_ids
 from models.deeplabv3plus import build_deeplabv3plus
 from utils.checkpoint import save_checkpoint
-from voc_layout import VOC_CLASSES, load_ids
+from utils.interruption import run_script
 
 COMP6, COMP5 = "results/VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp5_test_cls"
 IDS = ["2008_000006", "2008_000011", "2008_000012"]

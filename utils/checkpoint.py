@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from atomic_files import atomic_path
-from checkpoint_content import check_content, check_stored
-from input_errors import InputError, MissingInputError, first_line
+from formats.atomic_files import atomic_path
+from formats.errors import InputError, MissingInputError, first_line
+from utils.checkpoint_content import check_content, check_stored
 
 MOST_UNUSED = 4096  # weights that timm draws up and throws away, such as those behind the last map
 TORCHS_ADVICE = "weights_only"  # to execute what a file says: not handed on

@@ -19,9 +19,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-import interruption
-from input_errors import InputError, call
-from interruption import Interrupted
+from formats.errors import InputError
+from utils import interruption
+from utils.interruption import Interrupted, call
 from utils.memory import keep_freed_memory
 
 LAST_STEPS_S = 600  # what workers may take, after a signal, to finish their steps and save

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
-from worker_processes import usable_cores
+from utils.processes import usable_cores
 
 READERS = 2  # what they read, a batch of images perhaps, takes memory
 WRITERS = min(8, usable_cores())

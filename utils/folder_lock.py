@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from atomic_files import make_folder, remove_leftovers
-from input_errors import InputError
+from formats.atomic_files import make_folder, remove_leftovers
+from formats.errors import InputError
 
 if sys.platform == "win32":
     import msvcrt

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import torch
 
-from input_errors import InputError, first_line
+from formats.errors import InputError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names, malloc.h
+MOST_PX = 1_000_000  # of an image at its largest scale: a whole batch of these is taken to fit
 SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -21,6 +22,23 @@ def memory_format(channels_last: bool | str, device: torch.device) -> torch.memo
 def batch_for(wanted: int, device: torch.device, on_gpu: int) -> int:
     """Images that pass a network together: as many as are `wanted`; where that is 0, `on_gpu` there, 1 on CPUs."""
     return wanted or (on_gpu if device.type == "cuda" else 1)
+
+
+def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
+    """Indices of all images in batches of one size, in order of their first image. Where images have more px than
+    `MOST_PX` at their largest scale, fewer make a batch, so that it takes no more memory.
+
+    A function of the whole list alone: whoever makes a batch, and whenever, makes the same one.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, size_hw in enumerate(sizes_hw):
+        groups.setdefault(tuple(size_hw), []).append(index)
+    batches = []
+    for (height, width), group in groups.items():
+        px = largest_scale**2 * height * width
+        count = max(1, int(min(batch_size, batch_size * MOST_PX / px)))
+        batches += [group[first : first + count] for first in range(0, len(group), count)]
+    return sorted(batches)
 
 
 def keep_freed_memory() -> None:

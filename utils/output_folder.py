@@ -4,8 +4,8 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from atomic_files import write_json
-from input_errors import InputError
+from formats.atomic_files import write_json
+from formats.errors import InputError
 from utils.distributed import World, wait_for_all
 from utils.folder_lock import hold_folder, release_folder
 

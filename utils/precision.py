@@ -1,8 +1,12 @@
-"""Mixed precision: bfloat16 on devices that multiply in it, on other GPUs float16 with a scaled loss."""
+"""Mixed precision and determinism: bfloat16 on devices that multiply in it, on other GPUs float16 with a scaled loss;
+the same bits twice on GPUs by `--deterministic`, on CPUs by `--seed` alone."""
+
+import os
+from contextlib import contextmanager
 
 import torch
 
-from input_errors import InputError
+from formats.errors import InputError
 
 
 def half_type(device: torch.device, amp: bool | str = True) -> torch.dtype | None:
@@ -37,3 +41,24 @@ def checked_finite(output: torch.Tensor) -> torch.Tensor:
             "mixed precision is too coarse for them (--amp False, where there is this flag)"
         )
     return output
+
+
+def compute_deterministically(wanted: bool) -> None:
+    """To be called before anything is computed. An operation that has no deterministic form is named in a warning; TF32
+    is off then, and on otherwise."""
+    multiply_in_tf32(not wanted)
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it starts
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
+@contextmanager
+def fastest_convolutions():
+    """Also a decorator: inside, cuDNN tries its algorithms on each size it meets and keeps the fastest, which may be
+    another the next time. Where each image has its own size, as in validation, that costs more than it saves."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-import interruption
-from atomic_files import write_json, write_text
-from input_errors import InputError
+from formats.atomic_files import write_json, write_text
+from formats.errors import InputError
+from utils import interruption
 from utils.environment import current_commit, versions_of
 from utils.folder_lock import hold_folder, release_folder
 from utils.output_folder import load_json

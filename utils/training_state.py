@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from checkpoint_content import check_weights
-from input_errors import InputError, first_line
-from interruption import Interrupted
+from formats.errors import InputError, first_line
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.checkpoint_content import check_weights
 from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
+from utils.interruption import Interrupted
 
 NEVER = 2**62  # no epoch has so many steps
 PROGRESS = ("epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums")

@@ -1,6 +1,6 @@
 """The whole sequence on scenes drawn here, by the commands a user would type: minutes on two CPU cores.
 
-    python demo.py
+    python pipeline.py demo
 
 Everything goes to experiments/demo: the scenes in the README's two layouts, runs, maps, labels, segmentations, the
 scores as results.json, and demo.png: image | CAM | saliency | label before | label after | prediction | truth.
@@ -11,7 +11,7 @@ import sys
 import options
 
 if __name__ == "__main__":
-    ARGS = options.demo().parse_args()
+    ARGS = options.pipeline().parse_args()
 
 import json
 import shlex
@@ -23,17 +23,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from atomic_files import write_json
-from cam_files import load_cams
 from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
-from image_files import load_grey, load_image, save_image
-from image_labels import load_image_labels
-from input_errors import InputError, run_script
-from label_files import load_label, paint_label
+from formats.atomic_files import write_json
+from formats.cams import load_cams
+from formats.errors import InputError
+from formats.image_labels import load_image_labels
+from formats.images import load_grey, load_image, save_image
+from formats.labels import load_label, paint_label
+from formats.voc_layout import load_ids, save_ids
 from metrics.tables import markdown_table, percent
 from utils.folder_lock import LOCK, hold_folder
-from voc_layout import load_ids, save_ids
+from utils.interruption import run_script
 
 PROJECT = Path(__file__).resolve().parent
 MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
@@ -56,6 +57,10 @@ TEST_FLAGS = "--scales 1 1.5 --flip"
 
 
 def main(args) -> None:
+    demo(args)
+
+
+def demo(args) -> None:
     # data
     work = Path(args.work_dir)
     clear(work)

@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from input_errors import InputError
+from formats.errors import InputError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 STORAGES = {  # always little-endian

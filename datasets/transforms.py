@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from input_errors import InputError
+from formats.errors import InputError
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean RGB, beyond the border of an image
 REDUCTIONS = (8, 4, 2)  # by which JPEG files can be decoded smaller, without decoding all first

@@ -7,10 +7,10 @@ change just these, so that OpenCV does the rest without ever turning indices int
 import cv2
 import numpy as np
 
-from atomic_files import write_bytes
-from image_files import read_bytes
-from image_headers import GREY, PALETTE, check_pixels, join_png, png_chunks, png_format
-from input_errors import InputError
+from formats.atomic_files import write_bytes
+from formats.errors import InputError
+from formats.image_headers import GREY, PALETTE, check_pixels, join_png, png_chunks, png_format
+from formats.images import read_bytes
 
 IGNORE_LABEL = 255
 

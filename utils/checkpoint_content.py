@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from types import NoneType
 
-from input_errors import InputError
+from formats.errors import InputError
 
 KINDS = {"stage": str, "settings": dict, "network": dict, "training": dict}
 LARGEST_SETTING = 1 << 14  # of widths, sides in px, numbers of blocks and lengths of texts, and of values in all

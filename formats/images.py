@@ -4,17 +4,20 @@ Photographs are RGB uint8 [H, W, 3]; grey maps uint8 [H, W]. EXIF rotation is ig
 lies on its mask pixel by pixel, as PIL-based toolboxes read it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from atomic_files import write_bytes
-from image_headers import check_header
-from input_errors import InputError, MissingInputError, existing_folder, first_line
+from formats.atomic_files import write_bytes
+from formats.errors import InputError, MissingInputError, existing_folder, first_line
+from formats.image_headers import check_header
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
 
 
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -88,6 +91,22 @@ def load_mask(path) -> np.ndarray:
 def binarize_mask(grey: np.ndarray) -> np.ndarray:
     """bool [H, W] from the grey values of a mask file; a mask stored as 0/1 is read as what it means."""
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
+
+
+def image_size(path) -> tuple[int, int]:
+    """(H, W) of an image file from its header alone, EXIF rotation ignored."""
+    with opened(path, path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def opened(file, name) -> Iterator[Image.Image]:
+    """An image of which Pillow has read the header alone, from a path or a stream; `name` is for the error message."""
+    try:
+        with Image.open(file, formats=KINDS) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
+        raise InputError(f"{name} is not an image that can be opened: {first_line(error)}") from None
 
 
 def image_stems(folder) -> dict[str, Path]:

@@ -8,9 +8,9 @@ import zipfile
 
 import numpy as np
 
-from atomic_files import atomic_path
-from input_errors import InputError, shorten
-from npz_files import load_named_arrays
+from formats.atomic_files import atomic_path
+from formats.errors import InputError, shorten
+from formats.npz_files import load_named_arrays
 
 DEFLATE_LEVEL = 1  # numpy's own, 6, takes 1.4 to 2 times as long, for 4 % less at best
 

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from input_errors import InputError
+from formats.errors import InputError
 
 UNFINISHED = ".unfinished"  # how temporary names end
 WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2) if sys.platform == "win32" else ()  # while someone reads what is replaced

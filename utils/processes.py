@@ -13,11 +13,13 @@ from itertools import islice
 
 import cv2
 
-import interruption
-from input_errors import InputError
+from formats.errors import InputError
+from utils import interruption
 
 WAITING = 4  # chunks for each process that may wait, done or to be done: results take memory
 MOST_PROCESSES = 61  # what Windows can wait for
+SMALLEST_SHARE = 32  # files to score that are worth a process
+CHUNK = 8  # of them sent at once
 SHARE_OF_CRFS = 50  # images whose CRF is worth a process, which takes seconds to start
 
 
@@ -56,6 +58,14 @@ def in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int = 1
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for what is queued
+
+
+def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
+    """Yields `measure(task)` of each task in order, an `InputError` of one in its place.
+
+    As many processes as are worth their start, at most `processes` (0: one for each core).
+    """
+    return in_processes(measure, tasks, processes_worth(len(tasks), processes, SMALLEST_SHARE), CHUNK)
 
 
 def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomic_files import write_text
-from image_files import read_bytes
-from input_errors import InputError, MissingInputError, existing_folder, shorten
+from formats.atomic_files import write_text
+from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.images import read_bytes
 
 # fmt: off
 VOC_CLASSES = (

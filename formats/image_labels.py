@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from atomic_files import atomic_path
-from image_files import read_bytes
-from input_errors import InputError, MissingInputError, first_line, shorten
-from restricted_pickle import load_object_array
-from voc_layout import files_of_ids
+from formats.atomic_files import atomic_path
+from formats.errors import InputError, MissingInputError, first_line, shorten
+from formats.images import read_bytes
+from formats.pickles import load_object_array
+from formats.voc_layout import files_of_ids
 
 LARGEST_ANNOTATION = 1 << 20  # bytes; VOC's largest has some 30 000
 

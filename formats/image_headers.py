@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from input_errors import InputError
+from formats.errors import InputError
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses too; larger files are more often attacks or mistakes than pictures
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -9,8 +9,8 @@ import zlib
 
 import numpy as np
 
-from image_files import read_bytes
-from input_errors import InputError, first_line
+from formats.errors import InputError, first_line
+from formats.images import read_bytes
 
 LARGEST_ARCHIVE = 1 << 30  # bytes when unpacked; the maps of an image have some tens of millions
 ZIP_DAMAGE = (  # how reading a damaged archive ends

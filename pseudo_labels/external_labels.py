@@ -16,13 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from image_files import check_size
-from input_errors import InputError, MissingInputError, existing_folder, shorten
-from label_files import check_labels, load_label
-from npz_files import load_named_arrays
+from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.images import check_size
+from formats.labels import check_labels, load_label
+from formats.npz_files import load_named_arrays
+from formats.pickles import load_object_array
+from formats.voc_layout import FilesOfIds
 from pseudo_labels.fusion_rules import strongest
-from restricted_pickle import load_object_array
-from voc_layout import FilesOfIds
 
 SUFFIXES = (".png", ".npy", ".npz")
 NAMES_OF_MAPS = ("high_res", "hr_cam", "rw", "cams", "cam")  # in order of resolution

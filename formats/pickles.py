@@ -13,9 +13,9 @@ import tokenize
 
 import numpy as np
 
-from image_files import read_bytes
-from input_errors import InputError, first_line
-from restricted_tensors import TYPES, Tensor, check_memo
+from formats.errors import InputError, first_line
+from formats.images import read_bytes
+from formats.pickled_tensors import TYPES, Tensor, check_memo
 
 PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
 NUMBER_OR_TEXT = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O[48]?")  # dtypes as a pickle writes them

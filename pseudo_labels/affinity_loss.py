@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from label_files import IGNORE_LABEL
-from pixel_paths import at_pairs, path_offsets, path_pixels
+from formats.labels import IGNORE_LABEL
+from pseudo_labels.pixel_paths import at_pairs, path_offsets, path_pixels
 
 EPS = 1e-5
 KIND_WEIGHTS = (0.25, 0.25, 0.5)  # both background, both of one class, different labels

@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
-from image_files import image_stems
-from input_errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.images import image_stems
 
 BENCHMARK_FOLDER = "benchmark"
 

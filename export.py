@@ -1,0 +1,59 @@
+"""What leaves for other tools: a saliency network as an ONNX file, for use without PyTorch.
+
+    pip install -r requirements-onnx.txt
+    python export.py onnx --load_path experiments/sod/last.pth --output sod.onnx
+
+Input "images": uint8 [B, 3, S, S], RGB, resized to the network's size S; B is free. Output "saliency": float32
+[B, 1, S, S] in 0..1. The normalisation is inside. The file is run by onnxruntime and kept only if its maps are those
+of PyTorch.
+"""
+
+import sys
+
+import options
+
+if __name__ == "__main__":
+    ARGS = options.export().parse_args()  # before the heavy imports, so that --help answers at once
+
+import importlib.util
+
+from formats.atomic_files import atomic_path
+from formats.errors import InputError
+from models.onnx_export import MapsOfImages, difference_to_torch, write_onnx
+from models.saliency_net import build_saliency_net
+from utils.checkpoint import load_checkpoint, rebuild
+from utils.interruption import run_script
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+LARGEST_DIFFERENCE = 1e-4  # of probabilities
+TESTED_BATCHES = (1, 3)
+
+
+def main(args) -> None:
+    export_onnx(args)
+
+
+def export_onnx(args) -> None:
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise InputError(f"{', '.join(absent)} not installed: pip install -r requirements-onnx.txt")
+
+    # model
+    checkpoint = load_checkpoint(args.load_path)
+    if checkpoint["stage"] != "saliency":
+        raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
+    maps_of = MapsOfImages(rebuild(build_saliency_net, checkpoint, args.load_path)).eval()
+    side_px = checkpoint["settings"]["image_size"]
+
+    # save
+    with atomic_path(args.output) as temporary:
+        write_onnx(maps_of, side_px, temporary)
+        difference = max(difference_to_torch(maps_of, temporary, batch, side_px) for batch in TESTED_BATCHES)
+        if difference > LARGEST_DIFFERENCE:
+            raise RuntimeError(f"the exported network's maps differ from PyTorch's by up to {difference:.1e}")
+    print(f"{args.output}: images uint8 [B, 3, {side_px}, {side_px}] → saliency float32 [B, 1, {side_px}, {side_px}]")
+    print(f"largest difference to PyTorch, batches of {TESTED_BATCHES}: {difference:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, ARGS))
