@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from metrics.boundary_iou import band_distance_px, boundary_band
-from metrics.weighted_f import EPS, box_with_margin, stretched_values
+from metrics.weighted_f import EPS, find_box, stretch_levels
 from metrics.weighted_f import weighted_f as measure_weighted_f
 
 F_BETA2 = 0.3
@@ -133,7 +133,7 @@ def measure_map(
     quadrants = np.stack([class_histograms(prediction[part], truth[part]) for part in parts])  # [4, 2, 256]
     counts = quadrants.sum(axis=0)  # [2, 256]: background, foreground
     present = np.flatnonzero(counts.any(axis=0))
-    values = stretched_values(present[0], present[-1])  # [256]
+    values = stretch_levels(present[0], present[-1])  # [256]
     curves = measure_thresholds(counts, first_levels(prediction, counts, values), strict_reference)  # [9, 257]
     measured = (
         mean_absolute_error(counts, values),
@@ -304,7 +304,7 @@ def mask_boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
     either = prediction | truth
     if not either.any():
         return 1.0
-    box = box_with_margin(either, 0)  # what lies around it is in no band
+    box = find_box(either, 0)  # what lies around it is in no band
     distance_px = band_distance_px(truth.shape)
     bands = [boundary_band(mask[box], distance_px) for mask in (prediction, truth)]
     return np.count_nonzero(bands[0] & bands[1]) / np.count_nonzero(bands[0] | bands[1])

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from test_saliency_metrics import random_pair
 
-from metrics.weighted_f import copy_from_nearest, padded, weighted_f
+from metrics.weighted_f import copy_nearest_errors, pad, weighted_f
 
 
 def reference(prediction, truth) -> float:
@@ -47,8 +47,8 @@ def test_nearest_pixel_is_that_of_scipy(share):
         distances, nearest = distance_transform_edt(~truth, return_indices=True)
         errors = rng.random(truth.shape)
         seen = distances**2 < 18.5
-        copied = padded(errors * truth)
-        copy_from_nearest(copied, padded(truth.view(np.uint8)), padded(distances.astype(np.float32)))
+        copied = pad(errors * truth)
+        copy_nearest_errors(copied, pad(truth.view(np.uint8)), pad(distances.astype(np.float32)))
         expected = np.where(seen, errors[tuple(nearest)], 0)
         np.testing.assert_array_equal(copied[4:-4, 4:-4], expected)
 
