@@ -41,7 +41,7 @@ class Picture:
     scores: dict[str, dict[str, float | None]]
 
 
-def photograph(path: Path | None) -> dict[str, np.ndarray]:
+def load_photograph(path: Path | None) -> dict[str, np.ndarray]:
     """The entry of a picture's `images`; none where the file is missing or damaged, which is no matter of scores."""
     try:
         return {PHOTOGRAPH: load_image(path)} if path else {}

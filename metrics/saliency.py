@@ -28,7 +28,7 @@ Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has.
 import cv2
 import numpy as np
 
-from metrics.boundary_iou import band_distance_px, boundary_band
+from metrics.segmentation import band_distance_px, boundary_band
 from metrics.weighted_f import EPS, find_box, stretch_levels
 from metrics.weighted_f import weighted_f as measure_weighted_f
 

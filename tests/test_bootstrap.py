@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from metrics import bootstrap
-from metrics.bootstrap import Bootstrap, image_weights, interval, paired_comparison
-from metrics.label_quality import LabelQuality, scores_of_states
+from metrics.bootstrap import Bootstrap, draw_weights, interval, paired_comparison
+from metrics.label_quality import LabelQuality, score_states
 
 
 def resampled(states: np.ndarray, indices=None, **options) -> np.ndarray:
@@ -55,8 +55,8 @@ def test_weights_are_of_the_index_and_the_seed_alone():
     both = resampled(states[:30]) + resampled(states[30:], range(30, 100))  # of two processes
     assert np.array_equal(resampled(states), both)
     assert not np.array_equal(resampled(states), resampled(states, seed=1))
-    assert not np.array_equal(image_weights(4, 50, 0), image_weights(5, 50, 0))
-    weights = np.stack([image_weights(index, 1000, 0) for index in range(200)])
+    assert not np.array_equal(draw_weights(4, 50, 0), draw_weights(5, 50, 0))
+    weights = np.stack([draw_weights(index, 1000, 0) for index in range(200)])
     assert [np.mean(weights == count) for count in range(3)] == pytest.approx([0.3679, 0.3679, 0.1839], abs=0.005)
     assert abs(np.corrcoef(weights)[np.triu_indices(200, 1)]).max() < 0.2
 
@@ -64,7 +64,7 @@ def test_weights_are_of_the_index_and_the_seed_alone():
 @pytest.mark.parametrize("num_images", [1, 63, 64, 65, 128])
 def test_sums_at_the_borders_of_chunks(num_images):
     states = np.random.default_rng(num_images).integers(0, 2**40, (num_images, 5))
-    weights = np.stack([image_weights(index, 20, 7) for index in range(num_images)], axis=1)
+    weights = np.stack([draw_weights(index, 20, 7) for index in range(num_images)], axis=1)
     expected = (weights.astype(np.int64) @ states).astype(np.float64)
     expected[weights.sum(axis=1) == 0] = np.nan
     assert np.array_equal(resampled(states, num_replicates=20, seed=7), expected, equal_nan=True)
@@ -89,7 +89,7 @@ def test_memory_does_not_grow():
 
 def test_a_replicate_without_images_is_left_out():
     sums = resampled(np.array([[1.0, 3.0], [1.0, 5.0]]), num_replicates=300)
-    empty = (image_weights(0, 300, 0) + image_weights(1, 300, 0)) == 0
+    empty = (draw_weights(0, 300, 0) + draw_weights(1, 300, 0)) == 0
     assert 20 < empty.sum() < 70  # e⁻² of them
     assert np.array_equal(np.isnan(sums).all(axis=1), empty)
     assert interval(sums[:, 1] / sums[:, 0]) == (3, 5)
@@ -143,8 +143,8 @@ def test_scores_of_labels():
     replicates = Bootstrap(6, seed=1)
     for index, pair in enumerate(qualities):
         replicates.add(index, LabelQuality(4).add(*pair).state)
-    found = scores_of_states(replicates.sums(), 4)
-    weights = np.stack([image_weights(index, 6, 1) for index in range(5)], axis=1).astype(int)  # [B, 5]
+    found = score_states(replicates.sums(), 4)
+    weights = np.stack([draw_weights(index, 6, 1) for index in range(5)], axis=1).astype(int)  # [B, 5]
     for replicate, counts in enumerate(weights):
         total = LabelQuality(4)
         for pair, count in zip(qualities, counts):

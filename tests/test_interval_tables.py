@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from metrics.bootstrap import Bootstrap
-from metrics.interval_tables import Sampled, compare, comparison_table, interval_table
+from metrics.bootstrap import Bootstrap, BootstrapScores, compare, comparison_table, interval_table
 from metrics.tables import percent
 
 
-def sampled_mean(values: np.ndarray) -> Sampled:
+def sampled_mean(values: np.ndarray) -> BootstrapScores:
     bootstrap = Bootstrap(500)
     for index, value in enumerate(values):
         bootstrap.add(index, np.array([1.0, value]))
     sums = bootstrap.sums()
-    return Sampled({"mean": float(values.mean())}, {"mean": sums[:, 1] / sums[:, 0]})
+    return BootstrapScores({"mean": float(values.mean())}, {"mean": sums[:, 1] / sums[:, 0]})
 
 
 def test_a_small_steady_difference_is_certain_though_the_scores_are_not():
@@ -27,8 +26,8 @@ def test_a_small_steady_difference_is_certain_though_the_scores_are_not():
 
 
 def test_tables():
-    first = Sampled({"mIoU": 0.5}, {"mIoU": np.linspace(0.4, 0.6, 1001)})
-    other = Sampled(
+    first = BootstrapScores({"mIoU": 0.5}, {"mIoU": np.linspace(0.4, 0.6, 1001)})
+    other = BootstrapScores(
         {"mIoU": 0.6, "Acc": float("nan")}, {"mIoU": np.linspace(0.5, 0.7, 1001), "Acc": np.full(1001, np.nan)}
     )
     table = interval_table(["labels"], {("a",): first, ("b",): other}, percent)

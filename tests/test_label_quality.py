@@ -9,9 +9,9 @@ from scipy.ndimage import binary_erosion, distance_transform_cdt
 from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
 
 from formats.images import load_image
-from metrics.boundary_iou import BoundaryIoU, boundary_band
-from metrics.label_quality import LabelQuality, scores_of_states
+from metrics.label_quality import LabelQuality, score_states
 from metrics.label_tables import label_tables
+from metrics.segmentation import BoundaryIoU, boundary_band
 from metrics.tables import Table, save_tables
 
 
@@ -171,13 +171,13 @@ def test_packed_sums_add_up():
     whole, total = LabelQuality(6), LabelQuality(6)
     for pair in pairs:
         whole.add(*pair)
-        packed = LabelQuality(6).add(*pair).packed()
-        assert len(packed[1]) == len(packed[2]) <= 5 * 7 + 2 * 6
-        assert packed[2].all()
+        packed = LabelQuality(6).add(*pair).pack()
+        assert len(packed[0]) == len(packed[1]) <= 1 + 5 * 7 + 2 * 6
+        assert packed[1].all()
         total.add_packed(packed)
-    total.add_packed(LabelQuality(6).packed())  # nothing
-    assert np.array_equal(total.matrix.counts, whole.matrix.counts)
-    assert total.matrix.counts.dtype == np.int64
+    total.add_packed(LabelQuality(6).pack())  # nothing
+    assert np.array_equal(total.state, whole.state)
+    assert total.state.dtype == np.int64
     for key, value in whole.scores().items():
         assert np.array_equal(total.scores()[key], value, equal_nan=True), key
 
@@ -188,7 +188,7 @@ def test_scores_of_many_states_are_those_of_each():
     states = np.stack([quality.state for quality in [*qualities, LabelQuality(5)]])
     assert states.shape == (4, 1 + 5 * 6 + 2 * 5)
     assert states[:, 0].tolist() == [1, 1, 1, 0]
-    many = scores_of_states(states, 5)
+    many = score_states(states, 5)
     assert {"Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "boundary_IoU", "coverage"} <= set(many)
     for index, quality in enumerate([*qualities, LabelQuality(5)]):
         scores = quality.scores()
@@ -197,9 +197,9 @@ def test_scores_of_many_states_are_those_of_each():
             assert np.array_equal(value[index], scores[key], equal_nan=True), key
     whole = LabelQuality(5)
     for quality in qualities:
-        whole.add_packed(quality.packed())
+        whole.add_packed(quality.pack())
     assert np.array_equal(whole.state, states.sum(axis=0))
-    assert all(np.isnan(value).all() for value in scores_of_states(np.full(41, np.nan), 5).values())
+    assert all(np.isnan(value).all() for value in score_states(np.full(41, np.nan), 5).values())
 
 
 def test_mean_iou_of_one_image_is_over_the_labels_in_truth_or_prediction():

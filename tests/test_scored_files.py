@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from formats.errors import InputError
-from metrics.scored_files import FileReport, worst_first
+from metrics.scored_files import FileReport, select_worst
 from utils.processes import CHUNK, SHARE_OF_CRFS, WAITING, do_in_processes, measure_all
 
 
@@ -72,19 +72,19 @@ def test_a_process_that_dies():
 
 def test_report():
     report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
-    assert report.lines() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
+    assert report.summarize() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
     assert asdict(report)["unusable"] == {"c": "c.png is damaged"}
 
 
-def test_worst_first():
+def test_select_worst():
     images = {
         "a": {"one": {"S": 0.9}, "two": {"S": 0.5}},
         "b": {"one": {"S": 0.6}},
         "c": {"one": {"S": float("nan")}, "two": {"S": 0.8}},
         "d": {"one": {"S": float("nan")}},
     }
-    assert worst_first(images, "S", 3) == ["b", "a", "c"]
-    assert worst_first(images, "S", 9)[-1] == "d"
+    assert select_worst(images, "S", 3) == ["b", "a", "c"]
+    assert select_worst(images, "S", 9)[-1] == "d"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_main
 
 from formats.labels import load_label, save_label
-from metrics.seed_tables import scores_over_seeds, seed_table
+from metrics.label_tables import scores_over_seeds, seed_table
 
 
 def scores(miou: float | None, **more) -> dict:

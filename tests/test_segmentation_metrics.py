@@ -11,7 +11,7 @@ from torchmetrics.classification import (
 )
 
 from metrics.classification import average_precision, mean_average_precision
-from metrics.segmentation import ConfusionMatrix, scores_of_counts
+from metrics.segmentation import ConfusionMatrix, score_counts
 from metrics.tables import markdown_table, percent
 
 
@@ -110,7 +110,7 @@ def test_scores_of_many_matrices_are_those_of_each(predicted_255):
     counts = np.random.default_rng(0).integers(0, 9, (2, 5, 3, 4))
     counts[0, 1] = 0  # nothing was counted
     counts[0, 2, 1], counts[0, 2, :, 1] = 0, 0  # a class that does not occur
-    many = scores_of_counts(counts.astype(float), predicted_255)
+    many = score_counts(counts.astype(float), predicted_255)
     assert many["mIoU"].shape == (2, 5)
     assert many["IoU"].shape == (2, 5, 3)
     for place in np.ndindex(2, 5):
@@ -120,7 +120,7 @@ def test_scores_of_many_matrices_are_those_of_each(predicted_255):
         assert list(one) == list(many)
         for key, value in one.items():
             assert np.array_equal(many[key][place], value, equal_nan=True), key
-    assert all(np.isnan(value).all() for value in scores_of_counts(np.full((3, 4), np.nan), predicted_255).values())
+    assert all(np.isnan(value).all() for value in score_counts(np.full((3, 4), np.nan), predicted_255).values())
 
 
 def test_nothing_was_counted():
