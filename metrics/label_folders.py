@@ -110,8 +110,7 @@ def score_labels(
         choices = {index: label.choice for index, label in measured.items() if label.choice}
         qualities, statistics = select_labels(name, source, data, measured, choices, selector, measure_many)
         selected, sampled[f"{name} + selector"] = score(qualities)
-        rows = [{"threshold": t0, **sweep_scores(choices, t0, data)} for t0 in (sweep if choices else ())]
-        scores |= {"selected": selected, "selector": statistics, "sweep": rows}
+        scores |= {"selected": selected, "selector": statistics, "sweep": sweep_scores(choices, sweep, data)}
     images = {index: label.scores for index, label in measured.items()}
     return LabelScores(scores, sampled if num_replicates else {}, images)
 
@@ -182,9 +181,13 @@ def score_choices(choices: dict[int, Choice], is_replaced: dict[int, bool], data
     return {"replaced": int(sum(is_replaced.values())), **scores}
 
 
-def sweep_scores(choices: dict[int, Choice], t0: float, data: LabelData) -> dict:
-    """`score_choices` of all single-class images with one threshold on the overlap for all classes."""
-    return score_choices(choices, {index: choice.measures[0] > t0 for index, choice in choices.items()}, data)
+def sweep_scores(choices: dict[int, Choice], thresholds: Sequence[float], data: LabelData) -> list[dict]:
+    """`score_choices` of the single-class images for each threshold on the overlap, used for all classes."""
+    rows = []
+    for threshold in thresholds if choices else ():
+        is_replaced = {index: choice.measures[0] > threshold for index, choice in choices.items()}
+        rows.append({"threshold": threshold, **score_choices(choices, is_replaced, data)})
+    return rows
 
 
 def summarize_classes(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from metrics.bootstrap import Bootstrap, BootstrapScores
-from metrics.segmentation import BoundaryIoU, ConfusionMatrix, mean_boundary_iou, score_counts, unpack_scalars
+from metrics.segmentation import ConfusionMatrix, count_boundaries, mean_boundary_iou, score_counts, unpack_scalars
 
 BOOTSTRAP_MEASURES = ("mIoU", "Acc", "Acc_class", "fwIoU", "boundary_IoU")  # measures with intervals and comparisons
 TINY_WEIGHT = 1e-9  # of the whole data set in each replicate: below rounding wherever a replicate has pixels
@@ -24,10 +24,10 @@ class LabelQuality:
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> "LabelQuality":
         """prediction, truth: uint8 [H, W], 0..L-1 or 255. Raises ValueError for other values or shapes."""
-        matrix, boundary = ConfusionMatrix(self.num_labels), BoundaryIoU(self.num_labels)
+        matrix = ConfusionMatrix(self.num_labels)
         matrix.add(prediction, truth)
-        boundary.add(prediction, truth)
-        self.state += np.concatenate([[1], matrix.counts.ravel(), boundary.intersections, boundary.unions])
+        boundaries = count_boundaries(prediction, truth, self.num_labels)
+        self.state += np.concatenate([[1], matrix.counts.ravel(), *boundaries])
         return self
 
     def pack(self) -> tuple[np.ndarray, np.ndarray]:

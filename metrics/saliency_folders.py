@@ -12,7 +12,7 @@ from formats.errors import InputError, MissingInputError, existing_folder, short
 from formats.images import image_stems, load_grey, load_mask
 from metrics.bootstrap import Bootstrap, BootstrapScores
 from metrics.page import Picture, load_photograph
-from metrics.saliency import curves_of_state, measure_map, scores_of_state
+from metrics.saliency import mean_curves, measure_map, score_states
 from metrics.scored_files import FileReport, select_worst
 from utils.processes import measure_all
 
@@ -115,19 +115,19 @@ def score_maps(
         total = total + state
         if num_replicates:
             bootstrap.add(indices[stem], state)
-        scores = scores_of_state(state, strict_reference)
+        scores = score_states(state, strict_reference)
         images[stem] = {name: float(scores[name]) for name in IMAGE_MEASURES if name in scores}
         if is_resized:
             files.report.resized.append(stem)
     files.report.scored = len(images)
     if not images:
         return None
-    scores, sampled = {name: float(score) for name, score in scores_of_state(total, strict_reference).items()}, None
+    scores, sampled = {name: float(score) for name, score in score_states(total, strict_reference).items()}, None
     if num_replicates:
-        replicates = scores_of_state(bootstrap.sums(), strict_reference)
+        replicates = score_states(bootstrap.sums(), strict_reference)
         chosen = {name: replicates[name] for name in BOOTSTRAP_MEASURES if name in replicates}
         sampled = BootstrapScores(scores, chosen)
-    return MapScores(scores, curves_of_state(total, strict_reference), sampled, images)
+    return MapScores(scores, mean_curves(total, strict_reference), sampled, images)
 
 
 def map_pictures(

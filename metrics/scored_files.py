@@ -9,8 +9,8 @@ from formats.errors import shorten
 class FileReport:
     """Number of scored files of one method, and the names of the others.
 
-    missing: there is no file. extra: without truth, or not in the list. unusable: name → reason, if a file is damaged or
-    does not fit its truth. resized: scored after resizing to the truth.
+    missing: there is no file. extra: without truth, or not in the list. unusable: name → reason, for a file that is
+    damaged or does not fit its truth. resized: scored after resizing to the truth.
     """
 
     scored: int = 0

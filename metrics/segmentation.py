@@ -34,32 +34,6 @@ class ConfusionMatrix:
         return unpack_scalars(score_counts(self.counts, predicted_255))
 
 
-class BoundaryIoU:
-    """Pixel counts int64 [L] of the intersection and the union of boundary bands, added up over images.
-
-    The band of a label contains its pixels within a distance of its outline; the image border counts as outline. Where
-    the truth is 255, the prediction is ignored and forms no outline; a prediction of 255 elsewhere has no band and
-    counts as a miss.
-    """
-
-    def __init__(self, num_labels: int):
-        self.intersections, self.unions = np.zeros((2, num_labels), np.int64)
-
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """prediction, truth: uint8 [H, W], 0..L-1 or 255."""
-        prediction = np.where(truth == IGNORE_LABEL, truth, prediction)
-        distance_px = band_distance_px(truth.shape)
-        bands = [labels | find_interior(labels, distance_px) for labels in (prediction, truth)]
-        pairs, num_labels = count_pairs(*bands), len(self.unions)
-        intersections = pairs.diagonal()[:num_labels]
-        self.intersections += intersections
-        self.unions += pairs[:num_labels].sum(axis=1) + pairs[:, :num_labels].sum(axis=0) - intersections
-
-    def score(self) -> float:
-        """Mean over the labels that occur, 0..1."""
-        return float(mean_boundary_iou(self.intersections, self.unions))
-
-
 def count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Pixel counts of all pairs of values of two uint8 maps, int64 [256, 256]: truth by row, prediction by column."""
     codes = truth * np.uint16(NUM_CODES) + prediction
@@ -103,17 +77,32 @@ def unpack_scalars(scores: dict[str, np.ndarray]) -> dict:
     return {name: value if value.ndim else float(value) for name, value in scores.items()}
 
 
-def mean_boundary_iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
-    """Mean Boundary IoU over the labels that occur, [...], from counts [..., L]."""
-    with np.errstate(invalid="ignore"):
-        return mean_without_nan(intersections / unions)
-
-
 def mean_without_nan(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN values; NaN where all values are NaN."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1)
+
+
+def count_boundaries(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel counts of the intersection and of the union of boundary bands by label, int64 [L] each.
+
+    prediction, truth: uint8 [H, W], 0..L-1 or 255. The band of a label contains its pixels within a distance of its
+    outline; the image border counts as outline. Where the truth is 255, the prediction is ignored and forms no outline;
+    a prediction of 255 elsewhere has no band and counts as a miss.
+    """
+    prediction = np.where(truth == IGNORE_LABEL, truth, prediction)
+    distance_px = band_distance_px(truth.shape)
+    bands = [labels | find_interior(labels, distance_px) for labels in (prediction, truth)]  # 255 outside the bands
+    pairs = count_pairs(*bands)
+    intersections = pairs.diagonal()[:num_labels]
+    return intersections, pairs[:num_labels].sum(axis=1) + pairs[:, :num_labels].sum(axis=0) - intersections
+
+
+def mean_boundary_iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
+    """Mean Boundary IoU over the labels that occur, [...], from counts [..., L]."""
+    with np.errstate(invalid="ignore"):
+        return mean_without_nan(intersections / unions)
 
 
 def band_distance_px(shape_hw) -> int:

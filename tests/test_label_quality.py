@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecis
 from formats.images import load_image
 from metrics.label_quality import LabelQuality, score_states
 from metrics.label_tables import label_tables
-from metrics.segmentation import BoundaryIoU, boundary_band
+from metrics.segmentation import boundary_band, count_boundaries, mean_boundary_iou
 from metrics.tables import Table, save_tables
 
 
@@ -48,11 +48,10 @@ def plain_boundary_iou(pairs, num_labels: int) -> float:
 
 @pytest.mark.parametrize("size", [(12, 9), (1, 20), (70, 30)])
 def test_boundary_iou_equals_loops_over_pixels(size):
-    rng, metric = np.random.default_rng(size[0]), BoundaryIoU(4)
+    rng = np.random.default_rng(size[0])
     pairs = [(random_labels(rng, *size, 4), random_labels(rng, *size, 3)) for _ in range(3)]
-    for prediction, truth in pairs:
-        metric.add(prediction, truth)
-    assert metric.score() == pytest.approx(plain_boundary_iou(pairs, 4))
+    counts = sum(np.array(count_boundaries(*pair, 4)) for pair in pairs)
+    assert mean_boundary_iou(*counts) == pytest.approx(plain_boundary_iou(pairs, 4))
 
 
 def counts_by_label(prediction, truth, num_labels: int) -> tuple[list[int], list[int]]:
@@ -74,9 +73,8 @@ def test_boundary_iou_equals_erosion_of_each_label(size, block):
         prediction, truth = (random_labels(rng, *size, num_labels, ignored, block) for num_labels in (4, 3))
         views = (prediction.T, truth.T), (prediction[::-1, ::-1], truth[::-1, ::-1])
         for pair in ((prediction, truth), (truth, truth), *views):
-            metric = BoundaryIoU(5)
-            metric.add(*pair)
-            assert (metric.intersections.tolist(), metric.unions.tolist()) == counts_by_label(*pair, 5)
+            intersections, unions = count_boundaries(*pair, 5)
+            assert (intersections.tolist(), unions.tolist()) == counts_by_label(*pair, 5)
 
 
 def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
@@ -84,9 +82,8 @@ def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
     truth = np.zeros((60, 80), np.uint8)
     truth[15:45, 20:60], truth[20:40, 25:55] = 255, 3
     for filler in (0, 3, 255):
-        metric = BoundaryIoU(4)
-        metric.add(np.where(truth == 255, filler, truth).astype(np.uint8), truth)
-        assert metric.score() == 1
+        prediction = np.where(truth == 255, filler, truth).astype(np.uint8)
+        assert mean_boundary_iou(*count_boundaries(prediction, truth, 4)) == 1
 
 
 @pytest.mark.parametrize("distance_px", [1, 2, 5, 30])
@@ -102,37 +99,32 @@ def test_boundary_iou_by_hand():
     truth, prediction = np.zeros((2, 12, 12), np.uint8)
     truth[4:8, 4:8] = 1
     prediction[4:8, 4:7] = 1
-    metric = BoundaryIoU(2)
-    metric.add(prediction, truth)
+    intersections, unions = count_boundaries(prediction, truth, 2)
     # object: 12 and 10 pixels, of which 8 in common; background: the image's border, 44 pixels, and the ring around
     # the square, 20 and 18 pixels, of which 14 in common
-    assert metric.intersections.tolist() == [44 + 14, 8]
-    assert metric.unions.tolist() == [44 + 20 + 18 - 14, 12 + 10 - 8]
-    assert metric.score() == pytest.approx((58 / 68 + 8 / 14) / 2)
+    assert intersections.tolist() == [44 + 14, 8]
+    assert unions.tolist() == [44 + 20 + 18 - 14, 12 + 10 - 8]
+    assert mean_boundary_iou(intersections, unions) == pytest.approx((58 / 68 + 8 / 14) / 2)
 
 
 def test_boundary_iou_and_255():
     truth = np.zeros((12, 12), np.uint8)
     truth[4:8, 4:8] = 1
-    everywhere, nothing = BoundaryIoU(2), BoundaryIoU(2)
-    everywhere.add(truth, np.full((12, 12), 255, np.uint8))  # nothing is said of ignored pixels
-    assert everywhere.unions.tolist() == [0, 0]
-    assert np.isnan(everywhere.score())
-    nothing.add(np.full((12, 12), 255, np.uint8), truth)  # a prediction of 255 is a miss
-    assert nothing.score() == 0
-    perfect = BoundaryIoU(2)
-    perfect.add(truth, truth)
-    assert perfect.score() == 1
+    everywhere_255 = np.full((12, 12), 255, np.uint8)
+    nothing_known = count_boundaries(truth, everywhere_255, 2)
+    assert nothing_known[1].tolist() == [0, 0]
+    assert np.isnan(mean_boundary_iou(*nothing_known))
+    assert mean_boundary_iou(*count_boundaries(everywhere_255, truth, 2)) == 0  # a prediction of 255 is a miss
+    assert mean_boundary_iou(*count_boundaries(truth, truth, 2)) == 1
 
 
 def test_distance_is_a_share_of_the_diagonal():
     truth, prediction = np.zeros((2, 300, 400), np.uint8)
     truth[:, :200], prediction[:, :205] = 1, 1
-    metric = BoundaryIoU(2)
-    metric.add(prediction, truth)
+    intersections, unions = count_boundaries(prediction, truth, 2)
     band = 2 * 10 * 200 + 10 * 280 * 2  # of 10 px: above and below, and at both sides of 300 − 20 rows
-    assert metric.unions[1] == band + 2 * 10 * 5 + 5 * 280
-    assert metric.intersections[1] == band - 5 * 280
+    assert unions[1] == band + 2 * 10 * 5 + 5 * 280
+    assert intersections[1] == band - 5 * 280
 
 
 def test_precision_and_recall_by_hand():

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from metrics.page import Picture, thumbnail, write_page
+from metrics.page import Picture, encode_thumbnail, write_page
 from metrics.plots import Plot
 from metrics.tables import Table
 
@@ -127,7 +127,7 @@ def test_failure_leaves_no_file(tmp_path):
 
 
 def decode(image: np.ndarray, **settings) -> tuple[str, np.ndarray]:
-    kind, content, size_hw = thumbnail(image, **{"is_photograph": False, "longest_px": 160} | settings)
+    kind, content, size_hw = encode_thumbnail(image, **{"is_photograph": False, "longest_px": 160} | settings)
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded.shape[:2] == size_hw
     return kind, decoded[:, :, ::-1] if decoded.ndim == 3 else decoded
@@ -149,7 +149,7 @@ def test_thumbnails():
     assert decode(grey[:1, :3])[1].shape == (1, 3)  # none is made larger
     assert decode(np.zeros((1, 4000), np.uint8))[1].shape == (1, 160)
     with pytest.raises(ValueError, match="float64"):
-        thumbnail(np.zeros((4, 4)), False, 160)
+        encode_thumbnail(np.zeros((4, 4)), False, 160)
 
 
 @pytest.fixture(scope="module")

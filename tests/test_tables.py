@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from formats.images import load_image
-from metrics.latex import escape_latex
 from metrics.plots import Plot, plot_svg, save_plot
-from metrics.tables import Table, first_number, save_tables
+from metrics.tables import Table, escape_latex, first_number, save_tables
 
 HEADER = ["method", "data set", "MAE ↓", "S ↑"]
 ROWS = [
