@@ -23,6 +23,7 @@ from metrics.tables import UNDEFINED, Table
 
 PHOTOGRAPH = "image"
 JPEG_QUALITY = 80
+THUMBNAIL_PX = 160  # longest side of an image
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,17 @@ def write_page(
     notes: list[str],
     lower: tuple[str, ...] = (),
     order: str = "order of the file",
-    thumbnail_px: int = 160,
 ) -> None:
     """Write the page with one picture in memory at a time.
 
     pictures: in the order of the gallery, worst first. lower: measures of their scores for which lower is better.
-    order: name of the order of the pictures. thumbnail_px: longest side of an image.
+    order: name of the order of the pictures.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(render_page(title, tables, plots, pictures, notes, lower, order, thumbnail_px))
+        file.writelines(render_page(title, tables, plots, pictures, notes, lower, order))
 
 
-def render_page(title, tables, plots, pictures, notes, lower, order, thumbnail_px) -> Iterator[str]:
+def render_page(title, tables, plots, pictures, notes, lower, order) -> Iterator[str]:
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; img-src data:; style-src '{hash_source(style)}'; script-src '{hash_source(script)}'"
     yield f"""<!DOCTYPE html>
@@ -94,7 +94,7 @@ def render_page(title, tables, plots, pictures, notes, lower, order, thumbnail_p
     yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS.format(order=escape(order))}'
     yield f'<div id="gallery" data-lower="{encode_json(lower)}">\n'
     for picture in pictures:
-        yield render_card(picture, thumbnail_px)
+        yield render_card(picture)
     yield f"</div></section>\n<script>{script}</script>\n</body>\n</html>\n"
 
 
@@ -136,7 +136,7 @@ def render_curve(plot: Plot) -> str:
     return f'<div><h3>{escape(plot.name)}</h3>\n<img src="{source}" alt="{alt}"></div>\n'
 
 
-def render_card(picture: Picture, thumbnail_px: int) -> str:
+def render_card(picture: Picture) -> str:
     scores = {method: dict(zip(values, map(drop_nan, values.values()))) for method, values in picture.scores.items()}
     about = " · ".join(part for part in (picture.group, ", ".join(picture.classes)) if part)
     names = dict.fromkeys([*picture.images, *scores])
@@ -144,15 +144,15 @@ def render_card(picture: Picture, thumbnail_px: int) -> str:
         f'<article data-title="{escape(picture.title)}" data-group="{escape(picture.group)}"'
         f' data-classes="{encode_json(picture.classes)}" data-scores="{encode_json(scores)}">'
         f"<h3>{escape(picture.title)} <small>{escape(about)}</small></h3>\n"
-        + "".join(render_figure(name, picture, scores.get(name, {}), thumbnail_px) for name in names)
+        + "".join(render_figure(name, picture, scores.get(name, {})) for name in names)
         + "</article>\n"
     )
 
 
-def render_figure(name: str, picture: Picture, scores: dict[str, float | None], thumbnail_px: int) -> str:
+def render_figure(name: str, picture: Picture, scores: dict[str, float | None]) -> str:
     image = ""
     if name in picture.images:
-        kind, content, (height, width) = encode_thumbnail(picture.images[name], name == PHOTOGRAPH, thumbnail_px)
+        kind, content, (height, width) = encode_thumbnail(picture.images[name], name == PHOTOGRAPH, THUMBNAIL_PX)
         alt = f"{picture.title}: {name}"
         source = encode_data_uri(kind, content)
         image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'

@@ -1,4 +1,4 @@
-"""Intervals and comparisons of methods as tables."""
+"""Tables of intervals and of comparisons of methods."""
 
 import numpy as np
 
@@ -14,15 +14,15 @@ def sampled_mean(values: np.ndarray) -> BootstrapScores:
     return BootstrapScores({"mean": float(values.mean())}, {"mean": sums[:, 1] / sums[:, 0]})
 
 
-def test_a_small_steady_difference_is_certain_though_the_scores_are_not():
+def test_constant_difference_is_significant_despite_overlapping_intervals():
     values = np.random.default_rng(0).random(100)
     first, other = sampled_mean(values), sampled_mean(values - 0.01)
     ends = [sampled.intervals()["mean"] for sampled in (first, other)]
     assert ends[0][0] < ends[1][1]  # the intervals overlap
-    told = compare(first, other)["mean"]
-    assert told["difference"] == np.float64(values.mean() - 0.01) - values.mean()
-    assert told["low"] <= told["high"] < 0
-    assert told["p"] < 0.01
+    comparison = compare(first, other)["mean"]
+    assert comparison["difference"] == np.float64(values.mean() - 0.01) - values.mean()
+    assert comparison["low"] <= comparison["high"] < 0
+    assert comparison["p"] < 0.01
 
 
 def test_tables():

@@ -1,4 +1,4 @@
-"""Files scored by several processes."""
+"""Work in several processes, reports of scored files, and the choice of the worst images."""
 
 import os
 import time
@@ -48,7 +48,7 @@ def leave_a_file(path: Path) -> None:
 
 
 def test_results_wait_in_a_bounded_number(tmp_path):
-    """However slow who takes them is: results are not piled up in memory."""
+    """Results do not pile up in memory if their reader is slow."""
     results = measure_all(leave_a_file, [tmp_path / f"{number}" for number in range(1000)], 2)
     next(results)
     time.sleep(2)
@@ -57,7 +57,7 @@ def test_results_wait_in_a_bounded_number(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1000
 
 
-def test_faults_of_the_program_pass_through():
+def test_other_exceptions_are_raised():
     with pytest.raises(TypeError):
         list(measure_all(square_or_refuse, ["one"], 1))
     with pytest.raises(TypeError):
@@ -65,7 +65,7 @@ def test_faults_of_the_program_pass_through():
 
 
 def test_a_process_that_dies():
-    """One, while the other waits for work or works on."""
+    """One process dies while the other works or waits."""
     with pytest.raises(InputError, match=r"one of 2 processes that share the work died.*fewer --workers"):
         list(measure_all(die_of_the_last, list(range(100)), 2))
 

@@ -1,4 +1,4 @@
-"""The weighted F-measure against PySODMetrics, and the order in which the nearest pixel is chosen against SciPy."""
+"""Weighted F-measure compared with PySODMetrics, and the choice among equally near pixels with SciPy."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_nearest_pixel_is_that_of_scipy(share):
 
 
 def test_by_hand():
-    """One pixel of the object, found by half: its 7×7 mean is that of a plane of its own error, so as large."""
+    """An object of one pixel with error .5: all pixels around it copy its error, so the 7×7 mean is .5, too."""
     truth = np.zeros((21, 21), bool)
     truth[10, 10] = True
     prediction = np.zeros((21, 21), np.uint8)
