@@ -144,7 +144,7 @@ def test_arrays_of_every_protocol(tmp_path, protocol):
     loaded = load_object_array(path).item()
     assert loaded.keys() == (arrays | others).keys()
     for key, array in arrays.items():
-        assert type(loaded[key]) is np.ndarray
+        assert isinstance(loaded[key], np.ndarray)
         assert loaded[key].dtype == array.dtype.newbyteorder("=")
         assert np.array_equal(loaded[key], array)
         assert loaded[key].flags.writeable
@@ -234,13 +234,11 @@ def test_nothing_is_executed(tmp_path, protocol):
     [
         (Call(codecs.encode, "a", "rot13"), "encoding 'rot13'"),
         (Call(codecs.encode, "a", "latin1", "surrogateescape"), "positional argument"),
-        (Call(np.ndarray, (1 << 40,)), "not callable"),
-        (Call(np.dtype, "O", False, True), "_Type, which is neither"),
-        (np.zeros(2, [("x", "f4"), ("y", "O")]), "structured|type 'V12'"),
+        (Call(np.ndarray, (1 << 40,)), "positional argument"),
+        (np.zeros(2, [("x", "f4"), ("y", "O")]), "type 'V12'"),
         (np.zeros(2, "M8[s]"), "type 'M8'"),
         (np.ma.masked_array([1], [True]), "numpy.ma"),
         (Call(bytes, 1 << 40), "positional argument"),
-        ({1, 2}, "set"),
         (1j, "complex"),
     ],
 )
@@ -257,17 +255,21 @@ def crafted(*instructions: bytes) -> bytes:
 
 BLANK = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
 OBJECTS, FLOATS = (b"cnumpy\ndtype\n(U\x02%sK\x00K\x01tR" % code for code in (b"O8", b"f8"))
+FLOATS_WITH_FLAGS = FLOATS + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
+FILL = b"(K\x01(K\x01t" + FLOATS + b"\x89U\x08AAAAAAAAtb"  # an array of one float
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        crafted(BLANK),  # an array that is never filled
-        crafted(BLANK, b"(K\x01(K\x01t", OBJECTS, b"\x89U\x08AAAAAAAAtb"),  # bytes taken for addresses
-        crafted(BLANK, b"(K\x01(K\x09t", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # larger than its bytes
-        crafted(BLANK, b"(K\x01(J\xff\xff\xff\x7ft", OBJECTS, b"\x89]tb"),
+        crafted(BLANK, b"(K\x01(K\x01t", OBJECTS, b"\x89U\x08AAAAAAAAtb"),  # bytes as object pointers
+        crafted(BLANK, b"(K\x01(K\x09t", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # a shape of more bytes
+        crafted(BLANK, b"(K\x01(J\xff\xff\xff\xffJ\xff\xff\xff\xfft", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # [-1, -1]
+        crafted(BLANK, b"(K\x01(J\xff\xff\xff\x7ft", OBJECTS, b"\x89]tb"),  # a shape of more objects
+        crafted(BLANK, FILL, FILL),
         crafted(b"cnumpy.core.multiarray\nscalar\n(", OBJECTS, b"U\x08AAAAAAAAtR"),
-        crafted(b"cnumpy.core.multiarray\n_reconstruct\n}U\x01xK\x01sb"),  # an attribute of what was handed out
+        crafted(b"cnumpy.core.multiarray\n_reconstruct\n}U\x01xK\x01sb"),  # an attribute of a function
+        crafted(b"cnumpy\ndtype\n)\x81"),  # an instance of a class without its __init__
         crafted(b"]q\x00h\x00a"),  # a list that holds itself
         crafted(b"Pwhat\n"),
         b"",
@@ -281,6 +283,15 @@ def test_crafted_pickles_are_refused(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(stream.getvalue()[:128] + content)
     with pytest.raises(InputError, match=r"a\.npy"):
         load_object_array(tmp_path / "a.npy")
+
+
+def test_flags_of_a_pickled_dtype_are_ignored(tmp_path):
+    """numpy would take the eight bytes for the address of an object."""
+    stream = io.BytesIO()
+    np.save(stream, np.array({}, object), allow_pickle=True)
+    array = crafted(BLANK, b"(K\x01(K\x01t", FLOATS_WITH_FLAGS, b"\x89U\x08AAAAAAAAtb")
+    (tmp_path / "a.npy").write_bytes(stream.getvalue()[:128] + array)
+    assert load_object_array(tmp_path / "a.npy").tolist() == np.frombuffer(b"AAAAAAAA").tolist()
 
 
 def test_files_that_are_no_object_arrays(tmp_path):
