@@ -229,7 +229,7 @@ def test_nothing_is_executed(tmp_path):
             load(tmp_path / name)
         assert not mark.exists()
     np.load(tmp_path / "b.npz", allow_pickle=True)
-    assert mark.exists(), "no attack"
+    assert mark.exists(), "not an attack"
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -240,7 +240,7 @@ def test_storages_of_tensors_execute_nothing(tmp_path, is_zip):
     save_dict(path, {1: Call(torch._utils._rebuild_tensor_v2, storage, 0, (2, 3), (3, 1), False, OrderedDict())})
     with contextlib.suppress(Exception):  # the call comes first
         np.load(path, allow_pickle=True)
-    assert mark.exists(), "no attack"
+    assert mark.exists(), "not an attack"
     mark.rmdir()
     with pytest.raises(InputError, match=r"a\.npy cannot be read as pickled arrays"):
         load(path)

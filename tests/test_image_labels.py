@@ -117,7 +117,7 @@ def test_odd_tables_are_refused(tmp_path, content, message):
 
 
 def save_pickled(path, value, protocol: int) -> None:
-    """What np.save writes, by any protocol."""
+    """Write what np.save writes, with any protocol."""
     array = np.empty((), object)
     array[()] = value
     stream = io.BytesIO()
@@ -163,7 +163,7 @@ def test_arrays_of_objects(tmp_path):
 
 
 def test_what_python_2_wrote(tmp_path):
-    """Bytes are str there, and names end with line feeds."""
+    """Python 2 pickles bytes as str."""
     float_type = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     blank = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
     vector = blank + b"(K\x01(K\x02t" + float_type + b"\x89U\x08\x00\x00\x80?\x00\x00\x00\xc0tb"
@@ -195,7 +195,7 @@ class LoudDict(dict):
 
 
 def attacks(mark) -> dict:
-    """Pickles that leave the file `mark` behind when they are read by the plain loader."""
+    """Pickles that create the file `mark` when a plain loader reads them."""
     touch = f"open({str(mark)!r}, 'w').close()"
     inner = mark.with_name("inner.npy")
     np.save(inner, {"a": Call(exec, touch)}, allow_pickle=True)
@@ -220,9 +220,9 @@ def test_nothing_is_executed(tmp_path, protocol):
     mark, path = tmp_path / "mark", tmp_path / "cls_labels.npy"
     for name, attack in attacks(mark).items():
         save_pickled(path, {"a": attack}, protocol)
-        with contextlib.suppress(Exception):  # some fail after they did it
+        with contextlib.suppress(Exception):  # some fail after the call
             np.load(path, allow_pickle=True)
-        assert mark.exists(), f"{name} is no attack"
+        assert mark.exists(), f"{name} is not an attack"
         mark.unlink()
         with pytest.raises(InputError, match=r"cls_labels\.npy cannot be read.* asks for "):
             load_image_labels(path, ["a"], CLASSES)

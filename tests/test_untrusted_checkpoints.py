@@ -56,7 +56,7 @@ def test_nothing_is_executed(checkpoint, tmp_path, load, is_zip):
     for content in (Attack(mark), checkpoint | {"training": {"a": Attack(mark)}}):
         torch.save(content, path, _use_new_zipfile_serialization=is_zip)
         torch.load(path, weights_only=False)
-        assert mark.exists(), "no attack"
+        assert mark.exists(), "not an attack"
         mark.rmdir()
         with pytest.raises(InputError, match=r"a\.pth cannot be read as a checkpoint: .* more than tensors") as caught:
             load(path)
@@ -103,7 +103,7 @@ def test_settings_fetch_nothing_and_name_no_files(checkpoint, tmp_path, server, 
     fetching = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     with contextlib.suppress(Exception):
         timm.create_model(name, features_only=True, **args, **fetching)
-    assert requested == ["/weights.pth"], "no attack"
+    assert requested == ["/weights.pth"], "not an attack"
     requested.clear()
     with pytest.raises(InputError, match="--backbone_args pretrained names weights"):
         save_and_rebuild(with_args(checkpoint, **fetching), tmp_path / "a.pth")

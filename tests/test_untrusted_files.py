@@ -1,7 +1,7 @@
-"""Files made to do harm: beside each refusal stands what the plain loader would have done.
+"""Malicious lists, archives and arrays. Each test first shows that the attack works on a plain loader.
 
-Checkpoints are in test_untrusted_checkpoints.py, pickles in test_image_labels.py and test_restricted_tensors.py,
-archives of VOC in test_prepare_voc12.py.
+Checkpoints are in test_untrusted_checkpoints.py, pickles in test_image_labels.py and test_external_labels.py, archives
+of VOC in test_prepare_voc12.py.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 
 class Touch:
-    """Pickles as a call that leaves a file behind."""
+    """Pickles as a call that creates a file."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -46,7 +46,7 @@ def test_ids_lead_nowhere_else(tmp_path, name):
     folder = tmp_path / "labels"
     (folder / "below").mkdir(parents=True)
     (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
-    plain = Path(os.path.normpath(folder / f"{name}.png"))  # where the plain writer would write
+    plain = Path(os.path.normpath(folder / f"{name}.png"))  # where a plain writer would write
     assert plain.parent != folder or name == "./x"
     with pytest.raises(InputError, match=r"ids\.txt names '.*': an id is the name of a file"):
         load_ids(tmp_path / "ids.txt")
@@ -62,14 +62,14 @@ def test_ids_lead_nowhere_else_on_windows(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\x1b[2Jb", "..", ".", ".jpg", "/JPEGImages/...jpg", "/JPEGImages/.jpg"])
-def test_ids_that_are_no_names(tmp_path, name):
+def test_ids_that_are_not_file_names(tmp_path, name):
     (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
     with pytest.raises(InputError, match="an id is the name of a file") as caught:
         load_ids(tmp_path / "ids.txt")
     assert str(caught.value).isprintable()  # no control character reaches the terminal
 
 
-def test_forms_of_lists(tmp_path):
+def test_formats_of_lists(tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text(
         "a.b\nJPEGImages/c.jpg\n/JPEGImages/d.jpg /SegmentationClass/d.png\nüñ-1\ne.jpg\n", encoding="utf-8"
@@ -127,8 +127,8 @@ def test_archives_write_nowhere_else(tmp_path):
         assert not (tmp_path / "mark").exists()
 
 
-def test_files_of_less_than_nothing(tmp_path):
-    """Tarfile takes the size of a file as the way to the next: one below zero leads back, again and again."""
+def test_negative_sizes_in_a_tar(tmp_path):
+    """tarfile finds the next member by the size of this one, so a negative size leads back to it forever."""
     for kind, message in (
         (tarfile.REGTYPE, "a has -1024 bytes"),
         (tarfile.XHDTYPE, "attributes of a have -1024 bytes"),
@@ -147,13 +147,13 @@ def test_damage_inside_a_compressed_tar(tmp_path, kind):
         member.size = MIB
         archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(MIB)))
     content = bytearray(path.read_bytes())
-    place = len(content) * 19 // 20  # beyond what is read to open it
+    place = len(content) * 19 // 20  # beyond the part that is read to open it
     content[place : place + 64] = bytes(64)
     path.write_bytes(content)
     refuse_archive(path, rf"a\.tar\.{kind} is damaged")
 
 
-def test_a_zip_with_absurd_places(tmp_path):
+def test_a_zip_with_impossible_offsets(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a", b"")
         archive.infolist()[0].filename = ""
@@ -164,7 +164,7 @@ def test_a_zip_with_absurd_places(tmp_path):
     refuse_archive(tmp_path / "a.zip", "damaged")
 
 
-def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
+def test_a_failing_disk_is_not_reported_as_damage(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a", b"a")
 
@@ -192,7 +192,7 @@ def write_npz(path, **members: bytes) -> None:
             archive.writestr(f"{name}.npy", content)
 
 
-def test_named_arrays_are_those_of_numpy(tmp_path):
+def test_named_arrays_equal_those_of_numpy(tmp_path):
     arrays = {
         "f": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
         "swapped": np.arange(3, dtype=">i4"),
@@ -224,8 +224,8 @@ def test_arrays_execute_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["(1152921504606846976,)", "(65536, 65536, 65536)", "(1 << 40,)", "(-1,)", "(3.0,)"])
-def test_shapes_that_a_file_does_not_hold(tmp_path, shape):
-    """Numpy takes memory for what a header says, which may end in a MemoryError."""
+def test_shapes_larger_than_the_file(tmp_path, shape):
+    """numpy allocates the shape in the header, which may raise MemoryError."""
     content = npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}", bytes(16))
     write_npz(tmp_path / "a.npz", cams=content, classes=content)
     with pytest.raises((MemoryError, ValueError)), np.load(tmp_path / "a.npz") as arrays:
@@ -248,13 +248,13 @@ def test_shapes_that_a_file_does_not_hold(tmp_path, shape):
         ({"cams": np.full((1, 2, 2), np.inf, np.float32), "classes": np.ones(1, np.uint8)}, "not finite"),
     ],
 )
-def test_maps_that_are_none(tmp_path, arrays, message):
+def test_files_that_are_not_cams(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=rf"a\.npz .*{message}"):
         load_cams(tmp_path / "a.npz")
 
 
-def test_an_array_where_an_archive_belongs(tmp_path):
+def test_an_array_named_as_an_archive(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays"):
