@@ -160,7 +160,11 @@ def test_refusals_of_predict(runs, tmp_path):
     with pytest.raises(InputError, match="is of the stage affinity: predict"):
         run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
-    for path, words in (("other.pth", "is no checkpoint"), ("a.png", "cannot be read"), ("none.pth", "does not exist")):
+    for path, words in (
+        ("other.pth", "is not a checkpoint"),
+        ("a.png", "cannot be read"),
+        ("none.pth", "does not exist"),
+    ):
         with pytest.raises(InputError, match=words):
             run_main("predict", f"--load_path {tmp_path}/{path} --input {tmp_path}/a.png --output {tmp_path}/out")
 
