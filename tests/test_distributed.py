@@ -199,5 +199,5 @@ def test_a_script_launches_its_own_workers(tmp_path, argument, code):
     if argument == "fault":
         assert "ZeroDivisionError: a fault of the program" in done.stderr
     if argument == "killed":
-        assert "worker 1 failed" in done.stderr
+        assert "(local_rank: 1)" in done.stderr
         assert "SIGKILL" in done.stderr

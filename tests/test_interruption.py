@@ -27,7 +27,7 @@ from formats.errors import InputError
 from utils import interruption
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.folder_lock import hold_folder, release_folder
-from utils.interruption import disk_errors_explained, run_script
+from utils.interruption import explain_disk_errors, run_script
 
 TRAININGS = COMMANDS | {"train_affinity": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug"}
 MODULES = (SOD_train, train_classification, train_segmentation, train_affinity)
@@ -138,41 +138,6 @@ print("not reached")
 def test_a_second_signal_ends_on_the_spot_and_a_copy_does_not():
     done = subprocess.run([sys.executable, "-c", REQUESTS], cwd=PROJECT, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
-
-
-DROPPED = """
-import signal, threading, time
-from utils import interruption
-class SlowThread(threading.Thread):
-    def start(self):
-        super().start()
-        time.sleep(0.05)
-class Disposed:
-    def __del__(self):
-        signal.raise_signal(signal.SIGTERM)
-        print("not reached")
-class Broken:
-    def __del__(self):
-        raise KeyError("told as ever")
-interruption.listen()
-interruption.threading.Thread = {thread}
-Broken()
-try:
-    Disposed()
-    time.sleep(20)
-except interruption.Interrupted as request:
-    print(request.exit_code, interruption.pending())
-"""
-
-
-@pytest.mark.parametrize("thread", ["threading.Thread", "SlowThread"])
-def test_a_signal_that_python_drops_comes_again(thread):
-    """As one that meets an object being disposed of, also where it is slow to be dealt with."""
-    line = [sys.executable, "-c", DROPPED.format(thread=thread)]
-    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout) == (0, "143 15\n")
-    assert "told as ever" in done.stderr
-    assert "Interrupted" not in done.stderr
 
 
 def test_one_of_several_processes_is_ended_by_the_system(monkeypatch):
@@ -328,9 +293,9 @@ def test_files_that_may_not_grow_are_absent(tmp_path):
     before, limits = (tmp_path / "a.pth").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"a\.pth: File too large: make room"), disk_errors_explained():
+        with pytest.raises(InputError, match=r"a\.pth: File too large: make room"), explain_disk_errors():
             save_checkpoint(tmp_path / "a.pth", "saliency", {}, torch.nn.Linear(200, 200), {})
-        with pytest.raises(InputError, match=r"a\.png: File too large: make room"), disk_errors_explained():
+        with pytest.raises(InputError, match=r"a\.png: File too large: make room"), explain_disk_errors():
             write_bytes(tmp_path / "a.png", bytes(30_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

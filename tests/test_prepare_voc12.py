@@ -23,7 +23,7 @@ from formats.errors import InputError, MissingInputError
 from formats.image_labels import load_image_labels
 from formats.labels import load_label
 from formats.voc_layout import find_voc_root, load_ids
-from utils.interruption import disk_errors_explained
+from utils.interruption import explain_disk_errors
 
 ROOT = "VOCdevkit/VOC2012"
 
@@ -327,7 +327,7 @@ def test_a_full_disk(archives, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"classes\.txt: No space left on device: make room"), disk_errors_explained():
+    with pytest.raises(InputError, match=r"classes\.txt: No space left on device: make room"), explain_disk_errors():
         prepare(*archives, tmp_path)
 
 

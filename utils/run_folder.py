@@ -82,7 +82,7 @@ class RunFolder:
 
         From here on a signal ends the run after a step, when that is saved.
         """
-        interruption.advise(f"run the same command with --tag {self.path.name} --resume")
+        interruption.set_resume_hint(f"run the same command with --tag {self.path.name} --resume")
         interruption.defer()
         if not self.is_main:
             return
