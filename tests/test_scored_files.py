@@ -48,7 +48,7 @@ def leave_a_file(path: Path) -> None:
 
 
 def test_results_wait_in_a_bounded_number(tmp_path):
-    """However slow who takes them is: results are not piled up in memory."""
+    """Results do not pile up in memory, however slowly they are consumed."""
     results = measure_all(leave_a_file, [tmp_path / f"{number}" for number in range(1000)], 2)
     next(results)
     time.sleep(2)
@@ -65,7 +65,7 @@ def test_faults_of_the_program_pass_through():
 
 
 def test_a_process_that_dies():
-    """One, while the other waits for work or works on."""
+    """While the other one waits for work or goes on working."""
     with pytest.raises(InputError, match=r"one of 2 processes that share the work died.*fewer --workers"):
         list(measure_all(die_of_the_last, list(range(100)), 2))
 
@@ -90,9 +90,9 @@ def test_worst_first():
 @pytest.mark.parametrize(
     ("tasks", "workers", "sharing", "processes"),
     [
-        (10 * MIN_CRFS_PER_PROCESS, 8, 2, 4),  # two callers on a machine divide them
+        (10 * MIN_CRFS_PER_PROCESS, 8, 2, 4),  # two callers on a machine share them
         (10 * MIN_CRFS_PER_PROCESS, 1, 2, 1),
-        (3 * MIN_CRFS_PER_PROCESS, 8, 1, 3),  # each process is worth its start
+        (3 * MIN_CRFS_PER_PROCESS, 8, 1, 3),  # a process is started for MIN_CRFS_PER_PROCESS tasks or more
         (10 * MIN_CRFS_PER_PROCESS, 0, 1, 6),  # all cores
     ],
 )
