@@ -37,7 +37,6 @@ from datasets.voc_archives import (
     check_data_dir,
     check_lists,
     check_members,
-    decode_some_masks,
     find_image_labels,
     find_mask_members,
     find_train_aug_ids,
@@ -214,11 +213,10 @@ def voc12(args) -> None:
 
         # save: photographs and masks, then lists and image labels
         unpack(trainval, files, voc_root)
-        unpack(aug, masks, voc_root)
+        classes = load_class_names(voc_root)
+        unpack(aug, masks, voc_root, num_labels=len(classes) + 1)
     if args.test:
         ids["test"] = unpack_test(args.test, voc_root, list_dir)
-    classes = load_class_names(voc_root)
-    decode_some_masks([voc_root / place for place in sorted(masks)], len(classes))
     labels = find_image_labels(voc_root, sorted({*ids["train"], *ids["train_aug"], *ids["val"]}), classes)
     save_lists(list_dir, ids)
     save_labels(list_dir / "cls_labels.npy", labels, classes)

@@ -5,7 +5,6 @@ read into memory, and written only to places that `NEEDED` and `MASK` match, so 
 """
 
 import gzip
-import io
 import os
 import re
 import tarfile
@@ -17,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import read_bytes
-from formats.labels import check_labels, load_label
+from formats.labels import check_labels, decode_label, load_label
 from formats.voc_layout import find_voc_root, load_ids, parse_ids, save_ids
 from utils.folder_lock import hold_folder
 
@@ -38,7 +36,6 @@ MASK = re.compile(rf"(.*/)?{NAME}\.png")
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 NUM_IMAGES = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}  # of VOC 2012
 NUM_SINGLE_CLASS = {"train": 933, "train_aug": 6249}
-NUM_DECODED_MASKS = 100  # evenly spread; of the others only the headers are checked
 
 
 @dataclass(frozen=True)
@@ -178,8 +175,11 @@ def check_lists(list_dir: Path, ids: dict[str, list[str]]) -> None:
             raise InputError(f"{path} names other images than the archives: move it away or name another --list_dir")
 
 
-def unpack(archive: Archive, members: dict[str, str], voc_root: Path) -> None:
-    """Write each member to its place below `voc_root`, unless a file of its size is there."""
+def unpack(archive: Archive, members: dict[str, str], voc_root: Path, num_labels: int | None = None) -> None:
+    """Write each member to its place below `voc_root`, unless a file of its size is there.
+
+    With `num_labels` the members are masks: raises `InputError` for one that holds other labels.
+    """
     absent = {place: name for place, name in members.items() if _file_size(voc_root / place) != archive.sizes[name]}
     num_present = len(members) - len(absent)
     print(f"{archive.path}: {len(members)} files, {num_present} of them already in {voc_root}", flush=True)
@@ -187,24 +187,13 @@ def unpack(archive: Archive, members: dict[str, str], voc_root: Path) -> None:
         hold_folder(voc_root)
     for place, name in tqdm(absent.items(), desc=archive.path.name, unit="file", mininterval=1, leave=False):
         content = archive.read(name)
-        if place.startswith(AUG):
-            check_mask_header(content, f"{archive.path}: {name}")
+        if num_labels:
+            check_labels(decode_label(content, f"{archive.path}: {name}"), num_labels, f"{archive.path}: {name}")
         write_bytes(voc_root / place, content)
 
 
 def _file_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def check_mask_header(content: bytes, name: str) -> None:
-    """Raise `InputError` unless a mask is a PNG of class indices; a picture of a mask in colours has three channels."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            mode = image.mode
-    except (OSError, SyntaxError, ValueError):
-        raise InputError(f"{name} is not a PNG file: fetch the archive again") from None
-    if mode not in ("P", "L", "1"):
-        raise InputError(f"{name} has colours instead of class indices: this is not the usual {AUG}")
 
 
 def unpack_test(path, voc_root: Path, list_dir: Path) -> list[str]:
@@ -219,12 +208,6 @@ def unpack_test(path, voc_root: Path, list_dir: Path) -> list[str]:
             raise InputError(f"{path} lacks {len(missing)} of {len(ids)} photographs ({shorten(missing)})")
         unpack(archive, photographs | {list_place("test"): members[list_place("test")]}, voc_root)
     return ids
-
-
-def decode_some_masks(paths: list[Path], num_classes: int) -> None:
-    """Raise `InputError` for the first of some masks that holds labels beyond the classes."""
-    for path in paths[:: max(1, len(paths) // NUM_DECODED_MASKS)]:
-        check_labels(load_label(path), num_classes + 1, path)
 
 
 def find_image_labels(voc_root: Path, ids: list[str], classes: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -288,14 +288,14 @@ def test_masks_without_class_indices_are_refused(archives, unpacked, scenes, tmp
     shutil.copytree(unpacked / "aug", tmp_path / "aug")
     path = min((tmp_path / "aug/SegmentationClassAug").iterdir())
     label = load_label(path)
-    Image.open(path).convert("RGB").save(path)
-    with pytest.raises(InputError, match="colours instead of class indices"):
+    Image.fromarray(np.full((*label.shape, 3), 100, np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png holds the colour \[100, 100, 100\]"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "colours")
     Image.fromarray(np.where(label == 0, 77, label).astype(np.uint8)).save(path)
     with pytest.raises(InputError, match=r"holds the labels \[77\], but there are only 0 to 10 and 255"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "beyond")
     path.write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match="is not a PNG file"):
+    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "no_png")
     shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/SegmentationClassAug")
     shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/again/SegmentationClassAug")

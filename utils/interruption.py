@@ -20,7 +20,6 @@ from formats.errors import InputError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
-BROKEN_PIPE_CODE = 128 + 13  # exit code that a shell reports for SIGPIPE
 
 OTHER_PLACE = "name another file or folder"
 MAKE_ROOM = "make room, then run the same command again, a training with --resume; what was written before is complete"
@@ -142,7 +141,7 @@ def run_script(main, args) -> int:
         message, code = f"error: {line}", 2
     except BrokenPipeError:  # the reader of stdout has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE_CODE
+        return 128 + 13  # the exit code that a shell reports for SIGPIPE
     except Interrupted as stop:
         message, code = f"stopped by {stop}: {_request.resume_hint}", stop.exit_code
         if os.environ.get("RANK", "0") != "0":
@@ -180,10 +179,9 @@ def explain_disk_errors():
 
 
 def _install_handlers() -> None:
-    is_distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    use_default = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _request.is_deferred
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            use_default = is_distributed and not _request.is_deferred
             signal.signal(signum, signal.SIG_DFL if use_default else _handle_signal)
 
 
