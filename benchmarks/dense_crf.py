@@ -23,7 +23,7 @@ from formats.images import image_stems, load_image
 from metrics.tables import markdown_table
 from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_present, present_labels
 from utils.memory import keep_freed_memory
-from utils.processes import in_processes, usable_cores
+from utils.processes import map_in_processes, usable_cores
 
 NUM_LABELS = 21
 TURNS = 2
@@ -61,7 +61,7 @@ def refine_here(only_present: bool, tasks: list) -> None:
 
 
 def refine_in_processes(processes: int, tasks: list) -> None:
-    for _ in in_processes(partial(refine, only_present=True), tasks, processes):
+    for _ in map_in_processes(partial(refine, only_present=True), tasks, processes):
         pass
 
 

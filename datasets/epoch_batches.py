@@ -78,7 +78,7 @@ class EpochBatches:
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
     """A loader over given batches of keys. Its own generator keeps worker start-up out of the global random state."""
-    interruption.end_servants_at_exit()
+    interruption.kill_workers_at_exit()
     # PyTorch warns of more workers than cores; with images to decode they are no harm
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
@@ -93,6 +93,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
-    interruption.serve_parent(*interruption.SIGNALS)  # the step they load for is to be finished
+    interruption.exit_with_parent(*interruption.SIGNALS)  # the training finishes its step before it stops
     cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
     torch.set_num_threads(1)

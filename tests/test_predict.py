@@ -346,7 +346,7 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     """Two processes, each with one thread, make what this one makes."""
-    monkeypatch.setattr("utils.processes.SHARE_OF_CRFS", 5)
+    monkeypatch.setattr("utils.processes.MIN_CRFS_PER_PROCESS", 5)
     command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
         run_main("predict", f"{command}/{workers} --workers {workers} --overlay")

@@ -9,7 +9,7 @@ import pytest
 
 from formats.errors import InputError
 from metrics.scored_files import FileReport, select_worst
-from utils.processes import CHUNK, SHARE_OF_CRFS, WAITING, do_in_processes, measure_all
+from utils.processes import FILES_PER_CHUNK, MAX_WAITING_CHUNKS, MIN_CRFS_PER_PROCESS, do_in_processes, measure_all
 
 
 def square_or_refuse(number: int) -> int:
@@ -52,7 +52,7 @@ def test_results_wait_in_a_bounded_number(tmp_path):
     results = measure_all(leave_a_file, [tmp_path / f"{number}" for number in range(1000)], 2)
     next(results)
     time.sleep(2)
-    assert 8 <= len(list(tmp_path.iterdir())) <= CHUNK * (WAITING + 1) * 2
+    assert 8 <= len(list(tmp_path.iterdir())) <= FILES_PER_CHUNK * (MAX_WAITING_CHUNKS + 1) * 2
     assert sum(1 for _ in results) == 999
     assert len(list(tmp_path.iterdir())) == 1000
 
@@ -90,16 +90,16 @@ def test_select_worst():
 @pytest.mark.parametrize(
     ("tasks", "workers", "sharing", "processes"),
     [
-        (10 * SHARE_OF_CRFS, 8, 2, 4),  # two callers on a machine divide them
-        (10 * SHARE_OF_CRFS, 1, 2, 1),
-        (3 * SHARE_OF_CRFS, 8, 1, 3),  # each process is worth its start
-        (10 * SHARE_OF_CRFS, 0, 1, 6),  # all cores
+        (10 * MIN_CRFS_PER_PROCESS, 8, 2, 4),  # two callers on a machine share them
+        (10 * MIN_CRFS_PER_PROCESS, 1, 2, 1),
+        (3 * MIN_CRFS_PER_PROCESS, 8, 1, 3),  # a process is started for MIN_CRFS_PER_PROCESS tasks or more
+        (10 * MIN_CRFS_PER_PROCESS, 0, 1, 6),  # all cores
     ],
 )
 def test_slow_work_is_divided(tasks, workers, sharing, processes, monkeypatch):
     asked = []
     monkeypatch.setattr("utils.processes.usable_cores", lambda: 6)
-    monkeypatch.setattr("utils.processes.in_processes", lambda work, tasks, count: asked.append(count) or [])
+    monkeypatch.setattr("utils.processes.map_in_processes", lambda work, tasks, count: asked.append(count) or [])
     do_in_processes(square_or_refuse, range(tasks), tasks, workers, sharing)
     assert asked == [processes]
 

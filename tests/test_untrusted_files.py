@@ -5,18 +5,14 @@ of VOC in test_prepare_voc12.py.
 """
 
 import contextlib
-import errno
-import io
 import os
 import struct
-import tarfile
 import zipfile
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 
-from datasets.archive_files import open_archive
 from formats.cams import load_cams
 from formats.errors import InputError
 from formats.npz_files import load_named_arrays
@@ -79,103 +75,6 @@ def test_formats_of_lists(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"ids\.txt is not text in UTF-8"):
             load_ids(path)
-
-
-# archives
-
-
-def write_tar(path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for member, content in members:
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def refuse_archive(path, message: str) -> None:
-    with pytest.raises(InputError, match=message), open_archive(path) as archive:
-        for name in archive.sizes:
-            archive.read(name)
-
-
-def test_archives_write_nowhere_else(tmp_path):
-    (tmp_path / "folder").mkdir()
-    write_tar(tmp_path / "up.tar", [(tarfile.TarInfo("../mark"), b"x")])
-    link = tarfile.TarInfo("door")
-    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
-    write_tar(tmp_path / "link.tar", [(link, b""), (tarfile.TarInfo("door/mark"), b"x")])
-    with zipfile.ZipFile(tmp_path / "up.zip", "w") as archive:
-        archive.writestr("../mark", "x")
-
-    def unpack_tar(path):
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path / "folder", filter="fully_trusted")
-
-    def unpack_zip(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                (tmp_path / "folder" / name).write_bytes(archive.read(name))
-
-    for name, unpack, message in (
-        ("up.tar", unpack_tar, "mark would lie outside"),
-        ("link.tar", unpack_tar, "door is a link"),
-        ("up.zip", unpack_zip, "mark would lie outside"),
-    ):
-        unpack(tmp_path / name)
-        assert (tmp_path / "mark").exists(), f"{name} is no attack"
-        (tmp_path / "mark").unlink()
-        refuse_archive(tmp_path / name, message)
-        assert not (tmp_path / "mark").exists()
-
-
-def test_negative_sizes_in_a_tar(tmp_path):
-    """tarfile finds the next member by the size of this one, so a negative size leads back to it forever."""
-    for kind, message in (
-        (tarfile.REGTYPE, "a has -1024 bytes"),
-        (tarfile.XHDTYPE, "attributes of a have -1024 bytes"),
-    ):
-        member = tarfile.TarInfo("a")
-        member.type, member.size = kind, -1024
-        (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
-        refuse_archive(tmp_path / "a.tar", message)
-
-
-@pytest.mark.parametrize("kind", ["bz2", "xz"])
-def test_damage_inside_a_compressed_tar(tmp_path, kind):
-    path = tmp_path / f"a.tar.{kind}"
-    with tarfile.open(path, f"w:{kind}") as archive:
-        member = tarfile.TarInfo("a")
-        member.size = MIB
-        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(MIB)))
-    content = bytearray(path.read_bytes())
-    place = len(content) * 19 // 20  # beyond the part that is read to open it
-    content[place : place + 64] = bytes(64)
-    path.write_bytes(content)
-    refuse_archive(path, rf"a\.tar\.{kind} is damaged")
-
-
-def test_a_zip_with_impossible_offsets(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a", b"")
-        archive.infolist()[0].filename = ""
-    refuse_archive(tmp_path / "a.zip", "damaged")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a", b"a")
-        archive.infolist()[0].header_offset = (1 << 64) - 1
-    refuse_archive(tmp_path / "a.zip", "damaged")
-
-
-def test_a_failing_disk_is_not_reported_as_damage(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a", b"a")
-
-    def fail(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    with open_archive(tmp_path / "a.zip") as archive:
-        monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
-        with pytest.raises(OSError, match="Input/output error") as caught:
-            archive.read("a")
-    assert caught.value.errno == errno.EIO
 
 
 # arrays

@@ -11,7 +11,7 @@ from formats.errors import InputError, MissingInputError, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.interruption import run_script
 from utils.memory import batches_by_size
-from utils.output_folder import claim_output_folder
+from utils.output_folder import record_options
 from utils.precision import compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, step_decay
@@ -187,17 +187,17 @@ def test_run_folders(tmp_path):
 
 
 def test_output_folders_never_mix_options(tmp_path):
-    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
-    claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
+    record_options(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
+    record_options(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
     with pytest.raises(InputError, match=r"made with t0 = 0\.4, not 0\.3"):
-        claim_output_folder(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.3}, ".png")
+        record_options(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.3}, ".png")
 
 
 def test_files_of_unknown_origin_are_not_adopted(tmp_path):
     (tmp_path / "theirs.png").touch()
     with pytest.raises(InputError, match="unknown origin"):
-        claim_output_folder(tmp_path, {}, ".png")
-    claim_output_folder(tmp_path, {"a": 1}, ".npz")
+        record_options(tmp_path, {}, ".png")
+    record_options(tmp_path, {"a": 1}, ".npz")
 
 
 def test_a_resumed_run_keeps_its_options(tmp_path):
