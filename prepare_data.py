@@ -23,6 +23,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.prepare_data().parse_args()
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ from datasets.same_pictures import same_pictures
 from datasets.voc_archives import AUG, check_members, list_place, listed_ids, mask_members, train_aug_ids, voc_members
 from formats.atomic_files import write_bytes, write_csv
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
-from formats.image_headers import GREY, PALETTE, png_chunks, png_format
 from formats.image_labels import load_image_labels, save_image_labels
+from formats.images import open_image
 from formats.labels import check_labels, load_label
 from formats.saliency_layout import data_sets_in, find_data_sets
 from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids, save_ids
@@ -259,8 +260,9 @@ def size_of(path: Path) -> int | None:
 
 def check_mask_header(content: bytes, name: str) -> None:
     """A mask has one channel of at most 8 bits; the picture of one in colours has three."""
-    form = png_format(png_chunks(content, name))
-    if form.colour_type not in (GREY, PALETTE) or form.depth > 8:
+    with open_image(io.BytesIO(content), name, formats=("PNG",)) as image:
+        mode = image.mode
+    if mode not in ("P", "L", "1"):
         raise InputError(f"{name} has colours instead of class indices: this is not the usual {AUG}")
 
 

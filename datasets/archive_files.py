@@ -8,8 +8,10 @@ import errno
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,6 @@ from typing import NamedTuple
 
 from formats.errors import InputError, MissingInputError, first_line
 from formats.images import read_bytes
-from formats.npz_files import ZIP_DAMAGE, read_member
 
 LARGEST_MEMBER = 1 << 26  # bytes; no photograph, mask or annotation comes near
 LARGEST_TOTAL = 1 << 34  # bytes; VOC's largest archive has an eighth of it
@@ -29,7 +30,11 @@ ATTRIBUTES = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
 LARGEST_ATTRIBUTES = 1 << 20  # bytes
-DAMAGE = (*ZIP_DAMAGE, tarfile.TarError, lzma.LZMAError)  # and some errors of reading: see where they are caught
+DAMAGE = (  # and some errors of reading: see where they are caught
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
+    *(RuntimeError, NotImplementedError),  # a password, an unknown compression
+    *(tarfile.TarError, lzma.LZMAError),
+)
 
 
 class Member(NamedTuple):
@@ -99,6 +104,14 @@ def _zip(path: Path, file: zipfile.ZipFile) -> Archive:
         for each in file.infolist()
     )
     return _archive(path, described, lambda member: read_member(file, member))
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Read no more bytes than the archive's directory says; zipfile cannot limit other compressions than Deflate."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{member.filename} is neither stored nor deflated")
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 class _Header(tarfile.TarInfo):

@@ -14,8 +14,7 @@ from PIL import ExifTags, Image
 from datasets.same_pictures import signature
 from formats.cams import load_cams
 from formats.errors import InputError, first_line
-from formats.image_headers import PNG_SIGNATURE, png_chunks, png_format
-from formats.images import binarize_mask, check_size, decode_grey, decode_image, opened, read_bytes
+from formats.images import PNG_BIT_DEPTH, binarize_mask, check_size, decode_grey, decode_image, open_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, decode_label
 
 ERROR, NOTE = "error", "note"  # work cannot be right; legal, but worth knowing
@@ -68,14 +67,13 @@ def as_finding(findings: list[Finding], what: str, path: Path) -> Iterator[None]
 
 def traits(content: bytes, path) -> list[str]:
     """What an image file has that the scripts ignore or convert: rotation, other colours, alpha, 16 bits."""
-    with opened(io.BytesIO(content), path) as image:
+    with open_image(io.BytesIO(content), path) as image:
         mode, has_alpha, orientation = image.mode, image.has_transparency_data, _orientation(image)
-    is_png = content.startswith(PNG_SIGNATURE)
     found = {
         "EXIF-rotated": orientation != 1,
         "grey": mode in ("1", "L", "LA") or mode.startswith("I"),
         "CMYK": mode == "CMYK",
-        "16-bit": mode.startswith("I") or (is_png and png_format(png_chunks(content, path)).depth == 16),
+        "16-bit": mode.startswith("I") or (image.format == "PNG" and content[PNG_BIT_DEPTH] == 16),
         "transparent": has_alpha,
     }
     return [trait for trait, is_so in found.items() if is_so]

@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.transforms import SaliencyAugmentation, channels_first, draw_saliency_augmentation
-from formats.image_headers import size_in_header
 from formats.images import (
     binarize_mask,
     check_size,
     decode_image,
-    load_grey_of,
+    decode_size,
+    load_aligned_grey,
     load_image,
     load_mask,
     read_bytes,
@@ -59,7 +59,7 @@ class SaliencyTraining(Dataset):
     def pictures(self, keys: list[tuple[int, int, int]]) -> Iterator[tuple[torch.Tensor, ...]]:
         paths = [self.files_of(index) for _, index, _ in keys]
         contents = [self.read(files[0]) for files in paths]
-        sizes_hw = [size_in_header(content, files[0]) for content, files in zip(contents, paths)]
+        sizes_hw = [decode_size(content, files[0]) for content, files in zip(contents, paths)]
         rngs = [np.random.default_rng([self.seed, epoch, index]) for epoch, index, _ in keys]
         drawn = [draw_saliency_augmentation(hw, key[2], rng) for hw, key, rng in zip(sizes_hw, keys, rngs)]
         # one after the other and before the images, for a mask in full size may take much memory
@@ -73,7 +73,7 @@ class SaliencyTraining(Dataset):
 
     def load_maps(self, files: list[Path], image_hw: tuple[int, int], drawn: SaliencyAugmentation) -> list[np.ndarray]:
         """Mask of 0 and 255 and, if there is one, edge map as they are drawn, uint8 [S, S]."""
-        mask, *edges = (load_grey_of(path, files[0], image_hw, self.read) for path in files[1:])
+        mask, *edges = (load_aligned_grey(path, files[0], image_hw, self.read) for path in files[1:])
         return [drawn.of_map(grey) for grey in (binarize_mask(mask).view(np.uint8) * 255, *edges)]
 
     def read(self, path: Path) -> bytes:

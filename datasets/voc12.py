@@ -9,8 +9,7 @@ from torch.utils.data import Dataset
 
 from datasets.transforms import channels_first, check_long_side, draw_crop
 from formats.errors import InputError
-from formats.image_headers import size_in_header
-from formats.images import check_size, decode_image, load_grey_of, load_image, read_bytes
+from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, load_label
 
 
@@ -31,13 +30,13 @@ class ClassificationTraining(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         content = read_bytes(self.images[index])
-        image_hw = size_in_header(content, self.images[index])
+        image_hw = decode_size(content, self.images[index])
         crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
         image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
         sample = channels_first(image), torch.from_numpy(self.image_labels[index])
         if not self.maps:
             return sample
-        saliency = load_grey_of(self.maps[index], self.images[index], image_hw)
+        saliency = load_aligned_grey(self.maps[index], self.images[index], image_hw)
         return *sample, torch.from_numpy(crop.of_map(saliency))[None]
 
 
@@ -57,7 +56,7 @@ class SegmentationTraining(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         content, label = read_bytes(self.images[index]), load_label(self.labels[index])
-        image_hw = size_in_header(content, self.images[index])
+        image_hw = decode_size(content, self.images[index])
         check_size(self.labels[index], label.shape, self.images[index], image_hw)
         check_labels(label, self.num_labels, self.labels[index])
         crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)

@@ -18,8 +18,7 @@ import numpy as np
 from datasets.archive_files import Archive, open_archive
 from formats.atomic_files import atomic_path
 from formats.errors import InputError, MissingInputError, first_line, shorten
-from formats.image_headers import PALETTE, PngFormat, png_chunks, png_format
-from formats.images import read_bytes
+from formats.images import PNG_BIT_DEPTH, open_image, read_bytes
 from formats.labels import IGNORE_LABEL, VOC_PALETTE, decode_label
 from formats.voc_layout import VOC_CLASSES, files_of_ids
 
@@ -27,7 +26,7 @@ FOLDERS = {name: f"results/VOC2012/Segmentation/{name}_test_cls" for name in ("c
 NUM_LABELS = len(VOC_CLASSES) + 1
 LARGEST_ARCHIVE = 1 << 29  # bytes when unpacked; 1456 masks have a few millions
 LARGEST_MASK = 1 << 24  # px; photographs of VOC have a quarter of a million
-COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+MODES = {"1": "grey", "L": "grey", "I;16": "grey", "RGB": "RGB", "P": "palette", "LA": "grey with alpha"}
 
 Size = tuple[int, int] | None  # (H, W) of a photograph; None where it is not known
 
@@ -153,15 +152,16 @@ def _check_mask(archive: Archive, member: str, size_hw: Size, num_labels: int, p
     name, none = PurePosixPath(member).stem, np.zeros(0, np.uint8)
     try:
         content = archive.read(member)
-        form = png_format(png_chunks(content, member))
-        _check_format(form, name, size_hw, problems)
-        if form.colour_type != PALETTE or math.prod(form.size_hw) > LARGEST_MASK:
+        with open_image(io.BytesIO(content), member, formats=("PNG",)) as image:
+            mode, mask_hw, palette = image.mode, (image.height, image.width), image.getpalette()
+        _check_format(mode, content[PNG_BIT_DEPTH], mask_hw, name, size_hw, problems)
+        if mode != "P" or math.prod(mask_hw) > LARGEST_MASK:
             return none
         present = np.unique(decode_label(content, member))
     except InputError:
         problems.add("masks that are damaged or no PNG", name)
         return none
-    colours = none if form.palette is None else form.palette
+    colours = np.array(palette).reshape(-1, 3)
     if len(colours) <= present[-1] or not np.array_equal(colours, VOC_PALETTE[: len(colours)]):
         problems.add("masks with another palette than VOC's", name)
     unknown = present[(present >= num_labels) & (present != IGNORE_LABEL)]
@@ -172,12 +172,11 @@ def _check_mask(archive: Archive, member: str, size_hw: Size, num_labels: int, p
     return present
 
 
-def _check_format(form: PngFormat, name: str, size_hw: Size, problems: Problems) -> None:
-    if form.colour_type != PALETTE or form.depth != 8:
-        kind = COLOUR_TYPES.get(form.colour_type, "of unknown colour type")
-        problems.add("masks that are no 8-bit palette PNGs", f"{name}: {form.depth} bits, {kind}")
-    height, width = form.size_hw
-    if size_hw is not None and form.size_hw != tuple(size_hw):
+def _check_format(mode: str, depth: int, mask_hw: Size, name: str, size_hw: Size, problems: Problems) -> None:
+    if mode != "P" or depth != 8:
+        problems.add("masks that are no 8-bit palette PNGs", f"{name}: {depth} bits, {MODES.get(mode, mode)}")
+    height, width = mask_hw
+    if size_hw is not None and mask_hw != tuple(size_hw):
         sizes = f"{height} × {width}, not {size_hw[0]} × {size_hw[1]}"
         problems.add("masks of another size than their photograph", f"{name}: {sizes}")
     elif height * width > LARGEST_MASK:

@@ -14,7 +14,6 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
-import zlib
 from pathlib import Path, PureWindowsPath
 
 import cv2
@@ -24,14 +23,9 @@ from PIL import Image
 
 from datasets import archive_files
 from datasets.archive_files import open_archive
-from datasets.picture_checks import Picture, check_picture
-from formats import npz_files
-from formats.cams import load_cams
+from formats.cams import load_cams, load_named_arrays
 from formats.errors import InputError
-from formats.image_headers import size_in_header
-from formats.images import image_size, load_grey, load_image, save_grey
-from formats.labels import load_label
-from formats.npz_files import load_named_arrays
+from formats.images import image_size, load_grey, load_image
 from formats.pickles import load_object_array
 from formats.voc_layout import load_ids
 
@@ -220,11 +214,8 @@ def test_a_zip_of_other_compressions(tmp_path, compression):
             file.read(100)
 
     assert peak_of(plain) > BOMB
-    for refuse in (load_named_arrays, lambda path: refuse_archive(path, "cams")):
-        assert peak_of(refuse, tmp_path / "bomb.zip") < 4 * MIB
+    assert peak_of(refuse_archive, tmp_path / "bomb.zip", "cams") < 4 * MIB
     refuse_archive(tmp_path / "bomb.zip", r"cams\.npy is neither stored nor deflated")
-    with pytest.raises(InputError, match=r"bomb\.zip .*cams\.npy is neither stored nor deflated"):
-        load_named_arrays(tmp_path / "bomb.zip")
 
 
 @pytest.mark.parametrize("kind", ["bz2", "xz"])
@@ -306,26 +297,9 @@ def test_arrays_execute_nothing(tmp_path):
     assert mark.exists()
     mark.unlink()
     for load in (load_cams, load_named_arrays):
-        with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays \(cams\.npy is pickled"):
+        with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays \(Object arrays cannot be loaded"):
             load(path)
     assert not mark.exists()
-
-
-def test_arrays_do_not_fill_the_memory(tmp_path, monkeypatch):
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, cams=np.zeros((1, 2048, 2048), np.float32), classes=np.ones(1, np.uint8))
-    assert path.stat().st_size < MIB
-    with np.load(path) as arrays:
-        assert peak_of(lambda: arrays["cams"]) > BOMB
-    monkeypatch.setattr(npz_files, "LARGEST_ARCHIVE", MIB)
-    assert peak_of(load_cams, path) < 4 * MIB
-    with pytest.raises(InputError, match=r"a\.npz .*unpacks to 1677\d+ bytes, more than 1 MiB"):
-        load_cams(path)
-
-    lying_zip(path, "cams.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (16777216,)}", bytes(BOMB)))
-    assert peak_of(load_cams, path) < 4 * MIB
-    with pytest.raises(InputError, match=r"a\.npz"):
-        load_cams(path)
 
 
 @pytest.mark.parametrize("shape", ["(1152921504606846976,)", "(65536, 65536, 65536)", "(1 << 40,)", "(-1,)", "(3.0,)"])
@@ -384,84 +358,10 @@ def test_the_memo_of_a_pickle_does_not_fill_the_memory(tmp_path):
 # pictures
 
 
-def test_a_part_of_a_png_does_not_fill_the_memory(tmp_path):
-    """OpenCV takes the memory that the length of a part asks for, here 3 GiB, before it looks for its bytes."""
-    save_grey(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
-    whole = (tmp_path / "a.png").read_bytes()
-    place = whole.index(b"IDAT") - 4
-    (tmp_path / "a.png").write_bytes(whole[:place] + b"\xc0\0\0\0" + whole[place + 4 :])
-    for load in (load_grey, load_image, load_label):
-        with pytest.raises(InputError, match=r"a\.png is damaged or cut short"):
-            load(tmp_path / "a.png")
-
-
-def test_a_picture_whose_comment_unpacks_to_too_much(tmp_path):
-    comment = b"a\0\0" + zlib.compress(bytes(BOMB))
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"zTXt", comment), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
-    content = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    with pytest.raises(InputError, match=r"a\.png is not an image that can be opened: Decompressed data too large"):
-        image_size(tmp_path / "a.png")
-    findings, _ = check_picture(Picture(tmp_path / "a.png"))
-    assert [finding.what for finding in findings] == ["cannot be read"]
-
-
-# sizes of pictures: what is decoded is 40 × 60
-
-
 def picture(kind: str, **settings) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(
-        file, kind, **settings
-    )
+    Image.new("RGB", (60, 40)).save(file, kind, **settings)
     return file.getvalue()
-
-
-def jpeg_with_a_bare_marker() -> bytes:
-    """Behind a marker without length, 0xFFE0 is no length either: that many bytes on lies another frame."""
-    content = b"\xff\xd8\xff\xd0" + picture("JPEG")[2:]
-    return content.ljust(4 + 0xFFE0, b"\0") + b"\xff\xc0\0\x11\x08\0\2\0\3\3" + bytes(9) + b"\xff\xda\0\0\xff\xd9"
-
-
-def tiff_with_sides(kind: int, width: int, height: int, repeated: bool) -> bytes:
-    """Its directory is written once more behind its end; `repeated`: with these sides behind the true ones."""
-    content = picture("TIFF")
-    (start,) = struct.unpack_from("<I", content, 4)
-    (count,) = struct.unpack_from("<H", content, start)
-    entries = [content[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12)]
-    sides = [struct.pack("<HHII", 256, kind, 1, width), struct.pack("<HHII", 257, kind, 1, height)]
-    entries = [entries[0], sides[0], entries[1], sides[1], *entries[2:]] if repeated else [*sides, *entries[2:]]
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    return content[:4] + struct.pack("<I", len(content)) + content[8:] + directory
-
-
-def tiff_with_long_sides() -> bytes:
-    """Sides of eight bytes lie elsewhere: where they lie is no size."""
-    end = len(tiff_with_sides(16, 0, 0, repeated=False))
-    return tiff_with_sides(16, end, end + 8, repeated=False) + struct.pack("<QQ", 60, 40)
-
-
-def webp_without_chunk() -> bytes:
-    """Coded pixels directly in the container, as libwebp reads them too."""
-    pixels = picture("WEBP", lossless=True)[20:]
-    return b"RIFF" + struct.pack("<I", 4 + len(pixels)) + b"WEBP" + pixels
-
-
-@pytest.mark.parametrize(
-    "make",
-    [jpeg_with_a_bare_marker, lambda: tiff_with_sides(4, 3, 2, True), tiff_with_long_sides, webp_without_chunk],
-    ids=["bare marker", "repeated", "long", "without chunk"],
-)
-def test_headers_do_not_hide_the_size_of_a_picture(make):
-    content = make()
-    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).shape == (40, 60, 3)
-    try:
-        assert size_in_header(content, "a") == (40, 60)
-    except InputError as refused:
-        assert str(refused) == "a is damaged or cut short: replace or remove it"
 
 
 def encoded_by_opencv(suffix: str) -> bytes:
@@ -470,17 +370,11 @@ def encoded_by_opencv(suffix: str) -> bytes:
     ].tobytes()
 
 
-@pytest.mark.parametrize("kind", ["GIF", "JPEG2000", "BigTIFF", ".ppm", ".ras", ".hdr", ".pfm"])
-def test_pictures_whose_size_is_not_known_are_not_decoded(kind, tmp_path):
-    if kind == "BigTIFF":
-        content = picture("TIFF", big_tiff=True)
-    else:
-        content = encoded_by_opencv(kind) if kind.startswith(".") else picture(kind)
+@pytest.mark.parametrize("kind", ["GIF", "JPEG2000", ".ppm", ".ras", ".hdr", ".pfm"])
+def test_pictures_of_other_formats_are_not_decoded(kind, tmp_path):
+    content = encoded_by_opencv(kind) if kind.startswith(".") else picture(kind)
     assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
     (tmp_path / "a.png").write_bytes(content)
-    for load in (load_image, load_grey):
-        with pytest.raises(InputError, match=r"a\.png is not an image: save it as PNG, JPEG"):
+    for load in (load_image, load_grey, image_size):
+        with pytest.raises(InputError, match=r"a\.png is not a PNG/JPEG/BMP/TIFF/WEBP file"):
             load(tmp_path / "a.png")
-    if not kind.startswith("Big"):
-        with pytest.raises(InputError, match=r"a\.png is not an image"):
-            image_size(tmp_path / "a.png")

@@ -19,13 +19,13 @@ from PIL import Image
 from datasets import archive_files, voc_submission
 from datasets.voc_submission import check_submission, save_submission
 from formats.errors import InputError, MissingInputError
-from formats.image_headers import PNG_SIGNATURE
 from formats.labels import VOC_PALETTE, save_label
 from formats.voc_layout import VOC_CLASSES, load_ids
 from models.deeplabv3plus import build_deeplabv3plus
 from utils.checkpoint import save_checkpoint
 from utils.interruption import run_script
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COMP6, COMP5 = "results/VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp5_test_cls"
 IDS = ["2008_000006", "2008_000011", "2008_000012"]
 SIZES = dict.fromkeys(IDS, (20, 30))
@@ -189,10 +189,7 @@ def test_masks_that_are_cut_short(members, problems_of):
     no_palette = [chunk for chunk in chunks if chunk[0] != b"PLTE"]
     assert problems_of({FIRST: joined(no_palette)}) == [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
     huge = joined([(b"IHDR", struct.pack(">II", 30000, 30000) + header[8:]), *chunks[1:]])
-    wrong_size = f"masks {SIZE_DIFFERS}: 1 ({IDS[0]}: 30000 × 30000, not 20 × 30)"
-    assert problems_of({FIRST: huge}) == [wrong_size]  # and no decoder was asked for 900 million pixels
-    too_large = f"masks of more than 16777216 px: 1 ({IDS[0]}: 30000 × 30000)"
-    assert problems_of({FIRST: huge}, dict.fromkeys(IDS)) == [too_large]
+    assert problems_of({FIRST: huge}) == [f"masks that are damaged or no PNG: 1 ({IDS[0]})"]
 
 
 def test_all_problems_are_told_at_once(members, problems_of):
