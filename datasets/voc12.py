@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.transforms import channels_first, check_long_side, draw_crop
+from datasets.transforms import channels_first, check_long_side, crop_image, crop_map, draw_crop
 from formats.errors import InputError
 from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, load_label
@@ -32,12 +32,12 @@ class ClassificationTraining(Dataset):
         content = read_bytes(self.images[index])
         image_hw = decode_size(content, self.images[index])
         crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
-        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
+        image = crop_image(decode_image(content, self.images[index], crop.reduction), crop)
         sample = channels_first(image), torch.from_numpy(self.image_labels[index])
         if not self.maps:
             return sample
         saliency = load_aligned_grey(self.maps[index], self.images[index], image_hw)
-        return *sample, torch.from_numpy(crop.of_map(saliency))[None]
+        return *sample, torch.from_numpy(crop_map(saliency, crop))[None]
 
 
 class SegmentationTraining(Dataset):
@@ -60,8 +60,8 @@ class SegmentationTraining(Dataset):
         check_size(self.labels[index], label.shape, self.images[index], image_hw)
         check_labels(label, self.num_labels, self.labels[index])
         crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
-        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
-        label = crop.of_map(label, border=IGNORE_LABEL)
+        image = crop_image(decode_image(content, self.images[index], crop.reduction), crop)
+        label = crop_map(label, crop, border=IGNORE_LABEL)
         return channels_first(image), torch.from_numpy(label)
 
 

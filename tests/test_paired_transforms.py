@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats import ks_2samp
 
-from datasets.transforms import change_colours, draw_crop, draw_saliency_augmentation
+from datasets.transforms import change_colours, crop_image, crop_map, draw_crop, draw_saliency_crop
 from formats.images import decode_image
 from formats.labels import IGNORE_LABEL
 
@@ -30,7 +30,8 @@ def measured(crop: np.ndarray) -> tuple[float, float, float, float, float]:
 
 
 def ours(seed: int) -> np.ndarray:
-    return draw_crop((HEIGHT, WIDTH), CROP_PX, LONG_SIDE_PX, np.random.default_rng(seed)).of_image(ramps(HEIGHT, WIDTH))
+    crop = draw_crop((HEIGHT, WIDTH), CROP_PX, LONG_SIDE_PX, np.random.default_rng(seed))
+    return crop_image(ramps(HEIGHT, WIDTH), crop)
 
 
 def plain(seed: int) -> np.ndarray:
@@ -64,9 +65,8 @@ def test_crops_are_distributed_as_those_of_resized_images():
 
 
 def our_saliency(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    drawn = draw_saliency_augmentation((HEIGHT, WIDTH), CROP_PX, rng)
-    return drawn.of_image(ramps(HEIGHT, WIDTH), rng, colour_jitter=0)
+    crop = draw_saliency_crop((HEIGHT, WIDTH), CROP_PX, np.random.default_rng(seed))
+    return crop_image(ramps(HEIGHT, WIDTH), crop)
 
 
 def plain_saliency(seed: int) -> np.ndarray:
@@ -128,7 +128,8 @@ def test_textures_keep_their_strength():
         (2, "BILINEAR", 0.07),
     ):
         long_side = (scale * WIDTH,) * 2
-        crops = [draw_crop((HEIGHT, WIDTH), 40, long_side, rng).of_image(image).astype(float) for _ in range(200)]
+        crops = [draw_crop((HEIGHT, WIDTH), 40, long_side, rng) for _ in range(200)]
+        crops = [crop_image(image, crop).astype(float) for crop in crops]
         size = round(WIDTH * scale), round(HEIGHT * scale)
         whole = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[kind])).astype(float)
         steps = [np.abs(np.diff(picture, axis=1)).mean() for picture in (np.concatenate(crops), whole)]
@@ -142,14 +143,14 @@ def test_labels_lie_on_their_image(long_side_px):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         crop = draw_crop(blocks.shape, CROP_PX, (long_side_px, long_side_px), rng)
-        label, colour = crop.of_map(blocks, IGNORE_LABEL), crop.of_image(image)[..., 0]
+        label, colour = crop_map(blocks, crop, IGNORE_LABEL), crop_image(image, crop)[..., 0]
         inside = label != IGNORE_LABEL
         agreement = np.abs(colour[inside] / 20 - label[inside]) < 0.5
         assert agreement.mean() > 0.9
-        assert (crop.of_image(image)[~inside] == (124, 116, 104)).all()
-        drawn = draw_saliency_augmentation(blocks.shape, CROP_PX, rng)
-        colours = drawn.of_image(image, rng, colour_jitter=0)[..., 0] / 20
-        assert (np.abs(colours - drawn.of_map(blocks)) < 0.5).mean() > 0.9
+        assert (crop_image(image, crop)[~inside] == (124, 116, 104)).all()
+        crop = draw_saliency_crop(blocks.shape, CROP_PX, rng)
+        colours = crop_image(image, crop)[..., 0] / 20
+        assert (np.abs(colours - crop_map(blocks, crop)) < 0.5).mean() > 0.9
 
 
 def test_large_photographs_are_decoded_smaller():
@@ -162,11 +163,10 @@ def test_large_photographs_are_decoded_smaller():
         assert crop.reduction == reduction
         smaller = decode_image(content, "", crop.reduction)
         assert smaller.shape[0] == -(-603 // reduction)
-        small, whole = (crop.of_image(picture).astype(int) for picture in (smaller, decode_image(content, "")))
+        small, whole = (crop_image(picture, crop).astype(int) for picture in (smaller, decode_image(content, "")))
         assert np.abs(small - whole).mean() < 6
         assert np.corrcoef(small.ravel(), whole.ravel())[0, 1] > 0.98
-    drawn = draw_saliency_augmentation((4000, 3000), 224, rng)
-    assert drawn.crop.reduction == 8
+    assert draw_saliency_crop((4000, 3000), 224, rng).reduction == 8
 
 
 @pytest.mark.parametrize("strength", [0, 0.3, 1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from datasets.epoch_batches import EpochBatches
-from datasets.transforms import draw_crop, draw_saliency_augmentation
+from datasets.transforms import change_colours, crop_image, crop_map, draw_crop, draw_saliency_crop
 from formats.cams import load_cams, save_cams
 from formats.errors import InputError
 from formats.images import load_grey, load_image, save_grey, save_image
@@ -140,13 +140,13 @@ def test_crops_keep_image_and_label_aligned(height, width, crop, smallest, more,
     label = np.full((height, width), rng.integers(1, 6), np.uint8)
     image = np.stack([40 * label] * 3, axis=2)
     drawn = draw_crop((height, width), crop, (smallest, smallest + more), rng)
-    cropped, cropped_label = drawn.of_image(image), drawn.of_map(label, IGNORE_LABEL)
+    cropped, cropped_label = crop_image(image, drawn), crop_map(label, drawn, IGNORE_LABEL)
     assert cropped.shape == (crop, crop, 3)
     assert cropped_label.shape == (crop, crop)
     assert set(np.unique(cropped_label)) <= {label[0, 0], IGNORE_LABEL}
     inside = cropped[..., 0] == 40 * label[0, 0]
     assert (cropped_label[inside] == label[0, 0]).mean() > 0.5 if inside.sum() > 20 else True
-    smaller = drawn.of_image(image[::2, ::2])  # as a decoder may give it
+    smaller = crop_image(image[::2, ::2], drawn)  # as a decoder may give it
     assert (smaller.shape, set(np.unique(smaller[cropped_label != IGNORE_LABEL]))) == (
         cropped.shape,
         {40 * label[0, 0]},
@@ -158,8 +158,9 @@ def test_augmentation_keeps_masks_binary(height, width, size, strength, seed):
     rng = np.random.default_rng(seed)
     mask = (rng.integers(0, 2, (height, width)) * 255).astype(np.uint8)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    drawn = draw_saliency_augmentation((height, width), size, rng)
-    first, second, third = drawn.of_image(image, rng, strength), drawn.of_map(mask), drawn.of_map(mask)
+    drawn = draw_saliency_crop((height, width), size, rng)
+    first = change_colours(crop_image(image, drawn), rng, strength)
+    second, third = crop_map(mask, drawn), crop_map(mask, drawn)
     assert (first.shape, first.dtype) == ((size, size, 3), np.uint8)
     assert np.array_equal(second, third)  # all maps go the same way
     assert set(np.unique(second)) <= set(np.unique(mask))
