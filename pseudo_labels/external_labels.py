@@ -21,7 +21,7 @@ from formats.errors import InputError, MissingInputError, existing_folder, short
 from formats.images import check_size
 from formats.labels import check_labels, load_label
 from formats.pickles import load_object_array
-from formats.voc_layout import FilesOfIds
+from formats.voc_layout import IdPaths
 from pseudo_labels.fusion_rules import strongest
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -46,7 +46,7 @@ def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
         raise InputError(f"{folder} holds {' and '.join(twice[0])}: remove all but one")
     suffixes = {Path(names[0]).suffix for names in found}
     if len(suffixes) == 1:
-        return FilesOfIds(folder, ids, suffixes.pop())
+        return IdPaths(folder, ids, suffixes.pop())
     return [folder / names[0] for names in found]
 
 

@@ -32,7 +32,7 @@ def test_a_file_that_someone_reads_is_replaced_a_little_later(tmp_path, monkeypa
             raise error
         replace(source, target)
 
-    monkeypatch.setattr(atomic_files, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(atomic_files, "RETRY_DELAYS_S", (0.0, 0.0))
     monkeypatch.setattr(os, "replace", replace_at_the_third_time)
     write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "new"
@@ -43,7 +43,7 @@ def test_a_folder_that_may_not_be_written_is_an_error_at_last(tmp_path, monkeypa
     def refuse(source, target):
         raise PermissionError("in use")
 
-    monkeypatch.setattr(atomic_files, "WAITS_S", (0.0,))
+    monkeypatch.setattr(atomic_files, "RETRY_DELAYS_S", (0.0,))
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(PermissionError):
         write_text(tmp_path / "a.txt", "new")

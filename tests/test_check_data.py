@@ -17,7 +17,7 @@ from PIL import Image
 import options
 import prepare_data
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
-from datasets.same_pictures import same_pictures, signature
+from datasets.duplicates import compute_signature, find_duplicates
 from formats.cams import save_cams
 from formats.errors import InputError
 from formats.image_labels import load_image_labels, save_image_labels
@@ -227,7 +227,7 @@ def test_ids_that_lead_elsewhere(tree, tmp_path):
     with open(tmp_path / "voc12/val_id.txt", "a") as file:
         file.write("../../../../secret\n..\n")
     assert (tree / "JPEGImages" / "../../../../secret.jpg").is_file()
-    assert check(VOC, tmp_path) == (1, [("error", "id that is no name", "val_id.txt")] * 2)
+    assert check(VOC, tmp_path) == (1, [("error", "id is not a file name", "val_id.txt")] * 2)
 
 
 def test_windows_line_ends_alone_are_a_note(tree, tmp_path):
@@ -256,7 +256,7 @@ def test_lists_that_overlap(tree, tmp_path):
     for name in ("train", "train_aug"):
         (tmp_path / f"voc12/{name}_id.txt").unlink()
     (tmp_path / "voc12/all_id.txt").write_text(f"{first}\n")
-    assert check(VOC, tmp_path) == (0, [("note", "id in a test list and in one of another name", "all_id.txt")])
+    assert check(VOC, tmp_path) == (0, [("note", "id in a test list and in a list of unknown use", "all_id.txt")])
 
 
 def test_masks_of_a_voc_tree(tree, tmp_path):
@@ -347,12 +347,14 @@ def test_the_same_picture_in_training_and_test_data(pairs, tree, tmp_path):
 
 def test_signatures():
     """Pictures of one colour are like nothing; tables larger than one block are searched whole."""
-    flat = signature(np.full((30, 40, 3), 90, np.uint8))
+    flat = compute_signature(np.full((30, 40, 3), 90, np.uint8))
     assert not flat.any()
-    assert not list(same_pictures([flat], [flat]))
-    assert not list(same_pictures([], [flat]))
+    assert not list(find_duplicates([flat], [flat]))
+    assert not list(find_duplicates([], [flat]))
     noise = np.random.default_rng(0).integers(-127, 128, (1500, 576)).astype(np.int8)
-    assert [(i, j) for i, j, _ in same_pictures(list(noise), list(noise[::-1]))] == [(i, 1499 - i) for i in range(1500)]
+    assert [(i, j) for i, j, _ in find_duplicates(list(noise), list(noise[::-1]))] == [
+        (i, 1499 - i) for i in range(1500)
+    ]
 
 
 def test_processes_find_what_one_finds(tmp_path):
@@ -368,12 +370,12 @@ def test_processes_find_what_one_finds(tmp_path):
 
 def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="there is no data: name it by --train_root"):
+    with pytest.raises(InputError, match="no data found: set --train_root"):
         check("", tmp_path)
     shutil.copytree(scenes / "dataset/benchmark", tmp_path / "dataset/benchmark")
     assert check("", tmp_path) == (0, [])
     printed = capsys.readouterr().out
-    assert "dataset: holds nothing to look at" in printed
+    assert "dataset: no data found" in printed
     assert "DRAWN-TE: 5 pictures for test" in printed
     shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "dataset/DRAWN-TR")
     shutil.copytree(scenes / "data", tmp_path / "data/voc12")

@@ -66,7 +66,7 @@ def test_ids_lead_nowhere_else(tmp_path, name):
     (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
     plain = Path(os.path.normpath(folder / f"{name}.png"))  # where the plain writer would write
     assert plain.parent != folder or name == "./x"
-    with pytest.raises(InputError, match=r"ids\.txt names '.*': an id is the name of a file"):
+    with pytest.raises(InputError, match=r"ids\.txt holds '.*': an id is the name of a file"):
         load_ids(tmp_path / "ids.txt")
 
 
