@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 import io
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +95,7 @@ def check(args) -> int:
     findings = list(dict.fromkeys(findings))
     print_table(findings)
     if args.csv:
-        rows = [
-            (found.severity, found.what, escape_undecodable(found.path), escape_undecodable(found.detail))
-            for found in findings
-        ]
+        rows = [[escape_undecodable(cell) for cell in astuple(found)] for found in findings]
         write_csv(args.csv, [("severity", "what", "file", "detail"), *rows])
     errors = sum(found.severity == ERROR for found in findings)
     print(f"{errors} errors and {len(findings) - errors} notes on {len(pictures)} pictures")
@@ -106,7 +103,7 @@ def check(args) -> int:
 
 
 def find_data(args) -> tuple[list[Path], list[Path], Path | None]:
-    """Return roots of training sets, roots of test sets and a VOC tree: those of the flags, or the README's that exist."""
+    """Return roots of training sets, roots of test sets and a VOC tree: from the flags, or the README's that exist."""
     if args.train_root or args.benchmark or args.data_dir:
         return list(map(Path, args.train_root)), list(map(Path, args.benchmark)), args.data_dir and Path(args.data_dir)
     finders = {TRAIN_ROOT: find_data_sets, BENCHMARK: data_sets_in, DATA_DIR: find_voc_root}

@@ -34,7 +34,7 @@ def list_folder(kind: str, path: Path) -> IdFolder:
 
 
 def check_saliency_set(data_set: Path, kind: str) -> tuple[list[Picture], list[Finding]]:
-    """Check `<data set>/{Images, Masks}`. Returns its pictures, with their masks as files of this `kind`, and findings."""
+    """Check `<data set>/{Images, Masks}`. Returns its pictures, with masks as files of this `kind`, and findings."""
     images, findings = find_stems(data_set / "Images")
     masks, repeated_masks = find_stems(data_set / "Masks")
     findings += repeated_masks
@@ -118,7 +118,7 @@ def check_voc(
 
 
 def find_missing(folder: IdFolder, lists: dict[Path, list[str]], severity_of_none: str) -> list[Finding]:
-    """Find listed ids without a file in `folder`; a list of which no id has a file is one finding of its own severity."""
+    """Find listed ids without a file in `folder`; a list without a single file is one finding, of its own severity."""
     findings, lists_of_id = [], defaultdict(list)
     for path, ids in lists.items():
         if ids and folder.ids.isdisjoint(ids):

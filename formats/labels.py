@@ -77,13 +77,12 @@ def paint_label(label: np.ndarray) -> np.ndarray:
 
 def _find_colours(rgb: np.ndarray, path) -> np.ndarray:
     """Convert RGB [H, W, 3] to labels [H, W]; colours outside the VOC palette are an `InputError`."""
-    weights = np.array([65536, 256, 1])
-    codes, palette_codes = rgb.astype(np.int64) @ weights, VOC_PALETTE.astype(np.int64) @ weights
-    order = np.argsort(palette_codes)
-    place = np.minimum(np.searchsorted(palette_codes[order], codes), 255)
-    labels = order[place].astype(np.uint8)
-    unknown = palette_codes[labels] != codes
-    if unknown.any():
-        colour = rgb[unknown][0].tolist()
-        raise InputError(f"{path} holds the colour {colour}, which is not in the VOC palette: save it as palette PNG")
-    return labels
+    label_of_colour = {tuple(colour): label for label, colour in enumerate(VOC_PALETTE.tolist())}
+    colours, places = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+    unknown = [colour for colour in colours.tolist() if tuple(colour) not in label_of_colour]
+    if unknown:
+        raise InputError(
+            f"{path} holds the colour {unknown[0]}, which is not in the VOC palette: save it as palette PNG"
+        )
+    labels = np.array([label_of_colour[tuple(colour)] for colour in colours.tolist()], np.uint8)
+    return labels[places].reshape(rgb.shape[:2])

@@ -81,7 +81,7 @@ def find_data_sets(root) -> list[Path]:
 
 
 def data_sets_in(root: Path) -> list[Path]:
-    """Return `root` if it is a data set (it holds Images/), else the data sets directly below it, except `benchmark/`."""
+    """Return `root` if it is a data set (it holds Images/), else the data sets directly below, except `benchmark/`."""
     if (existing_folder(root) / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]

@@ -117,7 +117,7 @@ def save_ids(path, ids) -> None:
 
 @dataclass(frozen=True)
 class IdPaths(Sequence):
-    """The paths `<folder>/<id><suffix>` of a list of ids, created on access: a path takes ten times the memory of an id."""
+    """Paths `<folder>/<id><suffix>` of a list of ids, created on access: a path takes ten times the memory of an id."""
 
     folder: Path
     ids: list[str]

@@ -94,7 +94,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
     (tmp_path / "b.PNG").touch()
-    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files here end in \.png: convert or rename"):
+    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files must end in \.png: convert or rename"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
 
 
