@@ -59,12 +59,12 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
 def _load_annotations(folder, ids, classes) -> np.ndarray:
     rows = np.zeros((len(ids), len(classes)), bool)
     for row, path in zip(rows, files_of_ids(folder, ids, ".xml")):
-        for name in _object_names(path):
-            row[_class_index(name, classes, path)] = True
+        for name in _read_object_names(path):
+            row[_find_class(name, classes, path)] = True
     return rows
 
 
-def _object_names(path: Path) -> list[str]:
+def _read_object_names(path: Path) -> list[str]:
     """Read every `object/name` of an annotation; the parts of a person are not objects."""
     try:  # expat fetches no external entities and limits the expansion of internal ones
         root = ElementTree.fromstring(read_bytes(path))
@@ -78,15 +78,15 @@ def _object_names(path: Path) -> list[str]:
 
 def _load_table(path, ids, classes) -> np.ndarray:
     labels: dict[str, np.ndarray] = {}
-    for line, name, text in _table_rows(path):
+    for line, name, text in _read_table_rows(path):
         row = labels.setdefault(name.removesuffix(".jpg"), np.zeros(len(classes), bool))
-        for class_name in _names_in(text, classes):
-            row[_class_index(class_name, classes, f"{path}, line {line}, id {name}")] = True
+        for class_name in _split_names(text, classes):
+            row[_find_class(class_name, classes, f"{path}, line {line}, id {name}")] = True
     _check_ids(path, ids, labels)
     return np.stack([labels[name] for name in ids])
 
 
-def _table_rows(path) -> list[tuple[int, str, str]]:
+def _read_table_rows(path) -> list[tuple[int, str, str]]:
     """Return line number, id and classes of each row."""
     try:
         reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
@@ -104,13 +104,13 @@ def _table_rows(path) -> list[tuple[int, str, str]]:
     return [(line, *cells) for line, cells in rows[1:]]
 
 
-def _names_in(text: str, classes) -> list[str]:
+def _split_names(text: str, classes) -> list[str]:
     """Split a cell into class names; a name of several words must stand between commas or semicolons."""
     pieces = [piece.strip() for piece in re.split("[;,]", text)]
     return [name for piece in pieces for name in ([piece] if piece in classes else piece.split())]
 
 
-def _class_index(name: str, classes, where) -> int:
+def _find_class(name: str, classes, where) -> int:
     if name not in classes:
         raise InputError(f"{where}: unknown class {name!r}; known are {', '.join(classes)}")
     return classes.index(name)

@@ -1,4 +1,4 @@
-"""Labels, saliency maps, CAMs and images as files: parity with PIL, round trips, damaged and odd files."""
+"""Label, saliency map, CAM and image files: agreement with PIL, round trips, damaged and unusual files."""
 
 import io
 import os
@@ -46,7 +46,7 @@ def test_label_round_trip_and_pil(tmp_path, shape):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", ["L", "P"])
-def test_labels_written_by_others(tmp_path, bits, mode):
+def test_labels_of_every_bit_depth(tmp_path, bits, mode):
     label = RNG.integers(0, 2**bits, (13, 22)).astype(np.uint8)
     image = Image.fromarray(label)
     if mode == "P":
@@ -166,19 +166,19 @@ def test_rare_kinds_of_files_are_read(kind):
 
 
 def test_a_thumbnail_is_not_the_picture():
-    """Camera files hold a small JPEG in their EXIF part, and may have something behind their end."""
+    """Camera files have a small JPEG in their EXIF data, and may have other data after their end."""
     image = Image.fromarray(RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8))
     thumbnail, file = io.BytesIO(), io.BytesIO()
     image.resize((8, 6)).save(thumbnail, "JPEG")
     image.save(file, "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue())
-    content = file.getvalue() + b"\xff\xda a film"
+    content = file.getvalue() + b"\xff\xda a video"
     assert decode_size(content, "a") == (60, 80)
     assert decode_image(content, "a").shape == (60, 80, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG progressive", "PNG", "BMP", "TIFF", "WEBP"])
 def test_truncated_images(kind):
-    """OpenCV fills no missing pixels, not even where a byte is missing; so do all versions that are admitted."""
+    """Neither a missing half nor a missing byte of the pixel data is filled in."""
     file = io.BytesIO()
     Image.fromarray(PHOTOGRAPH).save(file, kind.split()[0], progressive="progressive" in kind)
     content = file.getvalue()
@@ -190,7 +190,7 @@ def test_truncated_images(kind):
 
 
 def test_damaged_pixels_of_a_png(tmp_path):
-    """One wrong byte is found by a checksum, for labels as for photographs."""
+    """Checksums detect a single wrong bit."""
     save_label(tmp_path / "a.png", RNG.integers(0, 9, (40, 40)).astype(np.uint8))
     whole = (tmp_path / "a.png").read_bytes()
     for place in RNG.integers(whole.index(b"IDAT") + 4, len(whole) - 12, 50):
@@ -201,8 +201,8 @@ def test_damaged_pixels_of_a_png(tmp_path):
                 decode(bytes(content), "a")
 
 
-def test_pictures_of_absurd_size_are_not_decoded(tmp_path, monkeypatch):
-    """13378 px squared are just above Pillow's limit; the file holds next to nothing."""
+def test_images_above_the_pixel_limit_are_not_decoded(tmp_path, monkeypatch):
+    """An image of 13378×13378 px exceeds Pillow's limit by little, though its file is small."""
     save_label(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
     whole = (tmp_path / "a.png").read_bytes()
     header = b"IHDR" + struct.pack(">II", 13378, 13378) + whole[24:29]
@@ -242,7 +242,7 @@ def test_cams(tmp_path):
         save_cams(tmp_path / "c.npz", cams[:1], np.array([3, 7]))
 
 
-def test_writing_is_all_or_nothing(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     write_bytes(tmp_path / "a", b"old")
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")

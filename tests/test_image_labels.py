@@ -24,7 +24,7 @@ EXTERNAL_ENTITY = """<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>
 
 
 def annotation(*names: str) -> str:
-    """A VOC annotation: the first object difficult, the last one with a part that has a name too."""
+    """Build a VOC annotation whose first object is difficult and whose last object has a named part."""
     objects = [f"<object><name>{name}</name><difficult>0</difficult></object>" for name in names]
     if objects:
         objects[0] = objects[0].replace("<difficult>0", "<difficult>1")
@@ -308,6 +308,6 @@ def test_the_public_class_vectors(real_data):
     assert counts["val"][0] == 1449
 
 
-def test_a_table_may_name_files(tmp_path):
+def test_ids_of_a_table_may_have_a_suffix(tmp_path):
     (tmp_path / "labels.csv").write_text("id,classes\na.jpg,cat\nb,dog\n")
     assert load_image_labels(tmp_path / "labels.csv", ["a", "b"], ("cat", "dog")).tolist() == [[1, 0], [0, 1]]
