@@ -100,18 +100,8 @@ SHAPES = {
     ),
 }
 # context of each class, which a classifier mistakes for a part of the object
-CONTEXTS = {
-    "ball": "grass",
-    "boat": "waves",
-    "train": "rails",
-    "kite": "clouds",
-    "fish": "bubbles",
-    "mushroom": "leaves",
-    "lamp": "tiles",
-    "star": "sparks",
-    "cactus": "dunes",
-    "butterfly": "flowers",
-}
+CONTEXT_NAMES = ("grass", "waves", "rails", "clouds", "bubbles", "leaves", "tiles", "sparks", "dunes", "flowers")
+CONTEXTS = dict(zip(CLASS_NAMES, CONTEXT_NAMES))
 
 
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -7,8 +7,6 @@
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from formats.atomic_files import write_text
@@ -115,22 +113,7 @@ def save_ids(path, ids) -> None:
     write_text(path, "".join(f"{name}\n" for name in ids))
 
 
-@dataclass(frozen=True)
-class IdPaths(Sequence):
-    """Paths `<folder>/<id><suffix>` of a list of ids, created on access: a path takes ten times the memory of an id."""
-
-    folder: Path
-    ids: list[str]
-    suffix: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, place: int) -> Path:
-        return self.folder / (self.ids[place] + self.suffix)
-
-
-def files_of_ids(folder, ids: list[str], suffix: str) -> IdPaths:
+def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
     folder = existing_folder(folder)
     present = {path.name for path in folder.iterdir()}
@@ -142,7 +125,7 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> IdPaths:
             f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
             f"add them, or remove their ids from the list{hint}"
         )
-    return IdPaths(folder, ids, suffix)
+    return [folder / (name + suffix) for name in ids]
 
 
 def mask_folder(voc_root, name: str) -> Path:

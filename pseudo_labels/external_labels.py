@@ -10,7 +10,6 @@ kind become labels from 1.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,6 @@ from formats.errors import InputError, MissingInputError, existing_folder, short
 from formats.images import check_size
 from formats.labels import check_labels, load_label
 from formats.pickles import load_object_array
-from formats.voc_layout import IdPaths
 from pseudo_labels.fusion_rules import strongest
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -30,7 +28,7 @@ NAMES_OF_CLASSES = ("keys", "classes")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")  # each under one name alone
 
 
-def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
+def find_baseline(folder, ids: list[str]) -> list[Path]:
     """The file of every id in a folder, by one listing of it; a missing one is a `MissingInputError`."""
     folder = existing_folder(folder)
     there = {path.name for path in folder.iterdir()}
@@ -44,9 +42,6 @@ def find_baseline(folder, ids: list[str]) -> Sequence[Path]:
     twice = [names for names in found if len(names) > 1]
     if twice:
         raise InputError(f"{folder} holds {' and '.join(twice[0])}: remove all but one")
-    suffixes = {Path(names[0]).suffix for names in found}
-    if len(suffixes) == 1:
-        return IdPaths(folder, ids, suffixes.pop())
     return [folder / names[0] for names in found]
 
 

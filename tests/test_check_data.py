@@ -28,7 +28,7 @@ from utils.interruption import run_script
 
 
 def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
-    """Run the check, with `folder` for HERE in the flags. Returns exit status and (severity, what, file) of findings."""
+    """Run the check, with `folder` for HERE in the flags. Returns the status and (severity, what, file) of each row."""
     command = f"{flags} --workers 1 --csv HERE/found.csv".replace("HERE", shlex.quote(str(folder)))
     status = prepare_data.main(options.prepare_data().parse_args(["check", *shlex.split(command)]))
     with open(folder / "found.csv", encoding="utf-8", newline="") as file:
