@@ -32,7 +32,7 @@ from formats.atomic_files import write_csv, write_json
 from formats.cams import save_cams
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import check_size, image_size, load_grey_of, load_image
+from formats.images import check_size, image_size, load_aligned_grey, load_image
 from formats.labels import load_label, save_label
 from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 from models.affinity_net import AffinityNet, build_affinity_net
@@ -412,7 +412,7 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
         path = images.baseline[index] if args.baseline_dir else before / f"{images.ids[index]}.png"
         baseline = path, images.image_labels[index], images.paths[index], args
         label = read_baseline(*baseline) if args.baseline_dir else load_label(path)
-        return label, load_grey_of(images.maps[index], path, label.shape)
+        return label, load_aligned_grey(images.maps[index], path, label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
     with lock_output_folder(world, folder, selector_options(args, images), ".png"):

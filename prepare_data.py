@@ -10,10 +10,10 @@ val_id.txt, train_aug_id.txt and cls_labels.npy to voc12/. An archive is a .zip,
 unpacked before. A second run keeps files of the right size and adds missing ones. Existing lists and labels with other
 content are never replaced.
 
-`check` reads every file as the other scripts read it. Errors are what work cannot be right with: missing files, files
-that are damaged or of another size than their image, class ids that do not exist, ids and stems that occur twice, and
-saliency training pictures that stand in test data too, known by what they show. Notes are legal, but worth knowing.
-Exit status: 0 nothing or notes alone, 1 errors, 2 a mistake in the flags.
+`check` reads every file as the other scripts read it. Errors make the data unusable: missing files, files that are
+damaged or differ in size from their image, class ids that do not exist, repeated ids and stems, and saliency training
+pictures that are also in test data, found by their content. Notes are allowed, but may be unexpected.
+Exit status: 0 no findings or only notes, 1 errors, 2 a mistake in the flags.
 """
 
 import sys
@@ -23,16 +23,16 @@ import options
 if __name__ == "__main__":
     ARGS = options.prepare_data().parse_args()
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from datasets.duplicates import find_duplicates
 from datasets.layout_checks import check_image_labels, check_list, check_saliency_set, check_voc, is_test_list
 from datasets.picture_checks import ERROR, NOTE, Finding, Picture, check_picture
-from datasets.same_pictures import same_pictures
 from datasets.voc_archives import (
     check_data_dir,
     check_lists,
@@ -58,15 +58,15 @@ from utils.processes import measure_all
 
 TRAIN_ROOT, BENCHMARK, DATA_DIR = Path("dataset"), Path("dataset/benchmark"), Path("data/voc12")
 SALIENCY_TRAINING, VOC_TRAINING, TEST = "saliency training", "VOC training", "test"
-NAMES_SHOWN = 3
+MAX_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures that are used for one thing."""
+    """Pictures of one data set with the same use."""
 
     name: Path
-    use: str
+    use: str  # SALIENCY_TRAINING, VOC_TRAINING or TEST
     pictures: list[Picture]
 
 
@@ -76,17 +76,17 @@ def main(args) -> int | None:
 
 def check(args) -> int:
     # data
-    train_roots, benchmarks, data_dir = places(args)
+    train_roots, benchmarks, data_dir = find_data(args)
     parts, findings = check_saliency_sets(train_roots, benchmarks)
     if not data_dir and (args.label_name or args.saliency_dir or args.cam_dir):
-        raise InputError("--label_name, --saliency_dir and --cam_dir belong to a VOC tree: name it by --data_dir")
+        raise InputError("--label_name, --saliency_dir and --cam_dir belong to a VOC tree: set --data_dir")
     if data_dir:
         voc_parts, found = check_voc_tree(args, find_voc_root(data_dir))
         parts, findings = parts + voc_parts, findings + found
     for part in parts:
         print(f"{part.name}: {len(part.pictures)} pictures for {part.use}", flush=True)
 
-    # evaluate: files, then training pictures in test data
+    # evaluate: files, then pictures that training and test data share
     pictures = list(dict.fromkeys(picture for part in parts for picture in part.pictures))
     results = measure_all(check_picture, pictures, args.workers)
     bar = tqdm(results, total=len(pictures), unit="picture", mininterval=1, leave=False)
@@ -95,42 +95,38 @@ def check(args) -> int:
         findings += found
         if signature is not None:
             signatures[picture.image] = signature
-    findings += find_shared(parts, signatures)
+    findings += find_shared_pictures(parts, signatures)
 
     # save
     findings = list(dict.fromkeys(findings))
     print_table(findings)
     if args.csv:
-        rows = [(found.severity, found.what, in_utf8(found.path), in_utf8(found.detail)) for found in findings]
+        rows = [[escape_undecodable(cell) for cell in astuple(found)] for found in findings]
         write_csv(args.csv, [("severity", "what", "file", "detail"), *rows])
     errors = sum(found.severity == ERROR for found in findings)
     print(f"{errors} errors and {len(findings) - errors} notes on {len(pictures)} pictures")
     return int(errors > 0)
 
 
-def places(args) -> tuple[list[Path], list[Path], Path | None]:
-    """Roots of training sets, roots of test sets and a VOC tree: those that were named, or the README's that exist."""
+def find_data(args) -> tuple[list[Path], list[Path], Path | None]:
+    """Return roots of training sets, roots of test sets and a VOC tree: from the flags, or the README's that exist."""
     if args.train_root or args.benchmark or args.data_dir:
         return list(map(Path, args.train_root)), list(map(Path, args.benchmark)), args.data_dir and Path(args.data_dir)
     finders = {TRAIN_ROOT: find_data_sets, BENCHMARK: data_sets_in, DATA_DIR: find_voc_root}
-    there = [place for place, find in finders.items() if finds(find, place)]
-    for place in finders:
-        print(f"{place}: {'is looked at' if place in there else 'holds nothing to look at'}", flush=True)
-    if not there:
-        raise InputError("there is no data: name it by --train_root, --benchmark or --data_dir")
-    train_roots, benchmarks = ([place] if place in there else [] for place in (TRAIN_ROOT, BENCHMARK))
-    return train_roots, benchmarks, DATA_DIR if DATA_DIR in there else None
-
-
-def finds(find: Callable, place: Path) -> bool:
-    try:
-        find(place)
-    except MissingInputError:
-        return False
-    return True
+    found = []
+    for place, find in finders.items():
+        with suppress(MissingInputError):
+            find(place)
+            found.append(place)
+        print(f"{place}: {'is checked' if place in found else 'no data found'}", flush=True)
+    if not found:
+        raise InputError("no data found: set --train_root, --benchmark or --data_dir")
+    train_roots, benchmarks = ([place] if place in found else [] for place in (TRAIN_ROOT, BENCHMARK))
+    return train_roots, benchmarks, DATA_DIR if DATA_DIR in found else None
 
 
 def check_saliency_sets(train_roots: list[Path], benchmarks: list[Path]) -> tuple[list[Part], list[Finding]]:
+    """Check the layout of all training and test sets in these roots."""
     training = [(data_set, SALIENCY_TRAINING, "mask") for root in train_roots for data_set in find_data_sets(root)]
     tests = [(data_set, TEST, "test mask") for root in benchmarks for data_set in data_sets_in(root)]
     parts, findings = [], []
@@ -142,12 +138,12 @@ def check_saliency_sets(train_roots: list[Path], benchmarks: list[Path]) -> tupl
 
 
 def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
-    """The pictures of all lists, those for training and those for testing."""
+    """Check the layout of a VOC tree; its parts are the pictures for training and those for testing."""
     list_dir, classes = Path(args.list_dir), load_class_names(voc_root)
     paths = [list_path(list_dir, name) for name in args.list or []] or sorted(list_dir.glob("*_id.txt"))
     if not paths:
         raise MissingInputError(
-            f"--list_dir: no *_id.txt in {list_dir}: prepare_data.py voc12 makes VOC's; your own name one id per line"
+            f"--list_dir: no *_id.txt in {list_dir}: run prepare_data.py voc12, or write lists of one id per line"
         )
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
     folders += [("saliency map", existing_folder(folder)) for folder in args.saliency_dir]
@@ -168,35 +164,37 @@ def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
     return parts, findings + found
 
 
-def find_shared(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[Finding]:
-    """Saliency training pictures that stand in test data too; or in VOC's training lists, where the network then has
-    seen more than image labels."""
+def find_shared_pictures(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[Finding]:
+    """Find saliency training pictures in test data (an error) and in VOC's training lists (a note).
+
+    For pictures in VOC's training lists, the saliency network has been trained with more than image labels.
+    """
     paths: dict[str, list[Path]] = {use: [] for use in (SALIENCY_TRAINING, VOC_TRAINING, TEST)}
     for part in parts:
         paths[part.use] += [picture.image for picture in part.pictures if picture.image in signatures]
-    rows = {use: [signatures[path] for path in of_use] for use, of_use in paths.items()}
+    rows = {use: [signatures[path] for path in its_paths] for use, its_paths in paths.items()}
     findings = []
     for use, severity in ((TEST, ERROR), (VOC_TRAINING, NOTE)):
-        for index, place, similarity in same_pictures(rows[SALIENCY_TRAINING], rows[use]):
+        for index, place, similarity in find_duplicates(rows[SALIENCY_TRAINING], rows[use]):
             detail = f"{paths[use][place]} shows the same ({similarity:.3f})"
             what = f"{SALIENCY_TRAINING} picture in {use} data"
             findings.append(Finding(severity, what, paths[SALIENCY_TRAINING][index], detail))
     return findings
 
 
-def in_utf8(text) -> str:
-    """Names on Linux may hold bytes that are no letters; they are written as escapes."""
+def escape_undecodable(text) -> str:
+    """Escape bytes of a Linux file name that are not valid UTF-8."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def print_table(findings: list[Finding]) -> None:
-    """One line for each kind of fault, errors first: how many, and the first names."""
+    """Print one line for each kind of fault, errors first: the count and the first names."""
     kinds: dict[tuple[str, str], list[Path]] = {}
     for found in sorted(findings, key=lambda found: found.severity):
         kinds.setdefault((found.severity, found.what), []).append(found.path)
     width = max((len(what) for _, what in kinds), default=0)
     for (severity, what), paths in kinds.items():
-        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, NAMES_SHOWN)}")
+        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, MAX_NAMES_SHOWN)}")
 
 
 def voc12(args) -> None:

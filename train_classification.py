@@ -28,7 +28,7 @@ from datasets.voc12 import ClassificationTraining, load_labelled
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import load_image
-from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, masks_that_exist
+from formats.voc_layout import files_of_ids, find_masks, find_voc_root, list_path, load_class_names, load_ids
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
@@ -200,7 +200,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Logs the mIoU of single-scale CAM labels by background threshold, over the images whose masks are there."""
     network.eval()
-    truth = masks_that_exist(voc_root, ids)
+    truth = find_masks(voc_root, ids)
     matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BACKGROUNDS]
     for index in range(world.rank, len(images), world.size):
         present = np.flatnonzero(image_labels[index])

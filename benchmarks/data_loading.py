@@ -27,7 +27,15 @@ from benchmarks.report import environment_line, save_page
 from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import SaliencyTraining, load_pair
-from datasets.transforms import MEAN_COLOUR, channels_first, draw_crop, draw_saliency_augmentation
+from datasets.transforms import (
+    MEAN_COLOUR,
+    change_colours,
+    channels_first,
+    crop_image,
+    crop_map,
+    draw_crop,
+    draw_saliency_crop,
+)
 from datasets.voc12 import SegmentationTraining, load_labelled
 from formats.labels import IGNORE_LABEL
 from formats.saliency_layout import training_pairs
@@ -76,7 +84,7 @@ def segmentation_row(pairs: list, num_labels: int, long_side) -> list[str]:
     def ours(pair, rng):
         image, label = pair
         crop = draw_crop(image.shape[:2], CROP_PX, long_side, rng)
-        return channels_first(crop.of_image(image)), torch.from_numpy(crop.of_map(label, IGNORE_LABEL))
+        return channels_first(crop_image(image, crop)), torch.from_numpy(crop_map(label, crop, IGNORE_LABEL))
 
     decoded = [load_labelled(*pair, num_labels) for pair in pairs]
     from_files = SegmentationTraining(*zip(*pairs), num_labels, CROP_PX, long_side, seed=0)
@@ -88,8 +96,10 @@ def segmentation_row(pairs: list, num_labels: int, long_side) -> list[str]:
 def saliency_row(pairs: list) -> list[str]:
     def ours(pair, rng):
         image, mask = pair
-        drawn = draw_saliency_augmentation(image.shape[:2], SALIENCY_PX, rng)
-        return channels_first(drawn.of_image(image, rng)), torch.from_numpy(drawn.of_map(mask))[None]
+        crop = draw_saliency_crop(image.shape[:2], SALIENCY_PX, rng)
+        return channels_first(change_colours(crop_image(image, crop), rng)), torch.from_numpy(crop_map(mask, crop))[
+            None
+        ]
 
     decoded = [(image, mask.view(np.uint8) * 255) for image, mask in (load_pair(*pair) for pair in pairs)]
     from_files = SaliencyTraining(pairs, seed=0)
@@ -116,9 +126,8 @@ def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_
 
 
 def collate_batches(pictures: Dataset, keys: list[tuple]) -> None:
-    fetch = getattr(pictures, "__getitems__", lambda keys: [pictures[key] for key in keys])  # as a loader does
     for batch in split_chunks(keys, BATCH):
-        default_collate(fetch(batch))
+        default_collate([pictures[key] for key in batch])
 
 
 def split_chunks(items: list, length: int) -> Iterator[list]:

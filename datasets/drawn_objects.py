@@ -1,8 +1,8 @@
-"""What drawn scenes are made of: ten classes of objects with their contexts, clutter, textures and shading.
+"""Parts of drawn scenes: ten classes of objects with their contexts, clutter, textures and shading.
 
-An object is a list of parts, each a polygon in the object's own frame (x to the right, y down, both within -1..1)
-with a pattern and the index of one of its two colours. Contexts are painted on the background around an object;
-they belong to a class as rails belong to trains, but never to its mask.
+An object is a list of parts. A part is a polygon in the object's frame (x to the right, y down, both within -1..1) with
+a pattern and the index of one of the object's two colours. Contexts are painted on the background around an object.
+They occur with a class, as rails occur with trains, but are not part of its mask.
 """
 
 import cv2
@@ -13,7 +13,7 @@ SUBPIXEL_BITS = 4  # polygons are drawn on a grid of 1/16 px
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, start_deg: float = 0, end_deg: float = 360):
-    """Points of an elliptic arc, float [40, 2]."""
+    """Compute points of an elliptic arc, float [40, 2]."""
     angles = np.radians(np.linspace(start_deg, end_deg, 40))
     return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
 
@@ -32,7 +32,7 @@ def polygon(*points):
     return np.array(points, float)
 
 
-# class → (parts, hue of the first colour in degrees, largest tilt in degrees); a part = (points, pattern, colour index)
+# class → (parts, hue of the first colour in degrees, maximum tilt in degrees); part: (points, pattern, colour index)
 SHAPES = {
     "ball": ([(ellipse(0, 0, 0.8, 0.8), "sectors", 0)], 250, 180),
     "boat": (
@@ -99,23 +99,13 @@ SHAPES = {
         50,
     ),
 }
-# a boat among waves, a train on rails: what a classifier takes for a part of the class
-CONTEXTS = {
-    "ball": "grass",
-    "boat": "waves",
-    "train": "rails",
-    "kite": "clouds",
-    "fish": "bubbles",
-    "mushroom": "leaves",
-    "lamp": "tiles",
-    "star": "sparks",
-    "cactus": "dunes",
-    "butterfly": "flowers",
-}
+# context of each class, which a classifier mistakes for a part of the object
+CONTEXT_NAMES = ("grass", "waves", "rails", "clouds", "bubbles", "leaves", "tiles", "sparks", "dunes", "flowers")
+CONTEXTS = dict(zip(CLASS_NAMES, CONTEXT_NAMES))
 
 
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Coverage of a polygon, float32 [height, width] in 0..1; `points` [N, 2] in px."""
+    """Compute the coverage of a polygon with the `points` [N, 2], px: float32 [height, width] in 0..1."""
     mask = np.zeros((height, width), np.uint8)
     fixed = np.round(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -123,19 +113,19 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def hsv(hue_deg: float, saturation: float, value: float) -> np.ndarray:
-    """RGB float32 [3] in 0..1."""
+    """Convert a hue in degrees, saturation and value (0..1) to RGB float32 [3] in 0..1."""
     pixel = np.array([[[hue_deg % 360, saturation, value]]], np.float32)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell_px: float) -> np.ndarray:
-    """Smooth noise, float32 [height, width] in 0..1, with blobs of about `cell_px`."""
+    """Draw smooth noise, float32 [height, width] in 0..1, with blobs of about `cell_px`."""
     grid = rng.random((max(2, round(height / cell_px) + 1), max(2, round(width / cell_px) + 1)), np.float32)
     return np.clip(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
 def pattern_weight(pattern: str, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
-    """Share of the second colour, float32 in 0..1, at the object's coordinates `u`, `v`."""
+    """Compute the share of the second colour, float32 in 0..1, at the object's coordinates `u`, `v`."""
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     waves = {
         "plain": lambda: np.full_like(u, -1),
@@ -151,7 +141,7 @@ def pattern_weight(pattern: str, u: np.ndarray, v: np.ndarray, frequency: float)
 
 
 def draw_object(rng: np.random.Generator, name: str, height: int, width: int, centre_xy, radius_px: float):
-    """One object: colour float32 [height, width, 3] and coverage float32 [height, width], both in 0..1."""
+    """Draw one object: colour float32 [height, width, 3] and coverage float32 [height, width], both in 0..1."""
     parts, hue, tilt_deg = SHAPES[name]
     angle = np.radians(rng.uniform(-tilt_deg, tilt_deg))
     mirror = rng.choice([-1.0, 1.0])
@@ -179,7 +169,7 @@ def draw_object(rng: np.random.Generator, name: str, height: int, width: int, ce
 
 
 def shading(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, coverage: np.ndarray, radius_px: float):
-    """Light from one side and a darker rim, as on a round body: float32 factors, about 0.4..1.2."""
+    """Compute light from one side and a darker rim, as on a round body: float32 factors, about 0.4..1.2."""
     direction = rng.uniform(0, 2 * np.pi)
     light = 0.9 + 0.22 * (np.cos(direction) * u + np.sin(direction) * v)
     depth_px = cv2.distanceTransform((coverage > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
@@ -188,14 +178,14 @@ def shading(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, coverage: np
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Textured background, RGB float32 [height, width, 3] in 0..1."""
+    """Draw a textured background, RGB float32 [height, width, 3] in 0..1."""
     size = max(height, width)
     hue, value = rng.uniform(0, 360), rng.uniform(0.25, 0.8)
     colours = [hsv(hue + rng.normal(0, 40), rng.uniform(0, 0.55), value * rng.uniform(0.7, 1.2)) for _ in range(2)]
     large = noise(rng, height, width, size * rng.uniform(0.15, 0.5))[..., None]
     image = colours[0] * (1 - large) + colours[1] * large
     grain = noise(rng, height, width, size * rng.uniform(0.015, 0.06)) - 0.5
-    if rng.random() < 0.25:  # a regular weave, such as cloth or brick
+    if rng.random() < 0.25:  # a regular texture, such as cloth or brick
         y, x = np.mgrid[:height, :width] / size
         angle, count = rng.uniform(0, np.pi), rng.uniform(40, 110)
         grain = grain + 0.4 * np.sin(count * (np.cos(angle) * x + np.sin(angle) * y))
@@ -204,12 +194,12 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def blend(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
-    """Paints `colour` on `image` [H, W, 3] in place with coverage `alpha` [H, W]."""
+    """Paint `colour` on `image` [H, W, 3] in place with coverage `alpha` [H, W]."""
     image += alpha[..., None] * (colour - image)
 
 
 def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> None:
-    """Flat slabs, sticks and pebbles without shading or pattern: things a saliency network must learn to pass over."""
+    """Draw flat polygons without shading or pattern, which a saliency network must learn to ignore."""
     height, width = image.shape[:2]
     for _ in range(count):
         centre = rng.uniform(0, 1, 2) * (width, height)
@@ -226,7 +216,7 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> Non
 
 
 def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
-    """Paints the surroundings of a class on `image` (RGB float32 [H, W, 3]) in place, around one object."""
+    """Paint the context of a class on `image` (RGB float32 [H, W, 3]) in place, around one object."""
     height, width = image.shape[:2]
     x0, y0 = centre_xy
     below_px = y0 + 0.55 * radius_px
@@ -259,7 +249,7 @@ def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_
 
 
 def draw_scattered(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
-    """Contexts made of many small things around the object."""
+    """Paint contexts that consist of many small shapes around the object."""
     height, width = image.shape[:2]
     colour, size = {
         "clouds": (hsv(210, 0.08, 0.97), 0.5),

@@ -1,11 +1,10 @@
-"""Scenes the project draws, so that every stage can be run and tested without a download.
+"""Synthetic scenes for running and testing every stage without a download.
 
-A scene has a textured background with clutter, one to three objects of ten classes, and around most objects the
-context of their class. Some objects are pale (weak saliency). Scene `index` of `seed` is always the same picture,
-whatever else is drawn.
+A scene has a textured background with clutter, one to three objects of ten classes, and the context of their class
+around most objects. Some objects are pale (weak saliency). A scene depends only on `seed` and `index`.
 
     write_saliency_scenes   <folder>/{Images/*.jpg, Masks/*.png}
-    write_voc_scenes        the VOC tree of voc_layout.py, with classes.txt
+    write_voc_scenes        the VOC tree of formats/voc_layout.py, with classes.txt
 """
 
 from dataclasses import dataclass
@@ -22,15 +21,15 @@ from formats.labels import IGNORE_LABEL, save_label
 from formats.voc_layout import save_ids
 
 SINGLE_CLASS_SHARE = 0.65  # VOC train_aug: 6249 of 10582
-CONTEXT_SHARE = 0.65  # of objects that stand in the context of their class
-STRAY_CONTEXT_SHARE = 0.25  # of scenes with the context of a class that is absent
-PALE_SHARE = {"lamp": 0.3, "cactus": 0.3}  # of objects with weak saliency; other classes: PALE_ELSEWHERE
-PALE_ELSEWHERE = 0.05
+CONTEXT_SHARE = 0.65  # of objects with the context of their class
+STRAY_CONTEXT_SHARE = 0.25  # of scenes with the context of an absent class
+PALE_SHARE = {"lamp": 0.3, "cactus": 0.3}  # of objects with weak saliency
+DEFAULT_PALE_SHARE = 0.05  # for the other classes
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its truth."""
+    """An image with its ground truth."""
 
     image: np.ndarray  # RGB uint8 [H, W, 3]
     label: np.ndarray  # uint8 [H, W]: 0 background, 1..10 the classes, 255 a border of about 2 px around each object
@@ -38,13 +37,13 @@ class Scene:
 
     @property
     def image_labels(self) -> np.ndarray:
-        """float32 [10]: 1 for the classes that can be seen."""
+        """Image labels, float32 [10]: 1 for visible classes."""
         labels = np.arange(1, len(CLASS_NAMES) + 1)
         return np.isin(labels, self.label).astype(np.float32)
 
 
 def draw_scene(seed: int, index: int, height: int = 128, width: int = 160) -> Scene:
-    """Scene `index` of the series `seed`."""
+    """Draw scene `index` of the series `seed`."""
     rng = np.random.default_rng([seed, index])
     image = draw_background(rng, height, width)
     names = choose_classes(rng)
@@ -62,10 +61,10 @@ def draw_scene(seed: int, index: int, height: int = 128, width: int = 160) -> Sc
     for name, (centre_xy, radius_px) in zip(names, places):
         colour, coverage = draw_object(rng, name, height, width, centre_xy, radius_px)
         visible = coverage > 0.5
-        opacity = rng.uniform(0.4, 0.65) if rng.random() < PALE_SHARE.get(name, PALE_ELSEWHERE) else 1.0
+        opacity = rng.uniform(0.4, 0.65) if rng.random() < PALE_SHARE.get(name, DEFAULT_PALE_SHARE) else 1.0
         image += (opacity * coverage)[..., None] * (colour - image)
         label[visible] = CLASS_NAMES.index(name) + 1
-        border[visible] = False  # a nearer object hides the border of the one behind it
+        border[visible] = False  # an object hides the borders of objects behind it
         border |= cv2.morphologyEx(visible.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     mask = np.where(label > 0, 255, 0).astype(np.uint8)
     label[border] = IGNORE_LABEL
@@ -74,7 +73,7 @@ def draw_scene(seed: int, index: int, height: int = 128, width: int = 160) -> Sc
 
 
 def choose_classes(rng: np.random.Generator) -> list[str]:
-    """The class of each object: one or two of one class, or two or three of two classes."""
+    """Choose the class of each object: one or two objects of one class, or two or three objects of two classes."""
     if rng.random() < SINGLE_CLASS_SHARE:
         return [str(rng.choice(CLASS_NAMES))] * int(rng.choice([1, 2], p=[0.8, 0.2]))
     names = [str(name) for name in rng.choice(CLASS_NAMES, 2, replace=False)]
@@ -82,7 +81,7 @@ def choose_classes(rng: np.random.Generator) -> list[str]:
 
 
 def choose_places(rng: np.random.Generator, count: int, height: int, width: int):
-    """(centre in px, radius in px) for each object: far enough apart that each stays visible."""
+    """Choose (centre in px, radius in px) for each object, far enough apart that each stays visible."""
     largest = {1: 0.46, 2: 0.33, 3: 0.27}[count]
     places: list[tuple[np.ndarray, float]] = []
     for _ in range(200):
@@ -96,7 +95,7 @@ def choose_places(rng: np.random.Generator, count: int, height: int, width: int)
 
 
 def write_saliency_scenes(folder, count: int, seed: int, height: int = 128, width: int = 160) -> None:
-    """Draws scenes 0 … count-1 of `seed` as a saliency data set with Images/ and Masks/."""
+    """Write scenes 0 … count-1 of `seed` as a saliency data set with Images/ and Masks/."""
     folder = Path(folder)
     for index in range(count):
         scene = draw_scene(seed, index, height, width)
@@ -107,10 +106,10 @@ def write_saliency_scenes(folder, count: int, seed: int, height: int = 128, widt
 def write_voc_scenes(
     voc_root, list_dir, num_train: int, num_val: int, seed: int, height: int = 128, width: int = 160
 ) -> None:
-    """Draws a VOC tree: scenes 0 … num_train-1 of `seed` to train on, the next `num_val` to validate.
+    """Write a VOC tree with scenes 0 … num_train-1 of `seed` for training and the next `num_val` for validation.
 
-    As in VOC, SegmentationClassAug holds the masks of all, SegmentationClass those of train_id and val_id, and
-    train_id is a part of train_aug_id (the first half).
+    As in VOC, SegmentationClassAug holds all masks, SegmentationClass those of train_id and val_id, and train_id is a
+    subset of train_aug_id (its first half).
     """
     voc_root, list_dir = Path(voc_root), Path(list_dir)
     ids = [scene_id(seed, index) for index in range(num_train + num_val)]

@@ -1,4 +1,4 @@
-"""Which image is in which batch: a function of seed, epoch and step alone, for any number of processes."""
+"""Assignment of images to batches: a function of seed, epoch and step alone, for any number of processes."""
 
 import warnings
 
@@ -12,28 +12,33 @@ from utils import interruption
 
 
 class EpochBatches:
-    """Batches of keys (epoch, index). Each epoch has an order of its own; global batch b is the b-th run of
-    `batch_size` images in it, and process `rank` takes every `size`-th image of each batch. What does not fill a
-    batch at the end is left for other epochs; a data set smaller than a batch is one batch.
+    """Batches of keys (epoch, index) for process `rank` of `size` processes.
 
-    `epoch` and `first_step` say where the next pass begins. With `sides_px`, keys are (epoch, index, side), and each
+    Each epoch permutes the images. Global batch b consists of the images b * batch_size to (b + 1) * batch_size - 1 of
+    the permutation, and each process takes every `size`-th of them. Images that do not fill the last batch are left
+    out in this epoch; a data set smaller than a batch is one batch.
+
+    The next iteration begins at `epoch` and `first_step`. With `sides_px`, keys are (epoch, index, side), and each
     batch draws one of the sides.
     """
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1, sides_px=()):
         if batch_size % size:
             raise InputError(
-                f"--train_batch {batch_size} cannot be shared evenly by {size} processes: choose a multiple of {size}"
+                f"--train_batch {batch_size} cannot be divided among {size} processes: choose a multiple of {size}"
             )
         if num_samples < size:
-            raise InputError(f"{num_samples} images cannot be shared by {size} processes")
+            raise InputError(f"{num_samples} images cannot be divided among {size} processes: use fewer processes")
         self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
         self.sides_px = tuple(sides_px)
         self.epoch, self.first_step = 0, 0
 
     def check_parts(self, parts: int = 1, norm_needs_two: bool = True) -> None:
-        """Raises `InputError` unless the share of a process divides into `parts`, and, where batch norms see maps of
-        1×1 px (`norm_needs_two`), each part has two images or more."""
+        """Raise `InputError` unless the share of each process can be divided into `parts` (--accumulate).
+
+        With `norm_needs_two`, each part must also have at least two images, because batch norm of maps of 1×1 px fails
+        for one image.
+        """
         share = min(self.batch_size, self.num_samples) // self.size
         if share < parts:
             raise InputError(f"--accumulate {parts} is more than the {share} images of a step in each process")
@@ -57,7 +62,7 @@ class EpochBatches:
             yield self._keys(order, step)
 
     def last_keys(self) -> list[tuple]:
-        """What this process takes in the last step of the epoch."""
+        """Return the keys of this process in the last step of the epoch."""
         return self._keys(self.order_of(self.epoch), len(self) - 1)
 
     def _keys(self, order: np.ndarray, step: int) -> list[tuple]:
@@ -69,7 +74,7 @@ class EpochBatches:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
     def indices_of(self, epoch: int, step: int) -> list[int]:
-        """The images of a step, over all processes."""
+        """Return the indices of the images of a step, over all processes."""
         return self.order_of(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
     def side_of(self, step: int) -> int:
@@ -77,9 +82,9 @@ class EpochBatches:
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
-    """A loader over given batches of keys. Its own generator keeps worker start-up out of the global random state."""
+    """Build a loader over batches of keys. Its generator keeps the start of workers out of the global random state."""
     interruption.kill_workers_at_exit()
-    # PyTorch warns of more workers than cores; with images to decode they are no harm
+    # PyTorch warns about more workers than cores, which do no harm when images are decoded
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
         dataset,
@@ -93,6 +98,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
-    interruption.exit_with_parent(*interruption.SIGNALS)  # the training finishes its step before it stops
-    cv2.setNumThreads(0)  # one thread for each worker: the workers themselves are the parallelism
+    interruption.exit_with_parent(*interruption.SIGNALS)  # workers finish the current step after a signal
+    cv2.setNumThreads(0)  # one thread per worker, because the workers run in parallel
     torch.set_num_threads(1)

@@ -1,14 +1,14 @@
-"""What is wrong with the layouts of data: files without their partner, stems and ids that occur twice, odd lists."""
+"""Find faults in the layout of data sets: missing partners, repeated stems and ids, unusual lists."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.picture_checks import ERROR, NOTE, Finding, Picture, as_finding
+from datasets.picture_checks import ERROR, NOTE, Finding, Picture, record_errors
 from formats.errors import InputError
 from formats.image_labels import load_image_labels
 from formats.images import image_paths, read_bytes
-from formats.voc_layout import MASK_FOLDERS, check_id, ids_in, mask_folder, truth_folder
+from formats.voc_layout import MASK_FOLDERS, check_id, mask_folder, split_ids, truth_folder
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SUFFIXES = {"image": ".jpg", "label": ".png", "saliency map": ".png", "CAM": ".npz"}
@@ -22,32 +22,32 @@ class IdFolder:
     path: Path
     ids: frozenset[str]
 
-    def file_of(self, image_id: str) -> Path:
+    def path_of(self, image_id: str) -> Path:
         return self.path / (image_id + SUFFIXES[self.kind])
 
 
 def list_folder(kind: str, path: Path) -> IdFolder:
-    """A folder that does not exist counts as empty."""
-    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    """List the ids of a folder; a missing folder counts as empty."""
     suffix = SUFFIXES[kind]
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
     return IdFolder(kind, path, frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix)))
 
 
 def check_saliency_set(data_set: Path, kind: str) -> tuple[list[Picture], list[Finding]]:
-    """The pictures of `<data set>/{Images, Masks}`, each with its mask, of this kind, where there is one."""
-    images, twice = find_stems(data_set / "Images")
-    masks, masks_twice = find_stems(data_set / "Masks")
-    findings = twice + masks_twice
+    """Check `<data set>/{Images, Masks}`. Returns its pictures, with masks as files of this `kind`, and findings."""
+    images, findings = find_stems(data_set / "Images")
+    masks, repeated_masks = find_stems(data_set / "Masks")
+    findings += repeated_masks
     if not images:
         findings.append(Finding(ERROR, "folder without images", data_set / "Images"))
     findings += [Finding(ERROR, "image without mask", path) for stem, path in images.items() if stem not in masks]
     findings += [Finding(ERROR, "mask without image", path) for stem, path in masks.items() if stem not in images]
-    files = {stem: ((kind, masks[stem]),) if stem in masks else () for stem in images}
-    return [Picture(path, files[stem]) for stem, path in images.items()], findings
+    pictures = [Picture(path, ((kind, masks[stem]),) if stem in masks else ()) for stem, path in images.items()]
+    return pictures, findings
 
 
 def find_stems(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
-    """Stem → the first image file of it, and the other files of the same stems."""
+    """Map every stem to its first image file; further files with the same stem are findings."""
     first, findings = {}, []
     for path in image_paths(folder) if folder.is_dir() else []:
         if path.stem in first:
@@ -57,27 +57,27 @@ def find_stems(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
 
 
 def check_list(path: Path) -> tuple[list[str], list[Finding]]:
-    """The ids of a list, each once, without those that are no names of files."""
+    """Check a list of ids. Returns the valid ids, each once, and findings."""
     findings: list[Finding] = []
-    with as_finding(findings, "cannot be read", path):
+    with record_errors(findings, "cannot be read", path):
         content = read_bytes(path)
-        ids = Counter(ids_in(content, path))
-        odd = {
+        ids = Counter(split_ids(content, path))
+        counts = {
             "list with Windows line ends": content.count(b"\r\n"),
             "list with blank lines": sum(not line.strip() for line in content.splitlines()),
             "list with a byte order mark": int(content.startswith(BYTE_ORDER_MARK)),
         }
-        findings += [Finding(NOTE, what, path, f"{count} of them") for what, count in odd.items() if count]
+        findings += [Finding(NOTE, what, path, f"{count} of them") for what, count in counts.items() if count]
         findings += [Finding(ERROR, "id listed twice", path, name) for name, count in ids.items() if count > 1]
         if not ids:
-            raise InputError(f"{path} names no image")
-        return [name for name in ids if is_name(name, path, findings)], findings
+            raise InputError(f"{path} contains no id")
+        return [name for name in ids if is_valid_id(name, path, findings)], findings
     return [], findings
 
 
-def is_name(image_id: str, path: Path, findings: list[Finding]) -> bool:
-    """Whether an id of a list is the name of a file; another one is a finding."""
-    with as_finding(findings, "id that is no name", path):
+def is_valid_id(image_id: str, path: Path, findings: list[Finding]) -> bool:
+    """Return whether an id of a list is a valid file name; an invalid one is a finding."""
+    with record_errors(findings, "id is not a file name", path):
         check_id(image_id, path)
         return True
     return False
@@ -86,65 +86,66 @@ def is_name(image_id: str, path: Path, findings: list[Finding]) -> bool:
 def check_voc(
     voc_root: Path, lists: dict[Path, list[str]], folders: list[tuple[str, Path]], num_labels: int
 ) -> tuple[dict[str, Picture], list[Finding]]:
-    """Id → picture of all listed ids that have a photograph, with its files in the mask folders and in `folders`, which
-    are (kind, path)."""
+    """Check the files of all listed ids in the VOC tree and in further `folders`, given as (kind, path).
+
+    Returns id → picture for all ids that have a photograph, and findings.
+    """
     photographs = list_folder("image", voc_root / "JPEGImages")
     listed = dict.fromkeys(name for ids in lists.values() for name in ids)
     _, findings = find_stems(photographs.path)
-    findings += find_missing(photographs, lists, ERROR) + find_trained_and_tested(lists)
+    findings += find_missing(photographs, lists, ERROR) + find_list_overlap(lists)
 
-    lists_of_masks = defaultdict(dict)
+    lists_of_folder = defaultdict(dict)
     for path, ids in lists.items():
-        lists_of_masks[truth_folder(voc_root, ids)][path] = ids
-    for folder, of_folder in lists_of_masks.items():
-        findings += find_missing(list_folder("label", folder), of_folder, NOTE)
+        lists_of_folder[truth_folder(voc_root, ids)][path] = ids
+    for folder, its_lists in lists_of_folder.items():
+        findings += find_missing(list_folder("label", folder), its_lists, NOTE)
     given = [list_folder(kind, path) for kind, path in folders]
     for folder in given:
         findings += find_missing(folder, lists, ERROR if folder.ids.isdisjoint(listed) else NOTE)
 
     masks = [list_folder("label", mask_folder(voc_root, name)) for name in MASK_FOLDERS]
-    every = {folder.path.resolve(): folder for folder in (*masks, *given)}.values()
-    for folder in every:
+    distinct = {folder.path.resolve(): folder for folder in (*masks, *given)}.values()
+    for folder in distinct:
         alone = sorted(folder.ids - photographs.ids)
-        findings += [Finding(NOTE, f"{folder.kind} without image", folder.file_of(name)) for name in alone]
+        findings += [Finding(NOTE, f"{folder.kind} without image", folder.path_of(name)) for name in alone]
     pictures = {}
     for name in listed:
         if name in photographs.ids:
-            files = tuple((folder.kind, folder.file_of(name)) for folder in every if name in folder.ids)
-            pictures[name] = Picture(photographs.file_of(name), files, num_labels)
+            files = tuple((folder.kind, folder.path_of(name)) for folder in distinct if name in folder.ids)
+            pictures[name] = Picture(photographs.path_of(name), files, num_labels)
     return pictures, findings
 
 
-def find_missing(folder: IdFolder, lists: dict[Path, list[str]], none_at_all: str) -> list[Finding]:
-    """A folder that has a file of one id of a list must have those of all; `none_at_all` is how severe it is to have
-    not a single one."""
-    findings, lists_of = [], defaultdict(list)
+def find_missing(folder: IdFolder, lists: dict[Path, list[str]], severity_of_none: str) -> list[Finding]:
+    """Find listed ids without a file in `folder`; a list without a single file is one finding, of its own severity."""
+    findings, lists_of_id = [], defaultdict(list)
     for path, ids in lists.items():
         if ids and folder.ids.isdisjoint(ids):
-            findings.append(Finding(none_at_all, f"list without any {folder.kind}", path, f"none in {folder.path}"))
+            findings.append(Finding(severity_of_none, f"list without any {folder.kind}", path, f"in {folder.path}"))
             continue
         for name in ids:
             if name not in folder.ids:
-                lists_of[name].append(path.name)
+                lists_of_id[name].append(path.name)
     return findings + [
-        Finding(ERROR, f"id without {folder.kind}", folder.file_of(name), f"in {', '.join(names)}")
-        for name, names in lists_of.items()
+        Finding(ERROR, f"id without {folder.kind}", folder.path_of(name), f"in {', '.join(names)}")
+        for name, names in lists_of_id.items()
     ]
 
 
-def find_trained_and_tested(lists: dict[Path, list[str]]) -> list[Finding]:
-    """Ids that stand in a list for training and in one for testing; lists of trainval are meant to, and whether other
-    names are those of training lists nobody can tell."""
+def find_list_overlap(lists: dict[Path, list[str]]) -> list[Finding]:
+    """Find ids that are in a training list and a test list.
+
+    `trainval` lists contain both on purpose. Lists with other names may be for either, so that an overlap is a note.
+    """
     tested = {name: path for path, ids in lists.items() if is_test_list(path) for name in ids}
     findings = []
     for path, ids in lists.items():
         if is_test_list(path) or path.name.startswith("trainval"):
             continue
-        severity, what = (
-            (ERROR, "id in training and test list")
-            if path.name.startswith("train")
-            else (NOTE, "id in a test list and in one of another name")
-        )
+        severity, what = NOTE, "id in a test list and in a list of unknown use"
+        if path.name.startswith("train"):
+            severity, what = ERROR, "id in training and test list"
         findings += [Finding(severity, what, path, f"{i} is in {tested[i].name}") for i in ids if i in tested]
     return findings
 
@@ -154,13 +155,13 @@ def is_test_list(path: Path) -> bool:
 
 
 def check_image_labels(path: Path, lists: dict[Path, list[str]], classes: tuple[str, ...]) -> list[Finding]:
-    """Whether the ids of all lists have image labels, but for those of the test server, which are secret."""
+    """Check that all listed ids have image labels, except in test lists, whose labels are not public."""
     findings: list[Finding] = []
     if not path.exists():
         return [Finding(NOTE, "no image labels", path, "train_classification.py needs them")]
     for list_path, ids in lists.items():
         if ids and not list_path.name.startswith("test"):
-            with as_finding(findings, "image labels cannot be used", path):
+            with record_errors(findings, "image labels cannot be used", path):
                 rows = load_image_labels(path, ids, classes)
                 without = [name for name, row in zip(ids, rows) if not row.any()]
                 findings += [Finding(NOTE, "image labels without any class", path, name) for name in without]

@@ -1,4 +1,4 @@
-"""Pictures of a VOC tree: training crops with image labels or label maps."""
+"""Images of a VOC tree: training crops with image labels or label maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +7,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.transforms import channels_first, check_long_side, draw_crop
+from datasets.transforms import Crop, channels_first, check_long_side, crop_image, crop_map, draw_crop
 from formats.errors import InputError
-from formats.image_headers import size_in_header
-from formats.images import check_size, decode_image, load_grey_of, load_image, read_bytes
+from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, load_label
 
 
 class ClassificationTraining(Dataset):
-    """Key (epoch, index) → image uint8 [3, S, S], image labels float32 [C] and, where there are saliency maps, that of
-    the crop uint8 [1, S, S]; random by (seed, epoch, index) alone."""
+    """Crops with image labels: key (epoch, index) → image uint8 [3, S, S], image labels float32 [C].
+
+    With `maps`, the path of a saliency map for each image, a third value follows: uint8 [1, S, S]. The crop is a
+    function of (seed, epoch, index) alone.
+    """
 
     def __init__(
         self, images: Sequence[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None
@@ -30,19 +32,19 @@ class ClassificationTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        content = read_bytes(self.images[index])
-        image_hw = size_in_header(content, self.images[index])
-        crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
-        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
+        image, crop = load_random_crop(self.images[index], self.crop_size, self.long_side, rng)
         sample = channels_first(image), torch.from_numpy(self.image_labels[index])
         if not self.maps:
             return sample
-        saliency = load_grey_of(self.maps[index], self.images[index], image_hw)
-        return *sample, torch.from_numpy(crop.of_map(saliency))[None]
+        saliency = load_aligned_grey(self.maps[index], self.images[index], crop.image_hw)
+        return *sample, torch.from_numpy(crop_map(saliency, crop))[None]
 
 
 class SegmentationTraining(Dataset):
-    """Key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S]; random by (seed, epoch, index) alone."""
+    """Crops with label maps: key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S].
+
+    The crop is a function of (seed, epoch, index) alone.
+    """
 
     def __init__(
         self, images: Sequence[Path], labels: Sequence[Path], num_labels: int, crop_size: int, long_side, seed: int
@@ -56,18 +58,22 @@ class SegmentationTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        content, label = read_bytes(self.images[index]), load_label(self.labels[index])
-        image_hw = size_in_header(content, self.images[index])
-        check_size(self.labels[index], label.shape, self.images[index], image_hw)
+        image, crop = load_random_crop(self.images[index], self.crop_size, self.long_side, rng)
+        label = load_label(self.labels[index])
+        check_size(self.labels[index], label.shape, self.images[index], crop.image_hw)
         check_labels(label, self.num_labels, self.labels[index])
-        crop = draw_crop(image_hw, self.crop_size, self.long_side, rng)
-        image = crop.of_image(decode_image(content, self.images[index], crop.reduction))
-        label = crop.of_map(label, border=IGNORE_LABEL)
-        return channels_first(image), torch.from_numpy(label)
+        return channels_first(image), torch.from_numpy(crop_map(label, crop, border=IGNORE_LABEL))
+
+
+def load_random_crop(path, crop_px: int, long_side_px, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:
+    """Draw a crop of an image file and decode no more than it needs. Returns uint8 [S, S, 3] and the crop."""
+    content = read_bytes(path)
+    crop = draw_crop(decode_size(content, path), crop_px, long_side_px, rng)
+    return crop_image(decode_image(content, path, crop.reduction), crop), crop
 
 
 def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Over label files: how many hold each label, and of how many pixels it is. → int64 [L], int64 [L]"""
+    """Count the label files that contain each label, and its pixels: int64 [L], int64 [L]."""
     images, pixels = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64)
     for path in labels:
         label = load_label(path)
@@ -78,16 +84,19 @@ def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, n
 
 
 def check_any_labelled(labels: Sequence[Path]) -> None:
-    """Raises `InputError` where every pixel of every label file is ignored; reads no more files than it takes."""
+    """Raise `InputError` if every pixel of every label file is ignored; stop reading at the first other pixel."""
     if not any((load_label(path) != IGNORE_LABEL).any() for path in labels):
         raise InputError(
-            f"{labels[0].parent}: every pixel of the {len(labels)} labels is {IGNORE_LABEL}, ignored: there is nothing "
-            "to learn from or to score; make them again, or name others"
+            f"{labels[0].parent}: every pixel of the {len(labels)} labels is {IGNORE_LABEL} (ignored), so that "
+            "there is nothing to learn or to score; create them again or choose other labels"
         )
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image RGB uint8 [H, W, 3] and label uint8 [H, W] in 0..num_labels-1 or 255, checked against each other."""
+    """Load an image, RGB uint8 [H, W, 3], and its label map, uint8 [H, W] of 0..num_labels-1 and 255.
+
+    Raises `InputError` if their sizes differ or a label does not exist.
+    """
     image, label = load_image(image_path), load_label(label_path)
     check_size(label_path, label.shape, image_path, image.shape[:2])
     check_labels(label, num_labels, label_path)

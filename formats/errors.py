@@ -1,31 +1,31 @@
-"""Mistakes of users: what a script answers in one line instead of a traceback."""
+"""Errors caused by the user's input, which scripts report in one line instead of a traceback."""
 
 from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message names it, both values and the way out."""
+    """Invalid input. The message names the file or flag, both values if two disagree, and what to do."""
 
 
 class MissingInputError(InputError, FileNotFoundError):
-    """A file or folder the user named does not exist."""
+    """Missing file or folder."""
 
 
 def existing_folder(folder) -> Path:
-    """The path of a folder; raises `MissingInputError` unless it is one."""
+    """Return the path of a folder. Raises `MissingInputError` if it does not exist or is not a folder."""
     if not Path(folder).is_dir():
         raise MissingInputError(f"folder {folder} does not exist")
     return Path(folder)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, or its type where it has none."""
+    """Return the first line of an exception's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def shorten(names, limit: int = 5) -> str:
-    """The first `limit` names, joined by commas, and how many more there are."""
+    """Join the first `limit` names by commas and append the number of the others."""
     names = [str(name) for name in names]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -1,4 +1,4 @@
-"""Image labels: which classes each image holds, from `cls_labels.npy`, VOC's XML annotations, or a table."""
+"""Image labels (the classes of each image) from `cls_labels.npy`, VOC's XML annotations, or a table."""
 
 import csv
 import io
@@ -14,15 +14,16 @@ from formats.images import read_bytes
 from formats.pickles import load_object_array
 from formats.voc_layout import files_of_ids
 
-LARGEST_ANNOTATION = 1 << 20  # bytes; VOC's largest has some 30 000
-
 
 def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
-    """The classes of the images `ids`: bool [len(ids), len(classes)], from whichever of three kinds `path` is.
+    """Load the classes of the images `ids`, bool [len(ids), len(classes)]. `path` is one of:
 
-    `cls_labels.npy`: a pickled dict of id → float [C]; nothing but arrays is read from it.
-    A folder of VOC annotations `<id>.xml`: every object counts, difficult ones too, as in the public cls_labels.npy.
-    A table `.csv` with the header `id,classes`: names separated by spaces, semicolons or commas; rows of one id add up.
+    - `cls_labels.npy`, a pickled dict of id → float [C]; only arrays are unpickled
+    - a folder of VOC annotations `<id>.xml`; difficult objects count, as in the public cls_labels.npy
+    - a table `.csv` with the header `id,classes`; class names are separated by spaces, semicolons or commas, and rows
+      with the same id are combined
+
+    Raises `InputError` if the content is invalid or lacks an id.
     """
     if Path(path).is_dir():
         return _load_annotations(path, ids, classes)
@@ -32,7 +33,7 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
-    """Writes id → class vector as `cls_labels.npy` in the form of the public file of that name."""
+    """Save a dict of id → class vector [C] as float32, in the format of the public `cls_labels.npy`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
 
@@ -51,50 +52,42 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
             )
     rows = np.stack(rows)
     if not np.isfinite(rows).all():
-        raise InputError(f"{path} holds numbers that are not finite: make it again")
+        raise InputError(f"{path} holds numbers that are not finite: create it again")
     return rows > 0.5
 
 
 def _load_annotations(folder, ids, classes) -> np.ndarray:
     rows = np.zeros((len(ids), len(classes)), bool)
     for row, path in zip(rows, files_of_ids(folder, ids, ".xml")):
-        for name in _object_names(path):
-            row[_class_index(name, classes, path)] = True
+        for name in _read_object_names(path):
+            row[_find_class(name, classes, path)] = True
     return rows
 
 
-def _object_names(path: Path) -> list[str]:
-    """What `object/name` of an annotation say; the parts of a person are no objects of their own."""
-    content = read_bytes(path)
-    if len(content) > LARGEST_ANNOTATION:
-        raise InputError(f"{path} has {len(content)} bytes, which no annotation of an image has")
-    try:
-        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeBuilder()))
+def _read_object_names(path: Path) -> list[str]:
+    """Read every `object/name` of an annotation; the parts of a person are not objects."""
+    try:  # expat fetches no external entities and limits the expansion of internal ones
+        root = ElementTree.fromstring(read_bytes(path))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path} cannot be read as an annotation: {first_line(error)}") from None
     names = [item.findtext("name", "").strip() for item in root.findall("object")]
     if root.tag != "annotation" or not all(names):
-        raise InputError(f"{path} is no VOC annotation: <annotation> with a <name> in each <object>")
+        raise InputError(f"{path} is not a VOC annotation: expected <annotation> with a <name> in each <object>")
     return names
-
-
-class _TreeBuilder(ElementTree.TreeBuilder):
-    def doctype(self, name, pubid, system):
-        raise InputError("it declares a DOCTYPE, and with it perhaps entities, which annotations never need")
 
 
 def _load_table(path, ids, classes) -> np.ndarray:
     labels: dict[str, np.ndarray] = {}
-    for line, name, text in _table_rows(path):
+    for line, name, text in _read_table_rows(path):
         row = labels.setdefault(name.removesuffix(".jpg"), np.zeros(len(classes), bool))
-        for class_name in _names_in(text, classes):
-            row[_class_index(class_name, classes, f"{path}, line {line}, id {name}")] = True
+        for class_name in _split_names(text, classes):
+            row[_find_class(class_name, classes, f"{path}, line {line}, id {name}")] = True
     _check_ids(path, ids, labels)
     return np.stack([labels[name] for name in ids])
 
 
-def _table_rows(path) -> list[tuple[int, str, str]]:
-    """Line number, id and classes of each row."""
+def _read_table_rows(path) -> list[tuple[int, str, str]]:
+    """Return line number, id and classes of each row."""
     try:
         reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
@@ -111,13 +104,13 @@ def _table_rows(path) -> list[tuple[int, str, str]]:
     return [(line, *cells) for line, cells in rows[1:]]
 
 
-def _names_in(text: str, classes) -> list[str]:
-    """The class names of a cell; a name of several words is found between commas or semicolons."""
+def _split_names(text: str, classes) -> list[str]:
+    """Split a cell into class names; a name of several words must stand between commas or semicolons."""
     pieces = [piece.strip() for piece in re.split("[;,]", text)]
     return [name for piece in pieces for name in ([piece] if piece in classes else piece.split())]
 
 
-def _class_index(name: str, classes, where) -> int:
+def _find_class(name: str, classes, where) -> int:
     if name not in classes:
         raise InputError(f"{where}: unknown class {name!r}; known are {', '.join(classes)}")
     return classes.index(name)
@@ -127,5 +120,5 @@ def _check_ids(path, ids, labels) -> None:
     missing = [name for name in ids if name not in labels]
     if missing:
         raise MissingInputError(
-            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): add them, or take them from the list"
+            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): add them or remove them from the list"
         )

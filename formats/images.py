@@ -1,30 +1,34 @@
-"""Photographs and 8-bit grey maps (saliency maps, object masks) as files.
+"""Image files: RGB photographs uint8 [H, W, 3] and 8-bit grey maps uint8 [H, W] (saliency maps, object masks).
 
-Photographs are RGB uint8 [H, W, 3]; grey maps uint8 [H, W]. EXIF rotation is ignored, so that an image always
-lies on its mask pixel by pixel, as PIL-based toolboxes read it.
+EXIF rotation is ignored, as in PIL-based toolboxes, so that an image stays aligned with its mask. Pixels are decoded by
+OpenCV, which is faster than Pillow; sizes and modes are read by Pillow from the header.
 """
 
+import io
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError, existing_folder, first_line
-from formats.image_headers import check_header
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-KINDS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # those that are decoded; Pillow would try many more
-
-
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow would try many more
+PNG_BIT_DEPTH = 24  # index of the byte that holds the bits per channel of a PNG file
+PILLOW_ERRORS = (  # raised by Pillow for damaged files, depending on the format
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, struct.error),
+    Image.DecompressionBombError,
+)
+REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 def read_bytes(path) -> bytes:
-    """The content of a file; an `InputError` that names it where it cannot be read."""
+    """Read a whole file. Raises `InputError` naming the file if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -34,83 +38,99 @@ def read_bytes(path) -> bytes:
 
 
 def decode_image(content: bytes, name, reduction: int = 1) -> np.ndarray:
-    """RGB uint8 [H, W, 3] from the bytes of an image file; `name` is for the error message.
+    """Decode an image file to RGB uint8 [H, W, 3]; `name` appears in error messages.
 
-    With a `reduction` of 2, 4 or 8 both sides are that many times smaller, which takes JPEG files less time.
+    A `reduction` of 2, 4 or 8 divides both sides by that factor, which makes decoding JPEG files faster.
     """
     if reduction == 1:
-        return _decode(content, name, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    return _decode(content, name, REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)[:, :, ::-1]
+        return _decode(content, name, cv2.IMREAD_COLOR_RGB)
+    return _decode(content, name, REDUCED_COLOR[reduction])[:, :, ::-1]
 
 
 def load_image(path) -> np.ndarray:
-    """RGB uint8 [H, W, 3]. Raises `InputError` if the file cannot be decoded."""
+    """Load RGB uint8 [H, W, 3]. Raises `InputError` if the file cannot be decoded."""
     return decode_image(read_bytes(path), path)
 
 
 def save_image(path, image: np.ndarray) -> None:
-    """Writes RGB uint8 [H, W, 3] in the format of the suffix (JPEG at quality 95)."""
+    """Save RGB uint8 [H, W, 3] in the format given by the suffix (JPEG at quality 95)."""
     write_bytes(path, _encode(Path(path).suffix, image[:, :, ::-1], path))
 
 
 def decode_grey(content: bytes, name) -> np.ndarray:
-    """uint8 [H, W] from a grey or RGB file; of 16 bits the upper 8, unless all are 0 and it holds 8-bit values."""
-    image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Decode a grey or RGB file to uint8 [H, W].
+
+    Of 16-bit values the upper 8 bits are kept, unless all of them are below 256: these are 8-bit values already.
+    """
+    image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
     if image.dtype == np.uint16:
         image = (image >> 8 if image.max() > 255 else image).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise InputError(f"{name} holds {image.dtype}: save it with 8 bits")
+        raise InputError(f"{name} holds {image.dtype} values: save it with 8 bits")
     return image
 
 
 def load_grey(path) -> np.ndarray:
-    """A grey map, uint8 [H, W] in 0..255. Raises `InputError` if the file cannot be decoded."""
+    """Load a grey map, uint8 [H, W] in 0..255. Raises `InputError` if the file cannot be decoded."""
     return decode_grey(read_bytes(path), path)
 
 
 def save_grey(path, grey: np.ndarray) -> None:
-    """Writes a grey map, uint8 [H, W], as 8-bit PNG."""
+    """Save a grey map, uint8 [H, W], as 8-bit PNG."""
     if grey.ndim != 2 or grey.dtype != np.uint8:
         raise ValueError(f"{path}: a grey map is uint8 [H, W], got {grey.dtype} {list(grey.shape)}")
     write_bytes(path, _encode(".png", grey, path))
 
 
-def load_grey_of(path, image_path, image_hw: tuple[int, int], read: Callable = read_bytes) -> np.ndarray:
-    """A map that belongs to an image, such as its saliency or edges, uint8 [H, W]; one of another size than the image
-    is an `InputError`. `read` gives the bytes of a path."""
+def load_aligned_grey(path, image_path, image_hw: tuple[int, int], read: Callable = read_bytes) -> np.ndarray:
+    """Load a map of an image, such as its saliency or edges, uint8 [H, W].
+
+    `read` returns the bytes of a path. Raises `InputError` if the map does not have the size of the image.
+    """
     grey = decode_grey(read(path), path)
     check_size(path, grey.shape, image_path, image_hw)
     return grey
 
 
 def load_mask(path) -> np.ndarray:
-    """An object mask as bool [H, W]: grey value over 128 (as in PySODMetrics), or 1 where 1 is the largest."""
+    """Load an object mask as bool [H, W]; see `binarize_mask`."""
     return binarize_mask(load_grey(path))
 
 
 def binarize_mask(grey: np.ndarray) -> np.ndarray:
-    """bool [H, W] from the grey values of a mask file; a mask stored as 0/1 is read as what it means."""
+    """Convert grey values to bool [H, W]: above 128 is object (as in PySODMetrics); in a mask of 0 and 1, 1 is."""
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
 
 
 def image_size(path) -> tuple[int, int]:
-    """(H, W) of an image file from its header alone, EXIF rotation ignored."""
-    with opened(path, path) as image:
+    """Read (H, W) of an image file from its header; EXIF rotation is ignored."""
+    with open_image(path, path) as image:
+        return image.height, image.width
+
+
+def decode_size(content: bytes, name) -> tuple[int, int]:
+    """Read (H, W) from the bytes of an image file, no pixel decoded; `name` appears in error messages."""
+    with open_image(io.BytesIO(content), name) as image:
         return image.height, image.width
 
 
 @contextmanager
-def opened(file, name) -> Iterator[Image.Image]:
-    """An image of which Pillow has read the header alone, from a path or a stream; `name` is for the error message."""
+def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
+    """Open an image by Pillow, which reads its header, from a path or a stream; `name` appears in error messages.
+
+    Raises `InputError` if the file has another format, is damaged, or exceeds Pillow's limit of 178,956,970 px.
+    """
     try:
-        with Image.open(file, formats=KINDS) as image:
+        with Image.open(file, formats=formats) as image:
             yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as damage of many formats ends
-        raise InputError(f"{name} is not an image that can be opened: {first_line(error)}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not a {'/'.join(formats)} file, or is damaged: replace or remove it") from None
+    except PILLOW_ERRORS as error:
+        raise InputError(f"{name} cannot be read as an image: {first_line(error)}") from None
 
 
 def image_stems(folder) -> dict[str, Path]:
-    """Stem → path of every image file of `folder`, in order of their names. Two files of one stem are an error."""
+    """Map the stem of every image file in `folder` to its path, sorted by name. Two files of one stem are an error."""
     folder = existing_folder(folder)
     found: dict[str, Path] = {}
     for path in image_paths(folder):
@@ -121,7 +141,7 @@ def image_stems(folder) -> dict[str, Path]:
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """Every image file of `folder`, in order of their names."""
+    """List every image file in `folder`, sorted by name."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -130,22 +150,22 @@ def image_paths(folder: Path) -> list[Path]:
 
 
 def check_size(path, size_hw, other, other_hw) -> None:
-    """Raises `InputError` unless two files of one image, such as the image and its label, have one size."""
+    """Raise `InputError` unless two files of one image, such as the image and its label, have the same size."""
     if tuple(size_hw) != tuple(other_hw):
         raise InputError(
             f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px: files of one "
-            "image have one size, make the wrong one again"
+            "image must have the same size; create the wrong one again"
         )
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
-    check_header(content, name)
+    decode_size(content, name)  # OpenCV would decode more formats, and more pixels than Pillow allows
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise InputError(f"{name} cannot be decoded: {first_line(error)}") from error
     if image is None:
-        raise InputError(f"{name} is not an image that can be decoded: replace or remove it")
+        raise InputError(f"{name} is damaged or truncated: replace or remove it")
     return image
 
 

@@ -1,6 +1,6 @@
-"""Saliency data sets on disk: `<data set>/Images/<stem>.jpg` with `<data set>/Masks/<stem>.png`.
+"""Layout of saliency data sets: `<data set>/Images/<stem>.jpg` and `<data set>/Masks/<stem>.png`.
 
-`dataset/` holds training sets beside `benchmark/`, which holds the test sets and is never trained on.
+`dataset/` holds the training sets and `benchmark/`, the folder of test sets, which are never used for training.
 """
 
 from pathlib import Path
@@ -12,14 +12,14 @@ BENCHMARK_FOLDER = "benchmark"
 
 
 def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
-    """(image, mask) of every picture of one data set, paired by stem, in order of the stems.
+    """List (image, mask) of a data set, paired by stem and sorted by stem.
 
-    Raises `InputError` when an image or mask has no partner, or there is no picture at all.
+    Raises `InputError` if an image or mask has no partner, or there are no images.
     """
     data_set = Path(data_set)
     for folder in (data_set / "Images", data_set / "Masks"):
         if not folder.is_dir():
-            raise MissingInputError(f"folder {folder} does not exist: a saliency data set holds Images/ and Masks/")
+            raise MissingInputError(f"folder {folder} does not exist: a saliency data set must hold Images/ and Masks/")
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
         raise InputError(f"{data_set / 'Images'} holds no image")
@@ -34,16 +34,16 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
 
 
 def training_pairs(roots) -> list[tuple[Path, Path]]:
-    """The pairs of all data sets in `roots`; each of these is a data set or a folder of them."""
+    """List the pairs of all training sets in `roots`; each root is a data set or a folder of data sets."""
     data_sets = [data_set for root in roots for data_set in find_data_sets(root)]
     if len({data_set.resolve() for data_set in data_sets}) < len(data_sets):
-        raise InputError(f"--train_root names a data set twice: {shorten(data_sets)}")
+        raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}")
     return [pair for data_set in data_sets for pair in saliency_pairs(data_set)]
 
 
 def edge_paths(edge_dir, pairs) -> list[Path]:
-    """The ready edge map of each (image, mask): `<edge_dir>/<data set>/<stem>.png`, or, where there is one data set
-    only, `<edge_dir>/<stem>.png`.
+    """List the edge map of each (image, mask): `<edge_dir>/<data set>/<stem>.png`, or `<edge_dir>/<stem>.png` if there
+    is only one data set.
 
     Raises `MissingInputError` if any is missing.
     """
@@ -58,13 +58,13 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
     if missing:
         raise MissingInputError(
             f"--edge_dir {edge_dir} lacks {len(missing)} of {len(pairs)} edge maps ({shorten(missing)}): add them, or "
-            "leave --edge_dir out, and edges are made from the masks"
+            "omit --edge_dir to compute edges from the masks"
         )
     return found
 
 
 def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
-    """Name → pairs of all data sets in `roots`; each of these is a data set or a folder of them, such as benchmark/."""
+    """Map the names of all data sets in `roots` to their pairs; each root is a data set or a folder of data sets."""
     data_sets = [data_set for root in roots for data_set in data_sets_in(Path(root))]
     names = [data_set.resolve().name for data_set in data_sets]
     if len(set(names)) < len(names):
@@ -73,20 +73,20 @@ def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
 
 
 def find_data_sets(root) -> list[Path]:
-    """`root` if it is a data set itself, else the data sets right below it, without `benchmark/`."""
+    """Find the training sets of a root, as `data_sets_in`. Raises `InputError` for test sets, i.e. below benchmark/."""
     data_sets = data_sets_in(Path(root))
     if any(data_set.resolve().parent.name == BENCHMARK_FOLDER for data_set in data_sets):
-        raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: name a training set")
+        raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: choose a training set")
     return data_sets
 
 
 def data_sets_in(root: Path) -> list[Path]:
-    """`root` if it is a data set itself (holds Images/), else the data sets right below it, `benchmark/` never one."""
+    """Return `root` if it is a data set (it holds Images/), else the data sets directly below, except `benchmark/`."""
     if (existing_folder(root) / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
         raise MissingInputError(
-            f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it or below"
+            f"{root} is not a saliency data set and holds none: expected Images/ and Masks/ in it or below"
         )
     return found

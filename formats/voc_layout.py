@@ -1,14 +1,12 @@
-"""The VOC 2012 tree: where its folders lie, its classes and its lists of ids.
+"""Layout of the VOC 2012 tree: its folders, classes and lists of ids.
 
     VOC2012/{JPEGImages, SegmentationClass, SegmentationClassAug, classes.txt}
     voc12/{cls_labels.npy, train_aug_id.txt, train_id.txt, val_id.txt}
 
-`classes.txt` (foreground names, one per line) belongs to data of one's own; without it VOC's twenty classes hold.
+`classes.txt` (names of the foreground classes, one per line) is for other data sets; without it the classes are VOC's.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from formats.atomic_files import write_text
@@ -21,167 +19,157 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 is ignored
-VOC_PHOTOGRAPH = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # how VOC's own lists begin
-OF_PATHS = "/\\:"  # separators, and the colon of a drive: no id may lead out of its folder
+MAX_CLASSES = 254  # labels are uint8; 0 is background and 255 is ignored
+PHOTOGRAPH_PREFIX = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # of the lines in VOC's own lists
+PATH_CHARACTERS = "/\\:"  # an id must not lead out of its folder; Windows drives have colons
 LABEL_ROOT = Path("experiments/pseudo_labels")
-MOST_NAMED = 20  # missing files for which others of their stem are looked for
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
-BELOW_DATA_DIR = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")
+VOC_PARENTS = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")  # relative to --data_dir
 
 
 def find_voc_root(data_dir) -> Path:
-    """The folder that holds JPEGImages: `data_dir` itself, a place below it in the README's tree, or that beside
-    VOC2012."""
+    """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012.
+
+    Raises `MissingInputError` if there is none.
+    """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise MissingInputError(f"--data_dir: folder {data_dir} does not exist")
-    places = [data_dir / below / last for below in BELOW_DATA_DIR for last in ("", "VOC2012")]
+    places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
         if (root / "JPEGImages").is_dir():
             return root
-    raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir}, nor below it as in VOCdevkit/VOC2012/JPEGImages")
+    raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir}, or below it as in VOCdevkit/VOC2012/JPEGImages")
 
 
 def load_class_names(voc_root) -> tuple[str, ...]:
-    """Names of the foreground classes; label i + 1 belongs to name i."""
+    """Load the names of the foreground classes; label i + 1 is the class with index i."""
     path = Path(voc_root) / "classes.txt"
     if not path.is_file():
         return VOC_CLASSES
     lines = decode_text(read_bytes(path), path).splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if names and names[0].lower() == "background":
-        raise InputError(f"{path} begins with background, which is label 0 already: name the foreground classes alone")
+        raise InputError(f"{path} begins with background, which is label 0 already: list only the foreground classes")
     if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise InputError(f"{path} holds {len(names)} names: between 1 and {MAX_CLASSES} different ones are needed")
+        raise InputError(f"{path} holds {len(names)} names: it must hold 1 to {MAX_CLASSES} different names")
     return names
 
 
 def list_path(list_dir, name: str) -> Path:
-    """A list given by its name lies in `list_dir`; one given by a path with a folder lies there."""
+    """Return the path of a list: a plain name is in `list_dir`, a path with a folder is kept."""
     return Path(name) if is_path(name) else Path(list_dir) / name
 
 
 def is_path(name: str) -> bool:
-    """Whether a name says which folder it lies in."""
+    """Return whether a name contains a folder."""
     return "/" in name or "\\" in name
 
 
 def load_ids(path) -> list[str]:
-    """The ids of a list, one per line; blank lines and Windows line ends are accepted.
+    """Load the ids of a list, one per line; blank lines and Windows line ends are accepted.
 
-    A line of VOC's own form (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`) counts as its id.
+    Lines may have the form of VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`). Raises `InputError` for
+    an empty list, repeated ids, and ids that are not file names.
     """
     return parse_ids(read_bytes(path), path)
 
 
 def parse_ids(content: bytes, name) -> list[str]:
-    """The ids of a list from the bytes of its file; `name` is for the error message."""
-    ids = ids_in(content, name)
+    """Do the same as `load_ids` with the bytes of a file; `name` appears in error messages."""
+    ids = split_ids(content, name)
     for image_id in ids:
         check_id(image_id, name)
     if not ids:
-        raise InputError(f"{name} is empty: it must name one image id per line")
+        raise InputError(f"{name} is empty: it must hold one image id per line")
     repeated = len(ids) - len(set(ids))
     if repeated:
-        raise InputError(f"{name} names {repeated} ids more than once: remove the repetitions")
+        raise InputError(f"{name} holds {repeated} ids more than once: remove the repetitions")
     return ids
 
 
-def ids_in(content: bytes, name) -> list[str]:
-    """The ids of a list as they stand in it, be they none, repeated or no names of files."""
+def split_ids(content: bytes, name) -> list[str]:
+    """Split a list into ids without checking them."""
     lines = decode_text(content, name).splitlines()
-    return [VOC_PHOTOGRAPH.sub("", line.split()[0]).removesuffix(".jpg") for line in lines if line.strip()]
+    return [PHOTOGRAPH_PREFIX.sub("", line.split()[0]).removesuffix(".jpg") for line in lines if line.strip()]
 
 
 def check_id(image_id: str, name) -> None:
-    """Raises `InputError` for an id that would lead out of its folder; `name` is that of its list."""
-    if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(OF_PATHS):
-        raise InputError(f"{name} names {image_id!r}: an id is the name of a file, without folder and suffix")
+    """Raise `InputError` for an id that would lead out of its folder; `name` is the list that holds it."""
+    if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(PATH_CHARACTERS):
+        raise InputError(f"{name} holds {image_id!r}: an id is the name of a file, without folder and suffix")
 
 
 def decode_text(content: bytes, name) -> str:
+    """Decode UTF-8, with or without a byte order mark; `name` appears in the error message."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not text in UTF-8 ({error.reason}): save it as such") from None
+        raise InputError(f"{name} is not text in UTF-8 ({error.reason}): save it in UTF-8") from None
 
 
 def save_ids(path, ids) -> None:
-    """Writes a list, one id per line."""
+    """Save a list, one id per line."""
     write_text(path, "".join(f"{name}\n" for name in ids))
 
 
-@dataclass(frozen=True)
-class FilesOfIds(Sequence):
-    """`<folder>/<id><suffix>` of every id. A path is made when it is asked for: it takes ten times the memory of an id,
-    of which all lists here have one."""
-
-    folder: Path
-    ids: list[str]
-    suffix: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, place: int) -> Path:
-        return self.folder / (self.ids[place] + self.suffix)
-
-
-def files_of_ids(folder, ids: list[str], suffix: str) -> FilesOfIds:
-    """The files of all ids; one directory listing tells which are missing (an `InputError`)."""
+def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
+    """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
     folder = existing_folder(folder)
     present = {path.name for path in folder.iterdir()}
     missing = [name for name in ids if name + suffix not in present]
     if missing:
-        others = sorted(name for name in present if Path(name).stem in missing[:MOST_NAMED])
-        there = (
-            f"; there is {shorten(others)}, but files here end in {suffix}: convert or rename them" if others else ""
-        )
+        others = sorted(name for name in present if Path(name).stem in missing[:20])
+        hint = f"; there is {shorten(others)}, but files must end in {suffix}: convert or rename them" if others else ""
         raise MissingInputError(
             f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
-            f"add them, or take their ids from the list{there}"
+            f"add them, or remove their ids from the list{hint}"
         )
-    return FilesOfIds(folder, ids, suffix)
+    return [folder / (name + suffix) for name in ids]
 
 
 def mask_folder(voc_root, name: str) -> Path:
-    """The folder `name` of masks: beside JPEGImages, or where the tree divides between VOC2012 and its parent, in the
-    other one."""
+    """Return the folder `name` of masks: beside JPEGImages, or, if VOC2012 and its parent share the folders, in the
+    other of the two."""
     root = Path(voc_root)
     places = [root / name, root / "VOC2012" / name] + ([root.parent / name] if root.name == "VOC2012" else [])
     return next((folder for folder in places if folder.is_dir()), places[0])
 
 
 def truth_folder(voc_root, ids) -> Path:
-    """SegmentationClassAug, if it is there and SegmentationClass lacks masks of `ids`, as it does of VOC's train_aug;
-    else SegmentationClass."""
-    folder, more = (mask_folder(voc_root, name) for name in MASK_FOLDERS)
-    there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-    return more if more.is_dir() and not there.issuperset(ids) else folder
+    """Return the folder of the masks of `ids`: SegmentationClass, or SegmentationClassAug if the former lacks some.
+
+    In VOC, SegmentationClass lacks most masks of train_aug.
+    """
+    folder, augmented = (mask_folder(voc_root, name) for name in MASK_FOLDERS)
+    present = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
+    return augmented if augmented.is_dir() and not present.issuperset(ids) else folder
 
 
-def masks_that_exist(voc_root, ids) -> dict[str, Path]:
-    """Id → mask of those ids that have one, in the folder that `truth_folder` names."""
+def find_masks(voc_root, ids) -> dict[str, Path]:
+    """Map the ids that have a mask in `truth_folder` to its path."""
     folder = truth_folder(voc_root, ids)
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in there}
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in present}
 
 
 def label_folder(label_name: str, voc_root) -> Path:
-    """Where the labels of `--label_name` lie: a path, a folder of the VOC tree, or a name below experiments/."""
-    candidates = [Path(label_name), mask_folder(voc_root, label_name)]
-    made = LABEL_ROOT / label_name
-    candidates = [*candidates, made] if is_path(label_name) else [made, *reversed(candidates)]
+    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/.
+
+    Raises `MissingInputError` if there are none.
+    """
+    candidates = [LABEL_ROOT / label_name, mask_folder(voc_root, label_name), Path(label_name)]
+    if is_path(label_name):
+        candidates.reverse()
     for folder in candidates:
         if folder.is_dir():
             return folder
     raise MissingInputError(
         f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; "
-        "make_pseudo_labels.py makes labels"
+        "run make_pseudo_labels.py to create labels"
     )
 
 
 def new_label_folder(label_name: str) -> Path:
-    """Where labels called `label_name` are written: a folder's path as it is, a bare name below experiments/."""
+    """Return the folder to write labels to: a path is kept, a plain name is below experiments/."""
     return Path(label_name) if is_path(label_name) else LABEL_ROOT / label_name

@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from formats.cams import load_named_arrays
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
 from formats.images import check_size
 from formats.labels import check_labels, load_label
-from formats.npz_files import load_named_arrays
 from formats.pickles import load_object_array
 from pseudo_labels.fusion_rules import strongest
 

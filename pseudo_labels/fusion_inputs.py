@@ -7,7 +7,7 @@ import numpy as np
 
 from formats.cams import load_cams
 from formats.errors import InputError
-from formats.images import check_size, load_grey_of, load_image
+from formats.images import check_size, load_aligned_grey, load_image
 
 
 def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
@@ -19,7 +19,7 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
     shape_hw = cams.shape[1:]
     evidence = {"cams": cams, "classes": classes}
     if "saliency" in wanted:
-        evidence["saliency"] = load_grey_of(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
+        evidence["saliency"] = load_aligned_grey(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
         check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.images import check_size, load_grey_of
+from formats.images import check_size, load_aligned_grey
 from pseudo_labels.fusion_inputs import load_checked_cams
 from pseudo_labels.selector import Thresholds, measure, painted, saliency_mask, select_regions, split_mask
 
@@ -27,7 +27,7 @@ class ImageSelector:
     def measure_image(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
         """Of an image with one class: its label, what `measure` tells, and the mask painted with it, uint8 [H, W]."""
         label_of_class = int(self.image_labels[index].argmax()) + 1
-        saliency = load_grey_of(self.maps[index], self.truth[index], label.shape)
+        saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
         mask = painted(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
 
@@ -35,7 +35,7 @@ class ImageSelector:
         """Maps and classes of an image whose mask is to be split, and its saliency map."""
         cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
         check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
-        return cams, classes, load_grey_of(self.maps[index], self.truth[index], shape_hw)
+        return cams, classes, load_aligned_grey(self.maps[index], self.truth[index], shape_hw)
 
     def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
         """The label after selection with a split mask, the classes of the image, and those that were replaced."""

@@ -1,4 +1,4 @@
-"""Broken and odd files through every script: work done, or one line that names the file; never a traceback."""
+"""Damaged and unusual files in every script: it succeeds or prints one line naming the file, never a traceback."""
 
 import importlib
 import io
@@ -23,19 +23,19 @@ RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 
 
-def encoded(pixels, kind: str, mode: str | None = None, **options) -> bytes:
+def encode(pixels, kind: str, mode: str | None = None, **options) -> bytes:
     image, stream = Image.fromarray(pixels), io.BytesIO()
     (image.convert(mode) if mode else image).save(stream, format=kind, **options)
     return stream.getvalue()
 
 
-def turned() -> Image.Exif:
+def build_rotation() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
-JPEG, PNG = encoded(PIXELS, "JPEG"), encoded(PIXELS, "PNG")
+JPEG, PNG = encode(PIXELS, "JPEG"), encode(PIXELS, "PNG")
 UNREADABLE = {
     "empty": b"",
     "html": b"<html>404 not found</html>\n",
@@ -50,19 +50,19 @@ ODD = {
     "png": PNG,
     "jpeg without its end": JPEG[:-20],
     "png without its end": PNG[:-20],
-    "cmyk": encoded(PIXELS, "JPEG", "CMYK"),
-    "rgba": encoded(PIXELS, "PNG", "RGBA"),
-    "palette": encoded(PIXELS, "PNG", "P"),
-    "16 bits": encoded(PIXELS[:, :, 0].astype(np.uint16) * 257, "PNG"),
-    "float": encoded(PIXELS[:, :, 0].astype(np.float32), "TIFF"),
-    "gif of two": encoded(PIXELS, "GIF", save_all=True, append_images=[Image.fromarray(PIXELS)]),
-    "turned": encoded(PIXELS, "JPEG", exif=turned()),
-    "one pixel": encoded(PIXELS[:1, :1], "PNG"),
-    "one row": encoded(np.tile(PIXELS[:1], (1, 50, 1)), "PNG"),
-    "one column": encoded(np.tile(PIXELS[:, :1], (50, 1, 1)), "PNG"),
-    "label 0": encoded(np.zeros((HEIGHT, WIDTH), np.uint8), "PNG"),
-    "label 77": encoded(np.full((HEIGHT, WIDTH), 77, np.uint8), "PNG"),
-    "label 255": encoded(np.full((HEIGHT, WIDTH), 255, np.uint8), "PNG"),
+    "cmyk": encode(PIXELS, "JPEG", "CMYK"),
+    "rgba": encode(PIXELS, "PNG", "RGBA"),
+    "palette": encode(PIXELS, "PNG", "P"),
+    "16 bits": encode(PIXELS[:, :, 0].astype(np.uint16) * 257, "PNG"),
+    "float": encode(PIXELS[:, :, 0].astype(np.float32), "TIFF"),
+    "gif of two": encode(PIXELS, "GIF", save_all=True, append_images=[Image.fromarray(PIXELS)]),
+    "rotated": encode(PIXELS, "JPEG", exif=build_rotation()),
+    "one pixel": encode(PIXELS[:1, :1], "PNG"),
+    "one row": encode(np.tile(PIXELS[:1], (1, 50, 1)), "PNG"),
+    "one column": encode(np.tile(PIXELS[:, :1], (50, 1, 1)), "PNG"),
+    "label 0": encode(np.zeros((HEIGHT, WIDTH), np.uint8), "PNG"),
+    "label 77": encode(np.full((HEIGHT, WIDTH), 77, np.uint8), "PNG"),
+    "label 255": encode(np.full((HEIGHT, WIDTH), 255, np.uint8), "PNG"),
 }
 
 VOC = "--data_dir HERE/data --list_dir HERE/voc12"
@@ -75,7 +75,7 @@ MAKE = f"{VOC} --list ids.txt --label_name HERE/out/labels"
 SCORE = "--data_dir HERE/data --list HERE/voc12/ids.txt --bootstrap 0 --workers 1"
 SELECT = "--selector sos --saliency_dir HERE/saliency"
 PHOTOGRAPHS, TRUTH = "data/JPEGImages", "data/SegmentationClassAug"
-COMMANDS = {  # name → script, flags, and the folders of images that it reads
+COMMANDS = {  # name → script, flags, folders of the images that it reads
     "saliency training": (
         "SOD_train",
         f"{TINY_SWIN} --train_root HERE/set --val_root HERE/set --edge_dir HERE/edges --max_epoch 1 --train_batch 3"
@@ -146,7 +146,7 @@ COMMANDS = {  # name → script, flags, and the folders of images that it reads
 
 @pytest.fixture(scope="module")
 def tree(scenes, label_parts, networks, tmp_path_factory):
-    """Four images of VOC and three of a saliency data set, with all that belongs to them. Left as it was."""
+    """Create a tree of four VOC and three saliency images with all their files; tests restore what they change."""
     root, voc = tmp_path_factory.mktemp("tree"), scenes / "data/VOCdevkit/VOC2012"
     ids, classes = load_ids(scenes / "voc12/train_aug_id.txt")[:4], load_class_names(voc)
     copies = {
@@ -174,7 +174,7 @@ def tree(scenes, label_parts, networks, tmp_path_factory):
 
 @pytest.fixture
 def answer(tree, networks, tmp_path_factory, capsys):
-    """Runs a script as its command line does, with a file of the tree replaced for the while: → exit code, error."""
+    """Return a function that runs a script while a file of the tree is replaced, and returns exit code and stderr."""
 
     def run(script: str, flags: str, name: str, content) -> tuple[int, str]:
         path, out = tree / name, tmp_path_factory.mktemp("out")
@@ -209,7 +209,7 @@ def answer(tree, networks, tmp_path_factory, capsys):
     return run
 
 
-def first_of(tree, folder: str) -> str:
+def find_first(tree, folder: str) -> str:
     return str(sorted((tree / folder).iterdir())[0].relative_to(tree))
 
 
@@ -217,7 +217,7 @@ PLACES = [(command, folder) for command, (_, _, folders) in COMMANDS.items() for
 
 
 @pytest.mark.parametrize(("command", "folder"), PLACES)
-def test_an_image_cut_short(command, folder, tree, answer):
+def test_a_truncated_image(command, folder, tree, answer):
     check_unreadable(command, folder, "png header", tree, answer)
 
 
@@ -230,11 +230,11 @@ def test_images_that_cannot_be_read(command, folder, kind, tree, answer):
 
 def check_unreadable(command: str, folder: str, kind: str, tree, answer) -> None:
     script, flags, _ = COMMANDS[command]
-    name = first_of(tree, folder)
+    name = find_first(tree, folder)
     code, said = answer(script, flags, name, UNREADABLE[kind])
-    # in a folder of any images these are none; of photographs beside finished labels the size alone is read
+    # folders of images skip what is not a file; of photographs beside finished labels only the size is read
     passed_over = kind in ("folder", "dangling link") and folder in (PHOTOGRAPHS, "set/Images", "set/Masks")
-    passed_over |= (command, folder) == ("scores of segmentations", PHOTOGRAPHS)  # the page does without
+    passed_over |= (command, folder) == ("scores of segmentations", PHOTOGRAPHS)  # the page omits them
     passed_over |= kind in ("jpeg cut", "png cut") and (command, folder) == ("baseline", PHOTOGRAPHS)
     assert code == 2 or script == "predict" or passed_over
     assert os.path.basename(name).split(".")[0] in said or passed_over
@@ -245,7 +245,7 @@ def check_unreadable(command: str, folder: str, kind: str, tree, answer) -> None
 @pytest.mark.parametrize(("command", "folder"), PLACES)
 def test_odd_images(command, folder, kind, tree, answer):
     script, flags, _ = COMMANDS[command]
-    name = first_of(tree, folder)
+    name = find_first(tree, folder)
     code, said = answer(script, flags, name, ODD[kind])
     assert code == 0 or os.path.basename(name).split(".")[0] in said
 
@@ -292,10 +292,10 @@ def test_lists_of_windows(tree, answer):
 
 class Fails:
     def __reduce__(self):
-        return exec, ("raise SystemExit('it was executed')",)
+        return exec, ("raise SystemExit('the pickle was executed')",)
 
 
-def saved(value) -> bytes:
+def encode_npy(value) -> bytes:
     stream = io.BytesIO()
     np.save(stream, value, allow_pickle=True)
     return stream.getvalue()
@@ -311,13 +311,13 @@ def test_image_labels_that_cannot_be_used(command, tree, answer):
         b"id,classes\n",
         whole[:60],
         whole[: len(whole) // 2],
-        saved({"a": Fails()}),
+        encode_npy({"a": Fails()}),
         pickle.dumps({name: np.zeros(10) for name in ids}),
-        saved(np.zeros((4, 10))),
-        saved({name: np.zeros(7) for name in ids}),
-        saved(dict.fromkeys(ids, "ball")),
-        saved({name: np.full(10, np.nan) for name in ids}),
-        saved({name: np.zeros(10) for name in ids[1:]}),
+        encode_npy(np.zeros((4, 10))),
+        encode_npy({name: np.zeros(7) for name in ids}),
+        encode_npy(dict.fromkeys(ids, "ball")),
+        encode_npy({name: np.full(10, np.nan) for name in ids}),
+        encode_npy({name: np.zeros(10) for name in ids[1:]}),
         "folder",
         "dangling link",
     ):
@@ -335,26 +335,26 @@ def test_class_names_that_cannot_be_used(content, answer):
 # maps and scores
 
 
-def maps_of(cams, classes) -> bytes:
+def encode_cams(cams, classes) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, cams=cams, classes=classes)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("command", [pytest.param("walk", marks=pytest.mark.slow), "scores of labels"])
-def test_maps_that_cannot_be_used(command, tree, answer):
-    name = first_of(tree, "cams")
+def test_cams_that_cannot_be_used(command, tree, answer):
+    name = find_first(tree, "cams")
     whole = (tree / name).read_bytes()
     one = np.ones(1, np.uint8)
     for content in (
         *(b"", b"text", whole[:50], whole[:-9], whole[:70] + b"\xff\x00" + whole[72:]),
-        maps_of(np.zeros((1, HEIGHT), np.float16), one),
-        maps_of(np.full((1, HEIGHT, WIDTH), np.nan, np.float16), one),
-        maps_of(np.zeros((1, 9, 9), np.float16), one),
-        maps_of(np.array([Fails()], object), one),
-        maps_of(np.zeros((10, HEIGHT, WIDTH), np.float16), np.arange(1, 11, dtype=np.uint8)),
-        maps_of(np.zeros((0, 0, 0), np.float16), np.zeros(0, np.uint8)),
-        saved(np.zeros(3)),
+        encode_cams(np.zeros((1, HEIGHT), np.float16), one),
+        encode_cams(np.full((1, HEIGHT, WIDTH), np.nan, np.float16), one),
+        encode_cams(np.zeros((1, 9, 9), np.float16), one),
+        encode_cams(np.array([Fails()], object), one),
+        encode_cams(np.zeros((10, HEIGHT, WIDTH), np.float16), np.arange(1, 11, dtype=np.uint8)),
+        encode_cams(np.zeros((0, 0, 0), np.float16), np.zeros(0, np.uint8)),
+        encode_npy(np.zeros(3)),
         "folder",
         "dangling link",
     ):
@@ -363,18 +363,18 @@ def test_maps_that_cannot_be_used(command, tree, answer):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_scores_of_others_that_cannot_be_used(suffix, tree, answer):
-    label = tree / first_of(tree, "labels")
+def test_external_scores_that_cannot_be_used(suffix, tree, answer):
+    label = tree / find_first(tree, "labels")
     other = label.with_suffix(suffix)
     label.rename(other)
     other.write_bytes(b"")
     try:
         for content in (
-            *(b"", b"text", saved({1: Fails()}), saved({0: np.zeros(3)}), saved({"keys": {}, "cam": {}})),
-            *(saved({"keys": np.zeros(10**4), "cam": 5}), saved([]), saved({}), saved({1: None}), saved({(1, 2): 3})),
-            maps_of(np.zeros(3), np.zeros((2, 2))),
-            maps_of(np.array(["a"]), np.array(5)),
-            maps_of(np.zeros(3), np.array([Fails()], object)),
+            *(b"", b"text", encode_npy({"keys": np.zeros(10**4), "cam": 5})),
+            *map(encode_npy, ({1: Fails()}, {0: np.zeros(3)}, {"keys": {}, "cam": {}}, [], {}, {1: None}, {(1, 2): 3})),
+            encode_cams(np.zeros(3), np.zeros((2, 2))),
+            encode_cams(np.array(["a"]), np.array(5)),
+            encode_cams(np.zeros(3), np.array([Fails()], object)),
             "dangling link",
         ):
             code, said = answer(*COMMANDS["baseline"][:2], str(other.relative_to(tree)), content)
@@ -408,7 +408,7 @@ def test_checkpoints_that_cannot_be_used(script, flags, other, tree, networks, a
         "cut": whole[: len(whole) // 2],
         "without its end": whole[:-40],
         "pickle": pickle.dumps(Fails()),
-        "archive of arrays": maps_of(np.zeros(3), np.zeros(3)),
+        "archive of arrays": encode_cams(np.zeros(3), np.zeros(3)),
         "folder": "folder",
         "dangling link": "dangling link",
         "of another stage": whole,
@@ -466,8 +466,8 @@ def test_archives_that_cannot_be_used(content, tree, answer):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
-def test_names_that_are_no_text(tree, networks, tmp_path, capsys):
-    """A name in another encoding than that of the system."""
+def test_names_that_are_not_utf8(tree, networks, tmp_path, capsys):
+    """File names in another encoding than the system's."""
     name = os.fsdecode(b"b\xe4r")
     for folder in ("set/Images", "set/Masks", "maps/set"):
         shutil.copytree(tree / folder, tmp_path / folder)

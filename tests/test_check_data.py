@@ -1,4 +1,4 @@
-"""prepare_data.py check: every fault is found where it was made, and nothing else; what its exit status tells."""
+"""prepare_data.py check: exactly the planted faults are found; the exit status."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from PIL import Image
 import options
 import prepare_data
 from datasets.drawn_scenes import draw_scene, write_saliency_scenes, write_voc_scenes
-from datasets.same_pictures import same_pictures, signature
+from datasets.duplicates import compute_signature, find_duplicates
 from formats.cams import save_cams
 from formats.errors import InputError
 from formats.image_labels import load_image_labels, save_image_labels
@@ -28,7 +28,7 @@ from utils.interruption import run_script
 
 
 def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
-    """The exit status, and (severity, what, file) of all that was found; in the flags HERE is `folder`."""
+    """Run the check, with `folder` for HERE in the flags. Returns the status and (severity, what, file) of each row."""
     command = f"{flags} --workers 1 --csv HERE/found.csv".replace("HERE", shlex.quote(str(folder)))
     status = prepare_data.main(options.prepare_data().parse_args(["check", *shlex.split(command)]))
     with open(folder / "found.csv", encoding="utf-8", newline="") as file:
@@ -38,7 +38,7 @@ def check(flags: str, folder: Path) -> tuple[int, list[tuple[str, str, str]]]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """What `pairs` and `tree` copy: drawing takes longer."""
+    """Draw the data that `pairs` and `tree` copy, because drawing takes longer."""
     root = tmp_path_factory.mktemp("drawn")
     write_saliency_scenes(root / "TR", count=6, seed=1, height=64, width=80)
     write_voc_scenes(
@@ -49,13 +49,13 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pairs(drawn, tmp_path) -> Path:
-    """A saliency set of six scenes, scene1_000000 to scene1_000005."""
+    """Create a saliency set of six scenes, scene1_000000 to scene1_000005."""
     return shutil.copytree(drawn / "TR", tmp_path / "TR")
 
 
 @pytest.fixture
 def tree(drawn, tmp_path) -> Path:
-    """A VOC tree in data/, with voc12/."""
+    """Create a VOC tree in data/, with voc12/."""
     for name in ("data", "voc12"):
         shutil.copytree(drawn / name, tmp_path / name)
     return tmp_path / "data/VOCdevkit/VOC2012"
@@ -64,11 +64,11 @@ def tree(drawn, tmp_path) -> Path:
 VOC = "--data_dir HERE/data --list_dir HERE/voc12"
 
 
-def names_of(root: Path, part: str = "train") -> list[str]:
+def load_names(root: Path, part: str = "train") -> list[str]:
     return load_ids(root.parents[2] / f"voc12/{part}_id.txt")
 
 
-def test_nothing_is_found_in_sound_data(scenes, label_parts, tmp_path, capsys):
+def test_correct_data_has_no_findings(scenes, label_parts, tmp_path, capsys):
     flags = f"--train_root {scenes}/dataset --benchmark {scenes}/dataset/benchmark --data_dir {scenes}/data"
     maps = f"--label_name {label_parts}/rough --saliency_dir {label_parts}/saliency --cam_dir {label_parts}/cams"
     assert check(f"{flags} --list_dir {scenes}/voc12 {maps}", tmp_path) == (0, [])
@@ -85,11 +85,11 @@ def test_data_of_the_demo(tmp_path):
     assert status == 0, found
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def turn(path: Path) -> None:
+def rotate_by_exif(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
@@ -99,12 +99,12 @@ def convert(path: Path, mode: str, format: str = "JPEG") -> None:
     Image.open(path).convert(mode).save(path, format)
 
 
-def deepen(path: Path) -> None:
+def convert_to_16_bits(path: Path) -> None:
     cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.uint16) * 257)
 
 
-def as_png(path: Path) -> None:
-    """Its content as PNG under the same name, a colour type that JPEG does not have."""
+def convert_to_rgba(path: Path) -> None:
+    """Save an image as RGBA PNG under the same name."""
     Image.open(path).convert("RGBA").save(path, "PNG")
 
 
@@ -112,58 +112,58 @@ def blur(path: Path) -> None:
     save_grey(path, cv2.blur(load_grey(path), (5, 5)))
 
 
-def scaled(path: Path, factor: int) -> None:
+def divide_values(path: Path, factor: int) -> None:
     save_grey(path, load_grey(path) // factor)
 
 
 IMAGE, MASK = "scene1_000002.jpg", "scene1_000002.png"
-FAULTS_OF_IMAGES = {
-    "cut short": (cut, "error", "cannot be read"),
+IMAGE_FAULTS = {
+    "truncated": (truncate, "error", "cannot be read"),
     "no bytes": (lambda path: path.write_bytes(b""), "error", "zero-byte file"),
     "text": (lambda path: path.write_bytes(b"<html>404</html>"), "error", "cannot be read"),
     "no image": (Path.unlink, "error", "mask without image"),
-    "turned": (turn, "note", "EXIF-rotated image"),
+    "turned": (rotate_by_exif, "note", "EXIF-rotated image"),
     "grey": (lambda path: convert(path, "L"), "note", "grey image"),
     "cmyk": (lambda path: convert(path, "CMYK"), "note", "CMYK image"),
-    "alpha": (as_png, "note", "transparent image"),
-    "alpha and cut short": (lambda path: (as_png(path), cut(path)), "error", "cannot be read"),
+    "alpha": (convert_to_rgba, "note", "transparent image"),
+    "alpha and truncated": (lambda path: (convert_to_rgba(path), truncate(path)), "error", "cannot be read"),
 }
-FAULTS_OF_MASKS = {
-    "cut short": (cut, "error", "cannot be read"),
+MASK_FAULTS = {
+    "truncated": (truncate, "error", "cannot be read"),
     "no bytes": (lambda path: path.write_bytes(b""), "error", "zero-byte file"),
     "no mask": (Path.unlink, "error", "image without mask"),
     "another size": (lambda path: save_grey(path, np.full((9, 9), 255, np.uint8)), "error", "sizes differ"),
-    "dark": (lambda path: scaled(path, 5), "error", "mask without object"),
+    "dark": (lambda path: divide_values(path, 5), "error", "mask without object"),
     "empty": (lambda path: save_grey(path, np.zeros((64, 80), np.uint8)), "note", "empty mask"),
     "blurred": (blur, "note", "mask is not binary"),
-    "16 bits": (deepen, "note", "16-bit mask"),
-    "alpha": (as_png, "note", "transparent mask"),
+    "16 bits": (convert_to_16_bits, "note", "16-bit mask"),
+    "alpha": (convert_to_rgba, "note", "transparent mask"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS_OF_IMAGES)
+@pytest.mark.parametrize("fault", IMAGE_FAULTS)
 def test_faults_of_images(fault, pairs, tmp_path):
-    damage, severity, what = FAULTS_OF_IMAGES[fault]
+    damage, severity, what = IMAGE_FAULTS[fault]
     damage(pairs / "Images" / IMAGE)
     name = MASK if what == "mask without image" else IMAGE
     assert check("--train_root HERE/TR", tmp_path) == (severity == "error", [(severity, what, name)])
 
 
-@pytest.mark.parametrize("fault", FAULTS_OF_MASKS)
+@pytest.mark.parametrize("fault", MASK_FAULTS)
 def test_faults_of_masks(fault, pairs, tmp_path):
-    damage, severity, what = FAULTS_OF_MASKS[fault]
+    damage, severity, what = MASK_FAULTS[fault]
     damage(pairs / "Masks" / MASK)
     name = IMAGE if what == "image without mask" else MASK
     assert check("--train_root HERE/TR", tmp_path) == (severity == "error", [(severity, what, name)])
 
 
-def test_masks_of_zeros_and_ones_are_sound(pairs, tmp_path):
-    scaled(pairs / "Masks" / MASK, 255)
+def test_masks_of_zeros_and_ones_are_correct(pairs, tmp_path):
+    divide_values(pairs / "Masks" / MASK, 255)
     assert check("--train_root HERE/TR", tmp_path) == (0, [])
 
 
 def test_graded_masks_of_a_benchmark_may_be_low(pairs, tmp_path):
-    scaled(pairs / "Masks" / MASK, 2)
+    divide_values(pairs / "Masks" / MASK, 2)
     assert check("--train_root HERE/TR", tmp_path)[0] == 1
     assert check("--benchmark HERE/TR", tmp_path) == (0, [("note", "mask without object", MASK)])
 
@@ -180,7 +180,7 @@ def test_stems_that_occur_twice(pairs, tmp_path):
     assert check("--train_root HERE/TR", tmp_path) == (1, [("error", "duplicate stem", "scene1_000002.png")])
 
 
-def test_folders_that_hold_nothing(tmp_path):
+def test_empty_folders(tmp_path):
     (tmp_path / "TR/Images").mkdir(parents=True)
     assert check("--train_root HERE/TR", tmp_path) == (1, [("error", "folder without images", "Images")])
     save_image(tmp_path / "TR/Images/a.jpg", draw_scene(0, 0).image)
@@ -193,20 +193,20 @@ def test_names_may_hold_spaces_and_any_letters(tmp_path):
     for name, suffix in (("Images", "jpg"), ("Masks", "png")):
         (folder / "TR ü" / name / f"scene1_000001.{suffix}").rename(folder / "TR ü" / name / f"лодка =1, «β».{suffix}")
     assert check("--train_root 'HERE/TR ü'".replace("HERE", str(folder)), folder) == (0, [])
-    turn(folder / "TR ü/Images/лодка =1, «β».jpg")
+    rotate_by_exif(folder / "TR ü/Images/лодка =1, «β».jpg")
     flags = f"--train_root {shlex.quote(str(folder))}"
     assert check(flags, folder) == (0, [("note", "EXIF-rotated image", "лодка =1, «β».jpg")])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_names_that_are_no_text(pairs, tmp_path):
+def test_names_that_are_not_utf8(pairs, tmp_path):
     (pairs / "Masks" / MASK).rename(pairs / "Masks" / os.fsdecode(b"caf\xe9.png"))
     _, found = check("--train_root HERE/TR", tmp_path)
     assert found == [("error", "image without mask", IMAGE), ("error", "mask without image", r"caf\udce9.png")]
 
 
 def test_lists(tree, tmp_path):
-    ids = names_of(tree)
+    ids = load_names(tree)
     text = "\r\n".join([*ids[:2], "", *ids[2:], "nobody", ids[0]])
     (tmp_path / "voc12/train_id.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     status, found = check(f"{VOC} --list train_id.txt", tmp_path)
@@ -222,15 +222,15 @@ def test_lists(tree, tmp_path):
     ]
 
 
-def test_ids_that_lead_elsewhere(tree, tmp_path):
+def test_ids_that_lead_out_of_the_folder(tree, tmp_path):
     (tmp_path / "secret.jpg").write_bytes(b"")
     with open(tmp_path / "voc12/val_id.txt", "a") as file:
         file.write("../../../../secret\n..\n")
     assert (tree / "JPEGImages" / "../../../../secret.jpg").is_file()
-    assert check(VOC, tmp_path) == (1, [("error", "id that is no name", "val_id.txt")] * 2)
+    assert check(VOC, tmp_path) == (1, [("error", "id is not a file name", "val_id.txt")] * 2)
 
 
-def test_windows_line_ends_alone_are_a_note(tree, tmp_path):
+def test_windows_line_ends_are_a_note(tree, tmp_path):
     path = tmp_path / "voc12/val_id.txt"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert check(VOC, tmp_path) == (0, [("note", "list with Windows line ends", "val_id.txt")])
@@ -247,7 +247,7 @@ def test_lists_that_cannot_be_used(content, tree, tmp_path):
 
 
 def test_lists_that_overlap(tree, tmp_path):
-    first = names_of(tree)[0]
+    first = load_names(tree)[0]
     with open(tmp_path / "voc12/val_id.txt", "a") as file:
         file.write(f"{first}\n")
     status, found = check(VOC, tmp_path)
@@ -256,17 +256,17 @@ def test_lists_that_overlap(tree, tmp_path):
     for name in ("train", "train_aug"):
         (tmp_path / f"voc12/{name}_id.txt").unlink()
     (tmp_path / "voc12/all_id.txt").write_text(f"{first}\n")
-    assert check(VOC, tmp_path) == (0, [("note", "id in a test list and in one of another name", "all_id.txt")])
+    assert check(VOC, tmp_path) == (0, [("note", "id in a test list and in a list of unknown use", "all_id.txt")])
 
 
 def test_masks_of_a_voc_tree(tree, tmp_path):
-    first, second, third = names_of(tree)[:3]
+    first, second, third = load_names(tree)[:3]
     masks = tree / "SegmentationClass"
     save_label(masks / f"{first}.png", np.where(load_label(masks / f"{first}.png") > 0, 77, 0).astype(np.uint8))
     save_label(masks / f"{second}.png", np.full((64, 80), 255, np.uint8))
     save_image(masks / f"{third}.png", np.full((64, 80, 3), 9, np.uint8))
     save_label(masks / "alone.png", np.ones((64, 80), np.uint8))
-    (tree / f"SegmentationClassAug/{names_of(tree, 'val')[0]}.png").unlink()  # SegmentationClass has it
+    (tree / f"SegmentationClassAug/{load_names(tree, 'val')[0]}.png").unlink()  # SegmentationClass has it
     status, found = check(VOC, tmp_path)
     assert status == 1
     assert sorted(found) == [
@@ -278,18 +278,18 @@ def test_masks_of_a_voc_tree(tree, tmp_path):
 
 
 def test_masks_that_are_missing(tree, tmp_path):
-    lost = names_of(tree, "val")[1]
+    lost = load_names(tree, "val")[1]
     for folder in ("SegmentationClass", "SegmentationClassAug"):
         (tree / folder / f"{lost}.png").unlink()
     assert check(VOC, tmp_path) == (1, [("error", "id without label", f"{lost}.png")])
     shutil.copy(tree / f"JPEGImages/{lost}.jpg", tree / "JPEGImages/secret.jpg")
-    (tmp_path / "voc12/test_id.txt").write_text("secret\n")  # the server's masks are nobody's
+    (tmp_path / "voc12/test_id.txt").write_text("secret\n")  # only the server has these masks
     _, found = check(f"{VOC} --list test_id.txt", tmp_path)
     assert found == [("note", "list without any label", "test_id.txt")]
 
 
 def test_image_labels(tree, tmp_path):
-    path, ids = tmp_path / "voc12/cls_labels.npy", names_of(tree, "train_aug") + names_of(tree, "val")
+    path, ids = tmp_path / "voc12/cls_labels.npy", load_names(tree, "train_aug") + load_names(tree, "val")
     classes = load_class_names(tree)
     rows = dict(zip(ids, load_image_labels(path, ids, classes)))
     save_image_labels(path, rows | {ids[0]: np.zeros(len(classes))})
@@ -301,7 +301,7 @@ def test_image_labels(tree, tmp_path):
 
 
 def test_files_of_other_stages(tree, tmp_path):
-    ids = names_of(tree, "train_aug")
+    ids = load_names(tree, "train_aug")
     for number, name in enumerate(ids):
         label = load_label(tree / f"SegmentationClassAug/{name}.png")
         save_label(tmp_path / f"labels/{name}.png", label)
@@ -325,14 +325,14 @@ def test_files_of_other_stages(tree, tmp_path):
 
 
 def test_the_same_picture_in_training_and_test_data(pairs, tree, tmp_path):
-    """Renamed, scaled and encoded again."""
+    """The copies are renamed, divide_values and encoded again."""
     images = [load_image(path) for path in image_stems(pairs / "Images").values()]
     write_saliency_scenes(tmp_path / "TE", count=3, seed=8, height=64, width=80)
     half = cv2.resize(images[1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(tmp_path / "TE/Images/other.jpg"), half[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])
     save_grey(tmp_path / "TE/Masks/other.png", np.full(half.shape[:2], 255, np.uint8))
-    save_image(tree / f"JPEGImages/{names_of(tree, 'val')[0]}.jpg", images[3])
-    save_image(tree / f"JPEGImages/{names_of(tree)[0]}.jpg", images[4])
+    save_image(tree / f"JPEGImages/{load_names(tree, 'val')[0]}.jpg", images[3])
+    save_image(tree / f"JPEGImages/{load_names(tree)[0]}.jpg", images[4])
     status, found = check(f"--train_root HERE/TR --benchmark HERE/TE {VOC}", tmp_path)
     assert status == 1
     assert found == [
@@ -346,19 +346,21 @@ def test_the_same_picture_in_training_and_test_data(pairs, tree, tmp_path):
 
 
 def test_signatures():
-    """Pictures of one colour are like nothing; tables larger than one block are searched whole."""
-    flat = signature(np.full((30, 40, 3), 90, np.uint8))
+    """Pictures of one colour have no duplicates; sets larger than one block are searched completely."""
+    flat = compute_signature(np.full((30, 40, 3), 90, np.uint8))
     assert not flat.any()
-    assert not list(same_pictures([flat], [flat]))
-    assert not list(same_pictures([], [flat]))
+    assert not list(find_duplicates([flat], [flat]))
+    assert not list(find_duplicates([], [flat]))
     noise = np.random.default_rng(0).integers(-127, 128, (1500, 576)).astype(np.int8)
-    assert [(i, j) for i, j, _ in same_pictures(list(noise), list(noise[::-1]))] == [(i, 1499 - i) for i in range(1500)]
+    assert [(i, j) for i, j, _ in find_duplicates(list(noise), list(noise[::-1]))] == [
+        (i, 1499 - i) for i in range(1500)
+    ]
 
 
 def test_processes_find_what_one_finds(tmp_path):
     write_saliency_scenes(tmp_path / "TR", count=70, seed=1, height=32, width=40)
     for number in (3, 40, 69):
-        cut(tmp_path / f"TR/Images/scene1_{number:06}.jpg")
+        truncate(tmp_path / f"TR/Images/scene1_{number:06}.jpg")
     alone = check("--train_root HERE/TR", tmp_path)
     command = f"--train_root {tmp_path}/TR --workers 2 --csv {tmp_path}/shared.csv"
     assert prepare_data.main(options.prepare_data().parse_args(["check", *command.split()])) == 1
@@ -368,12 +370,12 @@ def test_processes_find_what_one_finds(tmp_path):
 
 def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="there is no data: name it by --train_root"):
+    with pytest.raises(InputError, match="no data found: set --train_root"):
         check("", tmp_path)
     shutil.copytree(scenes / "dataset/benchmark", tmp_path / "dataset/benchmark")
     assert check("", tmp_path) == (0, [])
     printed = capsys.readouterr().out
-    assert "dataset: holds nothing to look at" in printed
+    assert "dataset: no data found" in printed
     assert "DRAWN-TE: 5 pictures for test" in printed
     shutil.copytree(scenes / "dataset/DRAWN-TR", tmp_path / "dataset/DRAWN-TR")
     shutil.copytree(scenes / "data", tmp_path / "data/voc12")
@@ -405,10 +407,10 @@ def test_exit_status(pairs, tmp_path, capsys):
         return run_script(prepare_data.main, options.prepare_data().parse_args(["check", *flags.split()]))
 
     assert status(f"--train_root {pairs}") == 0
-    turn(pairs / "Images" / IMAGE)
+    rotate_by_exif(pairs / "Images" / IMAGE)
     assert status(f"--train_root {pairs}") == 0
     assert status(f"--train_root {tmp_path}/nowhere") == 2
-    cut(pairs / "Images" / IMAGE)
+    truncate(pairs / "Images" / IMAGE)
     capsys.readouterr()
     assert status(f"--train_root {pairs}") == 1
     assert f"error       1  cannot be read  {pairs}/Images/{IMAGE}" in capsys.readouterr().out
@@ -416,12 +418,12 @@ def test_exit_status(pairs, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_exit_status_of_the_process(pairs):
-    cut(pairs / "Images" / IMAGE)
+    truncate(pairs / "Images" / IMAGE)
     command = [sys.executable, "prepare_data.py", "check", "--train_root", str(pairs)]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=120).returncode == 1
 
 
-def test_help_tells_the_exit_status(capsys):
+def test_help_explains_the_exit_status(capsys):
     with pytest.raises(SystemExit) as end:
         options.prepare_data().parse_args(["check", "--help"])
     assert end.value.code == 0
@@ -442,7 +444,7 @@ def test_real_photographs_of_two_data_sets(real_data, tmp_path):
 
 @pytest.mark.slow
 def test_real_photographs_that_are_in_both(real_data, real_tree, tmp_path):
-    """PASCAL-S as a training set, encoded again: all of it is found in VOC, and nothing else."""
+    """All images of PASCAL-S, encoded again as a training set, are found in VOC, and no others."""
     for folder in ("Images", "Masks"):
         (tmp_path / "TR" / folder).mkdir(parents=True)
     for number, (stem, path) in enumerate(image_stems(real_data / "sod/benchmark/PASCAL-S/Images").items()):

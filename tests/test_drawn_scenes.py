@@ -1,4 +1,4 @@
-"""The drawn scenes are what the issue of every other test rests on: layout, truth, determinism, difficulty."""
+"""Drawn scenes, on which most other tests depend: layout, ground truth, determinism."""
 
 import numpy as np
 import pytest

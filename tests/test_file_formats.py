@@ -1,6 +1,5 @@
-"""Labels, saliency maps, CAMs and images as files: parity with PIL, round trips, damaged and odd files."""
+"""Label, saliency map, CAM and image files: agreement with PIL, round trips, damaged and unusual files."""
 
-import contextlib
 import io
 import os
 import struct
@@ -13,9 +12,18 @@ from PIL import Image
 from formats.atomic_files import atomic_path, write_bytes
 from formats.cams import load_cams, save_cams
 from formats.errors import InputError, MissingInputError
-from formats.image_headers import size_in_header
-from formats.images import decode_image, image_stems, load_grey, load_image, load_mask, save_grey, save_image
-from formats.labels import VOC_PALETTE, load_label, save_label
+from formats.images import (
+    decode_grey,
+    decode_image,
+    decode_size,
+    image_stems,
+    load_grey,
+    load_image,
+    load_mask,
+    save_grey,
+    save_image,
+)
+from formats.labels import VOC_PALETTE, decode_label, load_label, save_label
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +46,7 @@ def test_label_round_trip_and_pil(tmp_path, shape):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", ["L", "P"])
-def test_labels_written_by_others(tmp_path, bits, mode):
+def test_labels_of_every_bit_depth(tmp_path, bits, mode):
     label = RNG.integers(0, 2**bits, (13, 22)).astype(np.uint8)
     image = Image.fromarray(label)
     if mode == "P":
@@ -122,28 +130,8 @@ def test_exif_rotation_is_ignored(tmp_path):
 def test_unreadable_images(tmp_path):
     for content in (b"", b"no image", struct.pack(">I", 7)):
         (tmp_path / "a.jpg").write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.jpg is not an image"):
+        with pytest.raises(InputError, match=r"a\.jpg is not a PNG/JPEG"):
             load_image(tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (37, 300), (513, 7)])
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        *(("JPEG", {"progressive": progressive}) for progressive in (False, True)),
-        *(("WEBP", {"lossless": lossless}) for lossless in (False, True)),
-        ("WEBP", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}),
-        *((kind, {}) for kind in ("PNG", "BMP", "TIFF")),
-        ("TIFF", {"big_endian": True}),
-    ],
-)
-def test_size_in_header(kind, settings, shape):
-    """And a file that is cut short within its header says nothing else."""
-    content = encoded(RNG.integers(0, 256, (*shape, 3)).astype(np.uint8), kind, settings)
-    assert size_in_header(content, "a") == shape
-    for length in range(min(200, len(content))):
-        with contextlib.suppress(InputError):
-            assert size_in_header(content[:length], "a") == shape
 
 
 PHOTOGRAPH = RNG.integers(0, 256, (24, 40, 3)).astype(np.uint8)
@@ -164,8 +152,8 @@ RARE = {
 
 
 @pytest.mark.parametrize("kind", RARE)
-def test_rare_kinds_of_files_are_not_refused(kind):
-    """As the decoder reads them, so does the header's reader."""
+def test_rare_kinds_of_files_are_read(kind):
+    """Pillow reads the size that OpenCV decodes."""
     format, mode, settings = RARE[kind]
     if mode == "I;16":
         picture = Image.fromarray(PHOTOGRAPH[:, :, 0].astype(np.uint16))
@@ -174,40 +162,56 @@ def test_rare_kinds_of_files_are_not_refused(kind):
     file = io.BytesIO()
     picture.save(file, format, **settings)
     assert decode_image(file.getvalue(), "a").shape == (24, 40, 3)
-    assert size_in_header(file.getvalue(), "a") == (24, 40)
-
-
-def encoded(image: np.ndarray, kind: str, settings: dict) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **settings)
-    return file.getvalue()
+    assert decode_size(file.getvalue(), "a") == (24, 40)
 
 
 def test_a_thumbnail_is_not_the_picture():
-    """Camera files hold a small JPEG in their EXIF part, and may have something behind their end."""
-    image = RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    thumbnail = encoded(image[:6, :8], "JPEG", {})
-    content = encoded(image, "JPEG", {"exif": b"Exif\0\0" + thumbnail}) + b"\xff\xda a film"
-    assert size_in_header(content, "a") == (60, 80)
-    with pytest.raises(InputError, match="a is damaged or cut short"):
-        decode_image(content[: content.rindex(b"\xff\xd9")], "a")
+    """Camera files have a small JPEG in their EXIF data, and may have other data after their end."""
+    image = Image.fromarray(RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8))
+    thumbnail, file = io.BytesIO(), io.BytesIO()
+    image.resize((8, 6)).save(thumbnail, "JPEG")
+    image.save(file, "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue())
+    content = file.getvalue() + b"\xff\xda a video"
+    assert decode_size(content, "a") == (60, 80)
+    assert decode_image(content, "a").shape == (60, 80, 3)
 
 
-def test_pictures_of_absurd_size_are_not_decoded(tmp_path, monkeypatch):
-    """13378 px squared are just above the limit; the files hold next to nothing."""
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG progressive", "PNG", "BMP", "TIFF", "WEBP"])
+def test_truncated_images(kind):
+    """Neither a missing half nor a missing byte of the pixel data is filled in."""
+    file = io.BytesIO()
+    Image.fromarray(PHOTOGRAPH).save(file, kind.split()[0], progressive="progressive" in kind)
+    content = file.getvalue()
+    pixels_end = content.rindex(b"IEND") - 8 if kind == "PNG" else len(content)  # before the checksum
+    for length in (0, 4, 20, pixels_end // 2, pixels_end - 20, pixels_end - 1):
+        for decode in (decode_image, decode_grey):
+            with pytest.raises(InputError, match=r"^a "):
+                decode(content[:length], "a")
+
+
+def test_damaged_pixels_of_a_png(tmp_path):
+    """Checksums detect a single wrong bit."""
+    save_label(tmp_path / "a.png", RNG.integers(0, 9, (40, 40)).astype(np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    for place in RNG.integers(whole.index(b"IDAT") + 4, len(whole) - 12, 50):
+        content = bytearray(whole)
+        content[place] ^= 1
+        for decode in (decode_label, decode_grey, decode_image):
+            with pytest.raises(InputError, match=r"^a "):
+                decode(bytes(content), "a")
+
+
+def test_images_above_the_pixel_limit_are_not_decoded(tmp_path, monkeypatch):
+    """An image of 13378×13378 px exceeds Pillow's limit by little, though its file is small."""
     save_label(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
     whole = (tmp_path / "a.png").read_bytes()
     header = b"IHDR" + struct.pack(">II", 13378, 13378) + whole[24:29]
     png = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
     (tmp_path / "a.png").write_bytes(png)
-    jpeg = encoded(np.zeros((4, 5, 3), np.uint8), "JPEG", {})
-    jpeg = jpeg.replace(struct.pack(">HH", 4, 5), struct.pack(">HH", 60000, 50000))
     monkeypatch.setattr("cv2.imdecode", None)
     for load in (load_image, load_grey, load_label):
-        with pytest.raises(InputError, match=r"a\.png has 13378×13378 = 178970884 px, more than the 178956970"):
+        with pytest.raises(InputError, match=r"a\.png cannot be read as an image: .*178970884 pixels"):
             load(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"b has 50000×60000 = 3000000000 px"):
-        decode_image(jpeg, "b")
 
 
 def test_stems(tmp_path):
@@ -238,7 +242,7 @@ def test_cams(tmp_path):
         save_cams(tmp_path / "c.npz", cams[:1], np.array([3, 7]))
 
 
-def test_writing_is_all_or_nothing(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     write_bytes(tmp_path / "a", b"old")
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")

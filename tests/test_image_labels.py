@@ -16,13 +16,15 @@ from formats.pickles import load_object_array
 from formats.voc_layout import VOC_CLASSES, load_ids
 
 CLASSES = ("dog", "cat", "traffic light")
-BILLION_LAUGHS = """<?xml version="1.0"?>
-<!DOCTYPE annotation [<!ENTITY a "dog"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>
-<annotation><object><name>&c;</name></object></annotation>"""
+BILLION_LAUGHS = f"""<?xml version="1.0"?>
+<!DOCTYPE annotation [<!ENTITY e0 "dog">{"".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))}]>
+<annotation><object><name>&e9;</name></object></annotation>"""
+EXTERNAL_ENTITY = """<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>
+<annotation><object><name>&x;</name></object></annotation>"""
 
 
 def annotation(*names: str) -> str:
-    """A VOC annotation: the first object difficult, the last one with a part that has a name too."""
+    """Build a VOC annotation whose first object is difficult and whose last object has a named part."""
     objects = [f"<object><name>{name}</name><difficult>0</difficult></object>" for name in names]
     if objects:
         objects[0] = objects[0].replace("<difficult>0", "<difficult>1")
@@ -64,15 +66,13 @@ def test_annotations(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (BILLION_LAUGHS, "DOCTYPE"),
-        (BILLION_LAUGHS.encode("utf-16"), "DOCTYPE"),
-        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation/>', "DOCTYPE"),
-        (annotation("dog") + " " * (1 << 20), "bytes"),
+        (BILLION_LAUGHS, "cannot be read .*amplification"),
+        (EXTERNAL_ENTITY, "cannot be read .*undefined entity"),
         (annotation("dog")[:-20], "cannot be read"),
         ("", "cannot be read"),
         ("<annotation>\x00</annotation>", "cannot be read"),
-        ("<html></html>", "no VOC annotation"),
-        ("<annotation><object></object></annotation>", "no VOC annotation"),
+        ("<html></html>", "not a VOC annotation"),
+        ("<annotation><object></object></annotation>", "not a VOC annotation"),
     ],
 )
 def test_odd_annotations_are_refused(tmp_path, content, message):
@@ -319,6 +319,6 @@ def test_the_public_class_vectors(real_data):
     assert counts["val"][0] == 1449
 
 
-def test_a_table_may_name_files(tmp_path):
+def test_ids_of_a_table_may_have_a_suffix(tmp_path):
     (tmp_path / "labels.csv").write_text("id,classes\na.jpg,cat\nb,dog\n")
     assert load_image_labels(tmp_path / "labels.csv", ["a", "b"], ("cat", "dog")).tolist() == [[1, 0], [0, 1]]

@@ -274,7 +274,7 @@ def test_files_that_do_not_fit_their_image(label_parts, make, tmp_path):
     with pytest.raises(InputError, match=rf"rough/{ids[3]}\.png holds the labels \[11\]"):
         make("seven", "--baseline_dir HERE/bad/rough")
     (tmp_path / f"bad/saliency/{ids[2]}.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=rf"saliency/{ids[2]}\.png is not an image"):
+    with pytest.raises(InputError, match=rf"saliency/{ids[2]}\.png is not a PNG"):
         make("eight", "--selector sos --saliency_dir HERE/bad/saliency")
 
 

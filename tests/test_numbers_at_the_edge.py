@@ -1,5 +1,5 @@
-"""Numbers at the edge through whole scripts: the smallest images, batches and data sets, masks, maps and labels that
-hold one value, classes that are absent, numbers that are not finite. A right result, or one line that says the way out.
+"""Extreme numbers in whole scripts: the smallest images, batches and data sets, constant masks, maps and labels, absent
+classes, numbers that are not finite. The result is correct, or one line explains the error.
 """
 
 import json
@@ -34,7 +34,7 @@ TINY = {"pixel": (1, 1), "row": (1, 70), "column": (70, 1), "square": (3, 3)}
 
 
 def objects(count: int, labels=(1, 2, 3)) -> dict[str, np.ndarray]:
-    """Label maps: a box of one class on background."""
+    """Draw label maps with a box of one class on background."""
     maps = {f"image{index}": np.zeros((40, 50), np.uint8) for index in range(count)}
     for index, label in enumerate(maps.values()):
         label[5:25, 5:30] = labels[index % len(labels)]
@@ -42,7 +42,7 @@ def objects(count: int, labels=(1, 2, 3)) -> dict[str, np.ndarray]:
 
 
 def write_tree(root, train: dict[str, np.ndarray], val: dict[str, np.ndarray] | None = None):
-    """A VOC tree, and in it dataset/ with the images to train on and their objects as masks."""
+    """Write a VOC tree with a saliency data set of its training images, whose masks are their objects."""
     rng, val = np.random.default_rng(0), val or {"val": objects(1)["image0"]}
     for name, label in (train | val).items():
         image = rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8)
@@ -61,7 +61,7 @@ def write_tree(root, train: dict[str, np.ndarray], val: dict[str, np.ndarray] | 
 
 
 def train(script: str, root, flags: str = "", tag: str = "run") -> list[dict]:
-    """An epoch or more on such a tree; the numbers it logs, all of them finite."""
+    """Train on such a tree for an epoch or more. Returns the logged numbers, all of them finite."""
     if script == "SOD_train":
         data = f"{TINY_SWIN} --train_root {root}/dataset --val_root {root}/dataset"
     else:
@@ -84,7 +84,7 @@ def has_finite_weights(path) -> bool:
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (2, 1), (5, 4)])
 @pytest.mark.parametrize("script", TRAININGS)
 def test_the_smallest_batches_and_data_sets(script, count, size, tmp_path):
-    """What is left over after whole batches waits for another epoch, so that no batch is smaller than the others."""
+    """Images that do not fill a batch are left out, so that no batch is smaller than the others."""
     root = write_tree(tmp_path, objects(count))
     if script == "train_classification" and min(count, size) == 1:
         with pytest.raises(InputError, match=BATCH_NORM):
@@ -113,11 +113,11 @@ def test_batch_norm_of_one_value(script, flags, tmp_path):
 
 @pytest.mark.parametrize("script", TRAININGS)
 def test_the_smallest_images(script, tmp_path):
-    """Trained on, validated on and predicted, each at its own size."""
+    """Training, validation and prediction, each at the size of the image."""
     labels = {name: np.full(size, 1 + place % 3, np.uint8) for place, (name, size) in enumerate(TINY.items())}
     root = write_tree(tmp_path, labels, labels)
     train(script, root, "--max_epoch 2")
-    if script == "train_affinity":  # predict.py takes no such checkpoint
+    if script == "train_affinity":  # predict.py rejects such checkpoints
         return
     where = f"--load_path {root}/run/last.pth --input {root}/JPEGImages --output {root}/out"
     run_main("predict", f"{where} --scales 0.001 1 2.5 --flip")
@@ -147,7 +147,7 @@ def test_crops_of_one_pixel(script, flags, words, tmp_path):
 
 @pytest.mark.parametrize(("fill", "best"), [(0, 0), (255, 1)])
 def test_masks_of_one_value(fill, best, tmp_path):
-    """Scores are those that PySODMetrics gives for empty and full masks."""
+    """Scores equal those of PySODMetrics for empty and full masks."""
     root = write_tree(tmp_path, objects(4))
     for path in (root / "dataset/Masks").iterdir():
         save_grey(path, np.full((40, 50), fill, np.uint8))
@@ -168,7 +168,7 @@ def test_eps_on_maps_of_one_value(fill, tmp_path):
 
 @pytest.mark.parametrize(("cam", "saliency"), [(0, 0), (0, 255), (1, 0), (0.5, 255)])
 def test_labels_of_maps_of_one_value(cam, saliency, tmp_path):
-    """A map of zeros finds nothing, one of ones everything; an empty mask replaces no label."""
+    """A map of zeros labels nothing, a map of ones everything; an empty mask replaces no label."""
     root = write_tree(tmp_path, objects(3))
     for index, name in enumerate(objects(3)):
         save_cams(root / f"cams/{name}.npz", np.full((1, 40, 50), cam, np.float32), np.array([index + 1], np.uint8))
@@ -201,7 +201,7 @@ def test_saliency_of_one_value_is_scored(truth, fill, error, tmp_path):
 
 @pytest.mark.parametrize("flags", LOSSES)
 def test_images_that_are_ignored(flags, tmp_path):
-    """One image, and then a whole batch, of labels that are 255 alone: the others are learned."""
+    """Other images are learned if one image, or a whole batch, has no label but 255."""
     first_batch = EpochBatches(4, 2, seed=0).indices_of(epoch=0, step=0)
     for ignored in (first_batch[:1], first_batch):
         labels = objects(4) | {f"image{index}": IGNORED for index in ignored}
@@ -228,7 +228,7 @@ def test_an_ignored_batch_moves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags", LOSSES)
 def test_labels_that_are_all_ignored(flags, tmp_path):
-    """Nothing could be learned from them, and nothing scored: told before the work."""
+    """They are refused before training or scoring."""
     ignored = dict.fromkeys(objects(4), IGNORED)
     for script in ("train_affinity", "train_segmentation") if not flags else ("train_segmentation",):
         root = write_tree(tmp_path / script, ignored, {"val": objects(1)["image0"]})
@@ -242,7 +242,7 @@ def test_labels_that_are_all_ignored(flags, tmp_path):
 
 
 def test_affinity_labels_without_a_pair(tmp_path):
-    """One labelled pixel in each image: there is nothing that a second could be alike."""
+    """An image with a single labelled pixel has no pair of pixels."""
     point = np.where(np.arange(2000).reshape(40, 50) == 1025, 1, IGNORE_LABEL).astype(np.uint8)
     root = write_tree(tmp_path, dict.fromkeys(objects(4), point))
     with pytest.raises(InputError, match="no crop of epoch 1 holds two labelled pixels nearer than --radius 2 px"):
@@ -252,7 +252,7 @@ def test_affinity_labels_without_a_pair(tmp_path):
 
 @pytest.mark.parametrize("flags", ["", "--class_balance 0.9"])
 def test_classes_that_a_split_lacks(flags, tmp_path, capsys):
-    """Training knows the first class alone, validation the second alone."""
+    """Training has only the first class, validation only the second."""
     root = write_tree(tmp_path, objects(4, labels=(1,)), {"val": np.full((40, 50), 2, np.uint8)})
     assert train("train_segmentation", root, flags)[-1]["val/mIoU"] == 0
     assert train("train_affinity", root, tag="affinity")[-1]["loss"] > 0
@@ -263,7 +263,7 @@ def test_classes_that_a_split_lacks(flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["train_aug_id.txt", "val_id.txt"])
 def test_splits_without_any_class(name, tmp_path):
-    """Background alone can be segmented, but not classified."""
+    """Images of pure background can be segmented, but not classified."""
     nothing, something = {"black": np.zeros((40, 50), np.uint8), "dark": np.zeros((40, 50), np.uint8)}, objects(2)
     root = write_tree(tmp_path, *((nothing, something) if name.startswith("train") else (something, nothing)))
     with pytest.raises(InputError, match=rf"{name}: by --image_labels cls_labels\.npy none of the 2 images holds a"):
@@ -273,7 +273,7 @@ def test_splits_without_any_class(name, tmp_path):
 
 
 def test_a_label_that_only_validation_has(tmp_path):
-    """It is met after the first epochs, when these are saved."""
+    """The error occurs after the first epochs, which have been saved."""
     root = write_tree(tmp_path, objects(4), {"val": np.full((40, 50), 9, np.uint8)})
     with pytest.raises(InputError, match=r"val\.png holds the labels \[9\], but there are only 0 to 3 and 255"):
         train("train_segmentation", root)
@@ -282,7 +282,7 @@ def test_a_label_that_only_validation_has(tmp_path):
 
 @pytest.mark.parametrize("script", TRAININGS)
 def test_a_training_that_diverges(script, tmp_path):
-    """A learning rate that is far too high, in numbers of the parser's: nothing of it is saved."""
+    """No checkpoint of a training with a far too high learning rate is saved after it diverged."""
     root = write_tree(tmp_path, objects(8), objects(1))
     with pytest.raises(InputError, match=r"not finite in epoch \d.* lower --lr") as error:
         train(script, root, "--lr 1e9 --max_epoch 40 --save_every 1")
@@ -292,7 +292,7 @@ def test_a_training_that_diverges(script, tmp_path):
 
 
 def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
-    """Of activations whose variance is too large a number: the loss stays finite, but no script could load them."""
+    """The variance of activations overflows: the loss stays finite, but no script could load the checkpoint."""
     network = torch.nn.BatchNorm1d(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), ["a"], EpochBatches(1, 1, 0))
@@ -307,7 +307,7 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("stage", ["saliency", "segmentation", "classification"])
 def test_a_network_whose_output_is_not_finite(stage, networks, scenes, tmp_path):
-    """Its weights are, but their products are not: no file is made of it."""
+    """Finite weights whose products are not finite: no file is written."""
     content = load_checkpoint(networks / f"{stage}.pth")
     weights = content["network"]
     wild = {name: value * 1e30 if name.endswith("weight") else value for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""make_pseudo_labels.py and evaluate.py on images of every shape, colour type and number of classes."""
+"""make_pseudo_labels.py and evaluate.py on images of unusual shapes, colour types and numbers of classes."""
 
 import json
 
@@ -19,8 +19,8 @@ def rgb(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def turned(path) -> None:
-    """A photograph 40 px high, with a note that it should be shown on its side."""
+def save_rotated(path) -> None:
+    """Save an image of 40 rows whose EXIF data asks for a rotation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(rgb(40, 30)).save(path, exif=exif)
@@ -32,7 +32,7 @@ WRITERS = {
     "one_pixel": lambda path: cv2.imwrite(path, rgb(1, 1)),
     "grey": lambda path: cv2.imwrite(path, rgb(40, 30)[:, :, 0]),
     "cmyk": lambda path: Image.fromarray(rgb(40, 30)).convert("CMYK").save(path),
-    "turned": turned,
+    "rotated": save_rotated,
     "alpha": lambda path: Image.fromarray(np.dstack([rgb(40, 30), rgb(40, 30)[:, :, 0]])).save(path, format="PNG"),
     "grey_alpha": lambda path: Image.fromarray(rgb(40, 30)[:, :, :2], "LA").save(path, format="PNG"),
     "palette": lambda path: Image.fromarray(rgb(40, 30)).convert("P").save(path, format="PNG"),
@@ -45,7 +45,7 @@ SIZES = {"one_row": (1, 70), "one_column": (65, 1), "one_pixel": (1, 1)}
 
 @pytest.fixture(scope="module")
 def odd(scenes, tmp_path_factory):
-    """A VOC tree of such images, with saliency maps and masks."""
+    """Create a VOC tree of unusual images, with saliency maps and masks."""
     root, rows = tmp_path_factory.mktemp("odd"), {}
     (root / "JPEGImages").mkdir()
     (root / "classes.txt").write_bytes((scenes / "data/VOCdevkit/VOC2012/classes.txt").read_bytes())

@@ -1,4 +1,4 @@
-"""Augmentation that decodes and resizes no more than it needs is, statistically, that of whole images in PIL."""
+"""Augmentation of windows has the same distribution as augmentation of whole images with PIL."""
 
 import cv2
 import numpy as np
@@ -6,21 +6,21 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats import ks_2samp
 
-from datasets.transforms import change_colours, draw_crop, draw_saliency_augmentation
+from datasets.transforms import change_colours, crop_image, crop_map, draw_crop, draw_saliency_crop
 from formats.images import decode_image
 from formats.labels import IGNORE_LABEL
 
 HEIGHT, WIDTH, CROP_PX, LONG_SIDE_PX = 75, 100, 64, (52, 204)
 
 
-def ramps(height: int, width: int) -> np.ndarray:
-    """An image whose red and green tell the column and the row of each px, by 2 levels a px."""
+def build_ramps(height: int, width: int) -> np.ndarray:
+    """Build an image whose red and green values are twice the column and row of each pixel."""
     columns, rows = np.meshgrid(2 * np.arange(width), 2 * np.arange(height))
     return np.dstack([columns, rows, np.full_like(rows, 7)]).astype(np.uint8)
 
 
-def measured(crop: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Share of the crop that is image; its scale; centre of what is seen, x and y, px of the image; mirrored or not."""
+def measure_crop(crop: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Measure the share of the crop inside the image, the scale, the centre x and y (px of the image), and the flip."""
     inside = crop[..., 2] == 7
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     window = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float) / 2
@@ -29,16 +29,17 @@ def measured(crop: np.ndarray) -> tuple[float, float, float, float, float]:
     return inside.mean(), 1 / abs(slope), across.mean(), window[:, 0, 1].mean(), float(slope < 0)
 
 
-def ours(seed: int) -> np.ndarray:
-    return draw_crop((HEIGHT, WIDTH), CROP_PX, LONG_SIDE_PX, np.random.default_rng(seed)).of_image(ramps(HEIGHT, WIDTH))
+def crop_window(seed: int) -> np.ndarray:
+    crop = draw_crop((HEIGHT, WIDTH), CROP_PX, LONG_SIDE_PX, np.random.default_rng(seed))
+    return crop_image(build_ramps(HEIGHT, WIDTH), crop)
 
 
-def plain(seed: int) -> np.ndarray:
-    """The whole image is resized, mirrored, laid on a canvas where it is smaller than the crop, and cropped."""
+def crop_by_pil(seed: int) -> np.ndarray:
+    """Resize, flip, pad and crop the whole image."""
     rng = np.random.default_rng(10_000 + seed)
     scale = rng.uniform(*LONG_SIDE_PX) / WIDTH
     size = round(WIDTH * scale), round(HEIGHT * scale)
-    image = np.asarray(Image.fromarray(ramps(HEIGHT, WIDTH)).resize(size, Image.Resampling.BILINEAR))
+    image = np.asarray(Image.fromarray(build_ramps(HEIGHT, WIDTH)).resize(size, Image.Resampling.BILINEAR))
     image = image[:, ::-1] if rng.random() < 0.5 else image
     for axis in (0, 1):
         spare = image.shape[axis] - CROP_PX
@@ -53,26 +54,25 @@ def plain(seed: int) -> np.ndarray:
 
 
 def test_crops_are_distributed_as_those_of_resized_images():
-    rows = {make: np.array([measured(make(seed)) for seed in range(800)]) for make in (ours, plain)}
-    for values in rows.values():  # centres to a px: what fills the crop has but one, up to rounding
+    rows = {make: np.array([measure_crop(make(seed)) for seed in range(800)]) for make in (crop_window, crop_by_pil)}
+    for values in rows.values():  # round centres to px, and spread ties
         values[:, 2:4] = values[:, 2:4].round() + np.linspace(0, 1, len(values))[:, None]
     names = ("share of the crop", "scale", "column", "row", "mirrored")
-    chances = {name: ks_2samp(*pair).pvalue for name, *pair in zip(names, rows[ours].T, rows[plain].T)}
+    chances = {name: ks_2samp(*pair).pvalue for name, *pair in zip(names, rows[crop_window].T, rows[crop_by_pil].T)}
     assert min(chances.values()) > 0.01, chances
-    shifted = rows[ours][:, 1] * 1.05  # the test would tell a scale that is 5 % off
-    assert ks_2samp(shifted, rows[plain][:, 1]).pvalue < 0.01
+    shifted = rows[crop_window][:, 1] * 1.05  # the test detects an error of 5 % in scale
+    assert ks_2samp(shifted, rows[crop_by_pil][:, 1]).pvalue < 0.01
 
 
-def our_saliency(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    drawn = draw_saliency_augmentation((HEIGHT, WIDTH), CROP_PX, rng)
-    return drawn.of_image(ramps(HEIGHT, WIDTH), rng, colour_jitter=0)
+def crop_saliency(seed: int) -> np.ndarray:
+    crop = draw_saliency_crop((HEIGHT, WIDTH), CROP_PX, np.random.default_rng(seed))
+    return crop_image(build_ramps(HEIGHT, WIDTH), crop)
 
 
-def plain_saliency(seed: int) -> np.ndarray:
-    """The image is mirrored, cropped and turned before it is resized."""
+def crop_saliency_by_pil(seed: int) -> np.ndarray:
+    """Flip, crop and rotate the image before resizing it."""
     rng = np.random.default_rng(10_000 + seed)
-    image = Image.fromarray(ramps(HEIGHT, WIDTH)[:, :: rng.choice([-1, 1])])
+    image = Image.fromarray(build_ramps(HEIGHT, WIDTH)[:, :: rng.choice([-1, 1])])
     height, width = (round(side * rng.uniform(0.9, 1)) for side in (HEIGHT, WIDTH))
     top, left = int(rng.integers(HEIGHT - height + 1)), int(rng.integers(WIDTH - width + 1))
     image = image.crop((left, top, left + width, top + height))
@@ -81,9 +81,12 @@ def plain_saliency(seed: int) -> np.ndarray:
     return np.asarray(image.resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR))
 
 
-def placement(picture: np.ndarray) -> np.ndarray:
-    """Where the centre of a picture of ramps lies in the image, and how far in x and y a px to the right and a px down
-    lead there: (x, y, x per right, y per right, x per down, y per down), px, from the inner half of the picture."""
+def fit_placement(picture: np.ndarray) -> np.ndarray:
+    """Fit the affine map from a picture of ramps to its image, by the inner half of the picture.
+
+    Returns (x, y, x per right, y per right, x per down, y per down): the centre in the image, and the step in the image
+    for one px to the right and one px down, in px.
+    """
     inner = slice(CROP_PX // 4, 3 * CROP_PX // 4)
     values = picture[inner, inner, :2].reshape(-1, 2) / 2  # x and y in the image
     places = np.arange(CROP_PX)[inner] - (CROP_PX - 1) / 2
@@ -93,17 +96,22 @@ def placement(picture: np.ndarray) -> np.ndarray:
 
 
 def test_saliency_pictures_are_distributed_as_those_of_whole_images():
-    rows = {make: np.array([placement(make(seed)) for seed in range(2000)]) for make in (our_saliency, plain_saliency)}
+    rows = {
+        make: np.array([fit_placement(make(seed)) for seed in range(2000)])
+        for make in (crop_saliency, crop_saliency_by_pil)
+    }
     turned = {make: np.abs(values[:, 3]) > 0.01 for make, values in rows.items()}
     mirrored = {make: values[:, 2] < 0 for make, values in rows.items()}
     for share in (turned, mirrored):
-        assert share[our_saliency].mean() == pytest.approx(share[plain_saliency].mean(), abs=0.04)
+        assert share[crop_saliency].mean() == pytest.approx(share[crop_saliency_by_pil].mean(), abs=0.04)
     shear = {
         make: np.median(np.abs(values[turned[make], 4] / values[turned[make], 3])) for make, values in rows.items()
     }
-    assert shear[our_saliency] == pytest.approx(shear[plain_saliency], rel=0.02)  # 0.56 times that where squares turn
+    assert shear[crop_saliency] == pytest.approx(
+        shear[crop_saliency_by_pil], rel=0.02
+    )  # 0.56 times as much if squares are rotated
     noise = np.random.default_rng(0).uniform(-1, 1, (2000, 6)) * (0.5, 0.5, 0.01, 0.01, 0.01, 0.01)
-    for values in rows.values():  # windows begin and end between px: values that are alike but for rounding are spread
+    for values in rows.values():  # windows begin and end between px: spread values that differ only by rounding
         values[:, [2, 3]] *= np.sign(values[:, [2]])
         values += noise
     chances = {
@@ -115,7 +123,7 @@ def test_saliency_pictures_are_distributed_as_those_of_whole_images():
 
 
 def test_textures_keep_their_strength():
-    """Of natural images' spectrum (1 / f): the mean step from px to px is about that of PIL's whole-image way."""
+    """For the spectrum of natural images (1 / f), the mean difference of neighbours is close to that of PIL."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(WIDTH), np.fft.fftfreq(HEIGHT)))
     waves = np.fft.fft2(rng.normal(size=(HEIGHT, WIDTH))) / np.maximum(frequency, 1 / WIDTH)
@@ -128,7 +136,8 @@ def test_textures_keep_their_strength():
         (2, "BILINEAR", 0.07),
     ):
         long_side = (scale * WIDTH,) * 2
-        crops = [draw_crop((HEIGHT, WIDTH), 40, long_side, rng).of_image(image).astype(float) for _ in range(200)]
+        crops = [draw_crop((HEIGHT, WIDTH), 40, long_side, rng) for _ in range(200)]
+        crops = [crop_image(image, crop).astype(float) for crop in crops]
         size = round(WIDTH * scale), round(HEIGHT * scale)
         whole = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[kind])).astype(float)
         steps = [np.abs(np.diff(picture, axis=1)).mean() for picture in (np.concatenate(crops), whole)]
@@ -142,18 +151,18 @@ def test_labels_lie_on_their_image(long_side_px):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         crop = draw_crop(blocks.shape, CROP_PX, (long_side_px, long_side_px), rng)
-        label, colour = crop.of_map(blocks, IGNORE_LABEL), crop.of_image(image)[..., 0]
+        label, colour = crop_map(blocks, crop, IGNORE_LABEL), crop_image(image, crop)[..., 0]
         inside = label != IGNORE_LABEL
         agreement = np.abs(colour[inside] / 20 - label[inside]) < 0.5
         assert agreement.mean() > 0.9
-        assert (crop.of_image(image)[~inside] == (124, 116, 104)).all()
-        drawn = draw_saliency_augmentation(blocks.shape, CROP_PX, rng)
-        colours = drawn.of_image(image, rng, colour_jitter=0)[..., 0] / 20
-        assert (np.abs(colours - drawn.of_map(blocks)) < 0.5).mean() > 0.9
+        assert (crop_image(image, crop)[~inside] == (124, 116, 104)).all()
+        crop = draw_saliency_crop(blocks.shape, CROP_PX, rng)
+        colours = crop_image(image, crop)[..., 0] / 20
+        assert (np.abs(colours - crop_map(blocks, crop)) < 0.5).mean() > 0.9
 
 
 def test_large_photographs_are_decoded_smaller():
-    """Only as far as the window keeps the px of the training picture; what comes out is the same picture."""
+    """Decoding is reduced only while the window keeps the resolution of the training picture."""
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8), (801, 603), interpolation=cv2.INTER_CUBIC)
     content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
@@ -162,11 +171,10 @@ def test_large_photographs_are_decoded_smaller():
         assert crop.reduction == reduction
         smaller = decode_image(content, "", crop.reduction)
         assert smaller.shape[0] == -(-603 // reduction)
-        small, whole = (crop.of_image(picture).astype(int) for picture in (smaller, decode_image(content, "")))
+        small, whole = (crop_image(picture, crop).astype(int) for picture in (smaller, decode_image(content, "")))
         assert np.abs(small - whole).mean() < 6
         assert np.corrcoef(small.ravel(), whole.ravel())[0, 1] > 0.98
-    drawn = draw_saliency_augmentation((4000, 3000), 224, rng)
-    assert drawn.crop.reduction == 8
+    assert draw_saliency_crop((4000, 3000), 224, rng).reduction == 8
 
 
 @pytest.mark.parametrize("strength", [0, 0.3, 1])
@@ -184,7 +192,7 @@ def test_colours_are_those_of_pil(strength):
         for kind, factor in zip(kinds, factors):
             expected = kind(expected).enhance(factor)
         changed = change_colours(image, np.random.default_rng(seed), strength)
-        inner = (slice(1, -1), slice(1, -1))  # PIL leaves the border as it is
+        inner = (slice(1, -1), slice(1, -1))  # PIL does not change the border
         difference = np.abs(changed[inner].astype(int) - np.asarray(expected)[inner])
         assert difference.max() <= 10
         assert difference.mean() < 4

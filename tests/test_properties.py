@@ -1,4 +1,4 @@
-"""What holds for any input of the pure functions: many drawn ones, the same in every run."""
+"""Properties of pure functions on random inputs, which are the same in every run."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from datasets.epoch_batches import EpochBatches
-from datasets.transforms import draw_crop, draw_saliency_augmentation
+from datasets.transforms import change_colours, crop_image, crop_map, draw_crop, draw_saliency_crop
 from formats.cams import load_cams, save_cams
 from formats.errors import InputError
 from formats.images import load_grey, load_image, save_grey, save_image
@@ -38,11 +38,11 @@ SEEDS = st.integers(0, 2**32 - 1)
 BYTES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12))
 SHARES = st.floats(0, 1)
 LABEL_VALUES = (0, 1, 2, 3, IGNORE_LABEL)
-LEVELS = np.array([0, 0.3, 0.5, 0.9, 1], np.float32)  # at thresholds of rules, and beyond them
+LEVELS = np.array([0, 0.3, 0.5, 0.9, 1], np.float32)  # at and between the thresholds of the rules
 
 
 def holds_for(**strategies):
-    """A test of few examples; `test_many_examples` has many of the same."""
+    """Turn a function into a test of few examples; `test_many_examples` runs it with many."""
 
     def decorate(function):
         PROPERTIES[function.__name__] = (function, strategies)
@@ -83,7 +83,7 @@ def test_maps_come_back(cams):
 
 @holds_for(content=st.binary(max_size=60), place=st.integers(0, 400), values=BYTES)
 def test_damaged_labels_are_refused_or_read(content, place, values):
-    """Bytes replaced anywhere: a label map comes out, or an `InputError`."""
+    """With bytes replaced anywhere, reading gives a label map or an `InputError`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.png"
         save_label(path, values)
@@ -115,7 +115,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\:", exclude_
 
 
 @holds_for(ids=st.lists(NAMES, min_size=1, max_size=5, unique=True), content=st.binary(max_size=40))
-def test_lists_come_back_and_lead_nowhere(ids, content):
+def test_ids_come_back_and_stay_in_their_folder(ids, content):
     ids = [name for name in ids if name not in (".", "..") and not name.endswith(".jpg") and name[0] != "\ufeff"]
     with tempfile.TemporaryDirectory() as folder:
         if ids:
@@ -135,18 +135,18 @@ def test_lists_come_back_and_lead_nowhere(ids, content):
     height=SIDES, width=SIDES, crop=st.integers(1, 20), smallest=st.integers(1, 30), more=st.integers(0, 30), seed=SEEDS
 )
 def test_crops_keep_image_and_label_aligned(height, width, crop, smallest, more, seed):
-    """The image shows its label: 40 · label in the first channel; images may be smaller than the crop."""
+    """The first channel of the image is 40 · label; images may be smaller than the crop."""
     rng = np.random.default_rng(seed)
     label = np.full((height, width), rng.integers(1, 6), np.uint8)
     image = np.stack([40 * label] * 3, axis=2)
     drawn = draw_crop((height, width), crop, (smallest, smallest + more), rng)
-    cropped, cropped_label = drawn.of_image(image), drawn.of_map(label, IGNORE_LABEL)
+    cropped, cropped_label = crop_image(image, drawn), crop_map(label, drawn, IGNORE_LABEL)
     assert cropped.shape == (crop, crop, 3)
     assert cropped_label.shape == (crop, crop)
     assert set(np.unique(cropped_label)) <= {label[0, 0], IGNORE_LABEL}
     inside = cropped[..., 0] == 40 * label[0, 0]
     assert (cropped_label[inside] == label[0, 0]).mean() > 0.5 if inside.sum() > 20 else True
-    smaller = drawn.of_image(image[::2, ::2])  # as a decoder may give it
+    smaller = crop_image(image[::2, ::2], drawn)  # as decoded with a reduction
     assert (smaller.shape, set(np.unique(smaller[cropped_label != IGNORE_LABEL]))) == (
         cropped.shape,
         {40 * label[0, 0]},
@@ -158,10 +158,11 @@ def test_augmentation_keeps_masks_binary(height, width, size, strength, seed):
     rng = np.random.default_rng(seed)
     mask = (rng.integers(0, 2, (height, width)) * 255).astype(np.uint8)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    drawn = draw_saliency_augmentation((height, width), size, rng)
-    first, second, third = drawn.of_image(image, rng, strength), drawn.of_map(mask), drawn.of_map(mask)
+    drawn = draw_saliency_crop((height, width), size, rng)
+    first = change_colours(crop_image(image, drawn), rng, strength)
+    second, third = crop_map(mask, drawn), crop_map(mask, drawn)
     assert (first.shape, first.dtype) == ((size, size, 3), np.uint8)
-    assert np.array_equal(second, third)  # all maps go the same way
+    assert np.array_equal(second, third)  # all maps are cropped alike
     assert set(np.unique(second)) <= set(np.unique(mask))
 
 
@@ -219,7 +220,7 @@ def test_the_selector_keeps_or_paints(height, width, thresholds, seed):
         selected, replaced = select(label, mask, 3, threshold)
         assert np.array_equal(selected, np.where(mask, 3, 0) if replaced else label)
         results.append(replaced)
-    assert results == sorted(results, reverse=True)  # a higher threshold replaces no more
+    assert results == sorted(results, reverse=True)  # a higher threshold replaces fewer
     assert not results[-1]  # no overlap is above 1
     assert 0 <= overlap(label, mask) <= 1
     share, norm, certainty = measure(label, (mask * 255).astype(np.uint8), 0.5)
@@ -279,7 +280,7 @@ def test_the_crf_on_tiny_and_constant_images(height, width, num_labels, constant
     seed=SEEDS,
 )
 def test_walks_stay_between_0_and_1(height, width, kind, edges, steps, radius, seed):
-    """Also on one row or column of pixels, shorter than a step."""
+    """Including images of one row or column, shorter than a step."""
     cams = torch.from_numpy(maps_from(seed, 2, height, width, kind))
     edge = torch.from_numpy(maps_from(seed + 1, 1, height, width, edges)[0])
     walked = random_walk(cams, edge, steps=steps, radius=radius)
@@ -310,7 +311,7 @@ def test_label_scores_equal_a_loop_over_pixels(height, width, seed):
     scores = matrix.scores()
     assert scores["mIoU"] == pytest.approx(np.mean(ious) if ious else np.nan, nan_ok=True)
     assert scores["Acc"] == pytest.approx(hits.sum() / true.sum() if true.any() else np.nan, nan_ok=True)
-    assert np.isnan(scores["IoU"][3])  # a class that is absent
+    assert np.isnan(scores["IoU"][3])  # absent class
     values = LabelQuality(4).add(prediction, truth).scores()
     flat = np.concatenate([np.ravel(value) for value in values.values() if not isinstance(value, dict)]).astype(float)
     assert ((flat >= 0) & (flat <= 1) | np.isnan(flat)).all()
@@ -329,7 +330,7 @@ def test_saliency_scores_are_shares(saliency, seed):
 
 @holds_for(batch=st.integers(1, 3), side=SIDES, share=st.floats(0.01, 1), smoothing=SHARES, ignored=SHARES, seed=SEEDS)
 def test_segmentation_losses_are_finite(batch, side, share, smoothing, ignored, seed):
-    """Also where every pixel is ignored, and with classes that are absent."""
+    """Including labels that are all ignored, and absent classes."""
     rng = np.random.default_rng(seed)
     labels = np.where(rng.random((batch, side, side)) < ignored, IGNORE_LABEL, rng.integers(0, 3, (batch, side, side)))
     labels = torch.from_numpy(labels).long()
@@ -346,7 +347,7 @@ def test_segmentation_losses_are_finite(batch, side, share, smoothing, ignored, 
 
 @holds_for(batch=st.integers(1, 3), side=SIDES, value=st.sampled_from([-1e4, 0, 1e4]), share=SHARES, seed=SEEDS)
 def test_saliency_losses_are_finite(batch, side, value, share, seed):
-    """Also for empty and full masks, and logits that are certain of the opposite."""
+    """Including empty and full masks, and logits that are confident and wrong."""
     mask = torch.from_numpy((np.random.default_rng(seed).random((batch, 1, side, side)) < share).astype(np.float32))
     logits = torch.full_like(mask, value).requires_grad_()
     edge = edge_target(mask)
@@ -364,7 +365,7 @@ def test_saliency_losses_are_finite(batch, side, value, share, seed):
     num_samples=st.integers(1, 60), share=st.integers(1, 9), size=st.integers(1, 5), epoch=st.integers(0, 3), seed=SEEDS
 )
 def test_every_image_comes_once_in_an_epoch(num_samples, share, size, epoch, seed):
-    """But for those that do not fill the last batch, for any number of processes."""
+    """For any number of processes, except images that do not fill the last batch."""
     if num_samples < size:
         return
     ranks = [EpochBatches(num_samples, share * size, seed, rank, size) for rank in range(size)]
@@ -391,7 +392,7 @@ def test_windows_cover_every_pixel(length, window, stride):
 
 
 @holds_for(height=SIDES, width=SIDES, window=SIDES, stride=SIDES, seed=SEEDS)
-def test_windows_of_what_sees_single_pixels_change_nothing(height, width, window, stride, seed):
+def test_sliding_windows_of_a_pointwise_network(height, width, window, stride, seed):
     images = torch.from_numpy(np.random.default_rng(seed).random((1, 3, height, width)).astype(np.float32))
     result = sliding_windows(lambda x: 2 * x, images, window, min(stride, window))
     assert torch.allclose(result, 2 * images, atol=1e-6)

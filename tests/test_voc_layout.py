@@ -1,4 +1,4 @@
-"""The VOC tree: where it is found, lists, and what is wrong with them."""
+"""Layout of the VOC tree and of saliency data sets: search for folders, lists of ids, missing files."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_folders_beside_voc2012(tmp_path):
 
 
 def test_some_folders_beside_voc2012(tmp_path):
-    """What lies in VOC2012 and what lies beside it is one tree, whichever of both --data_dir names."""
+    """Folders in VOC2012 and in its parent form one tree, for --data_dir of either."""
     official, beside = tmp_path / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit"
     (official / "SegmentationClass").mkdir(parents=True)
     (beside / "JPEGImages").mkdir()
@@ -62,7 +62,7 @@ def test_class_names(tmp_path):
     assert len(VOC_CLASSES) == 20
     (tmp_path / "classes.txt").write_text("ball\r\n\nboat \n")
     assert load_class_names(tmp_path) == ("ball", "boat")
-    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfball\n")  # as Windows' editor writes it
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfball\n")  # as written by the Windows editor
     assert load_class_names(tmp_path) == ("ball",)
     for content, words in (
         (b"ball\nball\n", "different"),
@@ -94,14 +94,14 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
     (tmp_path / "b.PNG").touch()
-    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files here end in \.png: convert or rename"):
+    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files must end in \.png: convert or rename"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
 
 
 def test_masks_of_some_images(tmp_path):
     (tmp_path / "SegmentationClass").mkdir()
     (tmp_path / "SegmentationClass/a.png").touch()
-    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClass"  # what lacks is said of the folder there is
+    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClass"  # the only folder
     (tmp_path / "SegmentationClassAug").mkdir()
     assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClassAug"
     assert truth_folder(tmp_path, ["a"]).name == "SegmentationClass"
@@ -152,7 +152,7 @@ def test_missing_mask(tmp_path):
         saliency_pairs(tmp_path)
 
 
-def test_a_project_may_lie_in_a_folder_called_benchmark(tmp_path):
+def test_a_project_in_a_folder_called_benchmark(tmp_path):
     for data_set in ("dataset/TR", "dataset/benchmark/TE"):
         (tmp_path / "benchmark" / data_set / "Images").mkdir(parents=True)
     assert [path.name for path in find_data_sets(tmp_path / "benchmark/dataset")] == ["TR"]
