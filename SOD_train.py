@@ -42,7 +42,7 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advice_when_memory_is_full
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, set_lr, step_decay
@@ -85,7 +85,7 @@ def main(args) -> None:
     }
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=torch.channels_last)
     check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     network.checkpoint_activations(args.grad_checkpointing)
@@ -158,7 +158,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         share = len(images) / len(batch[0])
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, images.device))
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
             losses = saliency_objective(outputs, unit_range(masks), args.edge_loss, *map(unit_range, edges))

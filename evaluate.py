@@ -41,7 +41,6 @@ from formats.voc_layout import (
     find_voc_root,
     load_class_names,
     load_ids,
-    mask_folder,
     truth_folder,
 )
 from metrics.interval_tables import compare, comparison_table, interval_table
@@ -186,7 +185,13 @@ def evaluate_saliency(args) -> Evaluation:
     files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
     for key, found in files.items():
         name, progress = " on ".join(key), progress_bar(len(found.maps), " on ".join(key))
-        maps = score_maps(found, args.weighted_f, args.strict_reference, args.bootstrap, args.workers, progress)
+        maps = score_maps(
+            found,
+            strict_reference=args.strict_reference,
+            num_replicates=args.bootstrap,
+            workers=args.workers,
+            progress=progress,
+        )
         if maps:
             scored[key] = maps
         done.note_files(name, found.report, args.allow_missing)
@@ -302,7 +307,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
         if not chosen.size:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
-    truth = files_of_ids(mask_folder(voc_root, args.gt) if args.gt else truth_folder(voc_root, ids), ids, ".png")
+    truth = files_of_ids(truth_folder(voc_root, ids), ids, ".png")
     return LabelData(ids, names, truth, image_labels)
 
 

@@ -39,6 +39,7 @@ from utils.interruption import run_script
 PROJECT = Path(__file__).resolve().parent
 MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
 PICTURE_ROWS = 6
+SCENE_HW = 128, 160  # px
 
 # narrow networks from scratch, by flags that every user has
 RESNEST = "--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16"
@@ -99,13 +100,10 @@ def clear(work: Path) -> None:
 
 def draw(work: Path, args) -> None:
     """Scenes of three seeds: to train the saliency network, to test it, and a VOC tree."""
-    size = {"height": args.height, "width": args.width}
-    seed = 3 * args.seed
-    write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, **size)
-    write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, **size)
-    write_voc_scenes(
-        work / "data/voc12/VOCdevkit/VOC2012", work / "voc12", args.num_train, args.num_val, seed + 2, **size
-    )
+    seed, voc_root = 3 * args.seed, work / "data/voc12/VOCdevkit/VOC2012"
+    write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, *SCENE_HW)
+    write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, *SCENE_HW)
+    write_voc_scenes(voc_root, work / "voc12", args.num_train, args.num_val, seed + 2, *SCENE_HW)
 
 
 def commands(folder: Path, seed: int) -> list[str]:

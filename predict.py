@@ -281,7 +281,7 @@ def pack_submission(args, images: dict[str, Path], output: Path) -> None:
             f"read ({shorten(absent)}); replace them and start again, the other masks are kept"
         )
     sizes = {stem: image_size(path) for stem, path in images.items()}
-    report = save_submission(args.voc_submission, output, sizes, args.voc_competition)
+    report = save_submission(args.voc_submission, output, sizes)
     print(f"{len(images)} masks packed as {report.folder}: {args.voc_submission}")
 
 

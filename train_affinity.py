@@ -67,7 +67,7 @@ def main(args) -> None:
     # model
     settings = options.backbone_settings(args)
     network = build_affinity_net(settings, "none" if run.resumes else args.pretrained)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -124,7 +124,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, wor
     images, labels = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         edge_logits = model(inputs)
     sums, counts = pair_losses(edge_logits, labels, args.radius)

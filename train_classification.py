@@ -87,7 +87,7 @@ def main(args) -> None:
     # model
     settings = {**options.backbone_settings(args), "classes": list(classes), "background_map": bool(maps)}
     network = build_cam_classifier(settings, "none" if run.resumes else args.pretrained)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -161,7 +161,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
     images, image_labels, *saliency = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         output = model(inputs)
         merged = merge_tiles(model(tiles(inputs))["maps"]).float() if args.puzzle else None

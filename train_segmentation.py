@@ -101,7 +101,7 @@ def main(args) -> None:
     network = build_network(settings, args, resumes=run.resumes)
     if synchronises:
         network = convert_sync_batchnorm(network)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     model = torch.compile(network) if args.compile else network  # `network` stays as it is for images of any size
     if world.size > 1:
@@ -215,7 +215,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     for number, (images, labels) in enumerate(parts, start=1):
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+            inputs = inputs.contiguous(memory_format=memory_format(world.device))
             with autocast(world.device, args.amp):
                 logits = model(inputs)
             losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)

@@ -263,10 +263,9 @@ def test_truth_that_is_all_ignored(scenes, label_parts, score, tmp_path):
     shutil.copytree(scenes / "data/VOCdevkit/VOC2012", tmp_path / "voc")
     for path in (tmp_path / "voc/SegmentationClassAug").iterdir():
         save_label(path, np.full((64, 80), 255, np.uint8))
-    scores = score(
-        "--pred PARTS/rough --data_dir HERE/voc --gt SegmentationClassAug --saliency_dir PARTS/saliency --sweep"
-        " --tables HERE/tables"
-    )[f"{label_parts}/rough"]
+    scores = score("--pred PARTS/rough --data_dir HERE/voc --saliency_dir PARTS/saliency --sweep --tables HERE/tables")[
+        f"{label_parts}/rough"
+    ]
     assert scores["mIoU"] is scores["boundary_IoU"] is scores["IoU"]["star"] is None
     assert "NaN" not in (tmp_path / "scores.json").read_text()
     assert "–" in (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
@@ -382,7 +381,7 @@ def test_several_processes_give_the_same_scores(scenes, truth, label_parts, tmp_
         run_main(
             "evaluate",
             f"segmentation --pred {tmp_path}/rough --data_dir {tmp_path}/data --list {tmp_path}/many.txt"
-            f" --gt SegmentationClass --workers {workers} --json {tmp_path}/scores.json --bootstrap 20",
+            f" --workers {workers} --json {tmp_path}/scores.json --bootstrap 20",
         )
         results.append(json.loads((tmp_path / "scores.json").read_text()))
     assert results[0] == results[1]

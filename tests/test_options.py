@@ -65,15 +65,15 @@ def test_booleans(text, value):
             "train_segmentation.py --label_name x --use_gnn",
             "arguments: --use_gnn (did you mean --use_gn? ",
         ),
-        ("SOD_train.py --decay_epochs=3", "did you mean --decay_epoch? SOD_train.py --help tells all flags)"),
+        ("SOD_train.py --decay_epochs=3", "did you mean --decay_epoch? SOD_train.py --help lists all flags)"),
         (
             "evaluate.py saliency --pred a --gt_root b --boot 1",
-            "mean --bootstrap? evaluate.py COMMAND --help tells",
+            "mean --bootstrap? evaluate.py COMMAND --help lists",
         ),
         ("evaluate.py saliency --prd a", "required: --pred, --gt_root (evaluate.py saliency --help"),
         (
             "SOD_train.py --lr much",
-            "--lr: 'much' is not a number above 0 and up to 1e+09 (SOD_train.py --help",
+            "--lr: 'much' is not a number in (0, 1000000000.0] (SOD_train.py --help",
         ),
         ("SOD_train.py --zzzz", "unrecognized arguments: --zzzz (SOD_train.py --help"),
     ],

@@ -343,23 +343,17 @@ def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
     assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
 
 
-def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path, monkeypatch):
+def test_training_is_channels_last(scenes, tmp_path, monkeypatch):
     layouts = []
     train_step = SOD_train.train_step
 
-    def noted(model, *rest):
+    def note_layout(model, *rest):
         layouts.append(model.decoder[0].conv_a[0].weight.is_contiguous(memory_format=torch.channels_last))
         return train_step(model, *rest)
 
-    monkeypatch.setattr(SOD_train, "train_step", noted)
-    for value in ("True", "False"):
-        run_main(
-            "SOD_train",
-            saliency_command(scenes, tmp_path, f"--tag {value} --max_epoch 1 --dropout 0 --channels_last {value}"),
-        )
-    assert layouts == [True] * 3 + [False] * 3
-    one, other = log_of(tmp_path / "True")[0], log_of(tmp_path / "False")[0]
-    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    monkeypatch.setattr(SOD_train, "train_step", note_layout)
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--max_epoch 1"))
+    assert layouts == [True] * 3
 
 
 @pytest.mark.slow
