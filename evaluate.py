@@ -56,8 +56,7 @@ from metrics.tables import Table, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import build_thresholds
-from pseudo_labels.selector_in_memory import ImageSelector
+from pseudo_labels.selector import ImageSelector, build_thresholds
 from utils.environment import current_commit, versions_of
 from utils.interruption import run_script
 

@@ -64,8 +64,8 @@ def oaa_of_pixel(
     return 255 if label == 0 and doubtful else label
 
 
-def rca_of_pixel(scores, s, **parameters):  # of posteriors
-    return oaa_of_pixel(scores, s, cam_threshold=0, **parameters)
+def rca_of_pixel(posteriors, s, cam_threshold=0, **parameters):
+    return oaa_of_pixel(posteriors, s, cam_threshold=cam_threshold, **parameters)
 
 
 def drs_of_pixel(scores, s, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9):
@@ -118,7 +118,12 @@ CHANGES = {
         {"cam_threshold": 0.9, "conflict_threshold": 0.2},
     ],
     "bed": [{"salient_threshold": 0.3}, {"cam_threshold": 0.3}],
-    "rca": [{"conflict_threshold": 0.8}, {"salient_threshold": 0.3}, {"certain_threshold": 0.9}],
+    "rca": [
+        {"cam_threshold": 0.3},
+        {"conflict_threshold": 0.8},
+        {"salient_threshold": 0.3},
+        {"certain_threshold": 0.9},
+    ],
     "edam": [{"salient_threshold": 0.3}],
     "auxsegnet": [{"cam_threshold": 0.3}, {"salient_threshold": 0.3}],
     "icd": [],

@@ -220,7 +220,7 @@ def test_refusals(scenes, label_parts, make, tmp_path):
         make("labels", "--fusion oaa")
     with pytest.raises(InputError, match="the parameters of rule icd are none"):
         make("labels", "--fusion icd --fusion_args power=2 --saliency_dir PARTS/saliency")
-    with pytest.raises(InputError, match="unicorn unknown; the classes are ball"):
+    with pytest.raises(InputError, match="unknown classes of the selector: unicorn; the classes are ball"):
         make("labels", "--selector sos --saliency_dir PARTS/saliency --non_salient_classes unicorn")
     for flags, words in (
         ("--multi_class split", "need --selector sos"),

@@ -167,9 +167,9 @@ def test_thresholds_from_what_a_user_says():
 @pytest.mark.parametrize(
     ("non_salient", "saliency", "message"),
     [
-        (["chair", "cow"], {}, "cow unknown; the classes are dog, chair, sofa"),
-        (["none", "chair"], {}, "none unknown"),
-        (["none"], {"cow": 0.5}, "cow unknown"),
+        (["chair", "cow"], {}, "unknown classes of the selector: cow; the classes are dog, chair, sofa"),
+        (["none", "chair"], {}, "unknown classes of the selector: none"),
+        (["none"], {"cow": 0.5}, "unknown classes of the selector: cow"),
     ],
 )
 def test_what_a_user_cannot_say(non_salient, saliency, message):
