@@ -217,10 +217,11 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class ImageSelector:
-    """The selector on N images whose labels are in memory; methods take the index of an image.
+    """The selector on N images whose labels are in memory; methods take an image by its index.
 
     image_labels bool [N, C]; `maps` are the saliency maps; `split_cams` the class activation maps of all images if
-    masks of several classes are split, else None. All files of an image have the size of its mask in `truth`.
+    masks of several classes are split, else None. All files of an image have the size of its label map in
+    `truth`.
     """
 
     thresholds: Thresholds
@@ -242,6 +243,17 @@ class ImageSelector:
         cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
         check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
         return cams, classes, load_grey_of(self.maps[index], self.truth[index], shape_hw)
+
+    def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+        """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
+        classes = np.flatnonzero(self.image_labels[index]) + 1
+        if len(classes) == 1:
+            saliency = load_grey_of(self.maps[index], self.truth[index], label.shape)
+            mask = saliency_mask(saliency, self.mask_threshold)
+            label, _ = select(label, mask, classes[0], thresholds[classes[0]])
+        elif len(classes) > 1 and self.split_cams:
+            label, *_ = self.split(index, label, thresholds)
+        return label
 
     def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
         """Select by a split mask; return the label, the classes of the image, and those that were replaced."""

@@ -88,7 +88,7 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
 
 def test_finished_labels_are_not_fused(make):
     for flags in ("--fusion icd --saliency_dir PARTS/saliency", "--crf"):
-        with pytest.raises(InputError, match="brings finished labels"):
+        with pytest.raises(InputError, match="--baseline_dir holds finished labels"):
             make("labels", f"--baseline_dir PARTS/rough {flags}")
 
 
