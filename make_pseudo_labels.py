@@ -171,7 +171,7 @@ def folder_options(args, images: Images) -> dict[str, dict]:
     labels = {"selector": "none", "classes": list(images.classes)}
     labels["image_labels"] = file_digest(class_file) if class_file.is_file() else str(class_file)
     if args.baseline_dir:
-        labels |= chosen("bg_threshold") | {"baseline": origin(args.baseline_dir)}
+        labels |= {"baseline": origin(args.baseline_dir)} | chosen("bg_threshold")
     else:
         inputs = evidence_of(args.fusion)
         labels |= {"maps": maps, "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}

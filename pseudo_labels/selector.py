@@ -246,9 +246,9 @@ class ImageSelector:
 
     def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
+        saliency = load_grey_of(self.maps[index], self.truth[index], label.shape)
         classes = np.flatnonzero(self.image_labels[index]) + 1
         if len(classes) == 1:
-            saliency = load_grey_of(self.maps[index], self.truth[index], label.shape)
             mask = saliency_mask(saliency, self.mask_threshold)
             label, _ = select(label, mask, classes[0], thresholds[classes[0]])
         elif len(classes) > 1 and self.split_cams:

@@ -31,7 +31,7 @@ def test_the_whole_sequence(tmp_path):
 def test_only_its_own_folder_is_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds files that no demo made"):
+    with pytest.raises(InputError, match="holds files that no demo wrote"):
         run_main("pipeline demo", f"--work_dir {tmp_path}/mine --draw_only")
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     for _ in range(2):

@@ -140,7 +140,7 @@ def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_part
     assert told.keys() & {"t0", "t1", "tau"} == numbers
     assert {name: scores["selector"][name] for name in numbers} == {name: told[name] for name in numbers}
     measured = "--class_saliency" not in flags and "--non_salient_classes" not in flags
-    assert ("thresholds measured on this list" in capsys.readouterr().out) is measured
+    assert ("thresholds are measured on this list" in capsys.readouterr().out) is measured
     ious = {"IoU_before", "IoU_after"}
     for name, row in scores["selector"]["classes"].items():
         assert {key: value for key, value in row.items() if key not in ious} == told["classes"][name]
@@ -295,9 +295,9 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
         score("--rules none --cam_dir PARTS/cams --list HERE/alone.txt", image_labels="")
     with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):
         score("--rules none icd oaa --cam_dir PARTS/cams")
-    with pytest.raises(InputError, match="holds score dictionaries: --image_labels must tell"):
+    with pytest.raises(InputError, match="holds score dictionaries: name the classes of the images by --image_labels"):
         score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
-    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has that name"):
+    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has this name"):
         score("--pred oaa --rules oaa --cam_dir PARTS/cams --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
         score("--pred PARTS/rough --t0 auto")

@@ -112,7 +112,7 @@ def test_methods_scored_on_different_images_are_not_compared(methods, score, cap
     score("--allow_missing --tables HERE/tables")
     with open(methods / "tables/comparison.csv", encoding="utf-8") as file:
         assert [row["data set"] for row in csv.DictReader(file)] == ["DRAWN-TE"]
-    assert "not compared, for they were not scored on the same images" in capsys.readouterr().out
+    assert "not compared: they were scored on different images" in capsys.readouterr().out
 
 
 def test_methods_given_one_by_one(methods, score):
@@ -123,7 +123,7 @@ def test_names_that_the_results_use_for_something_else(methods, score, monkeypat
     monkeypatch.chdir(methods)
     (methods / "small").rename(methods / "truth2")
     (methods / "blurred").rename(methods / "image")
-    with pytest.raises(InputError, match=r"--pred image: the results use this name for something else; write \./image"):
+    with pytest.raises(InputError, match=r"--pred image: this name is reserved in the results; write \./image"):
         score(pred="image")
     assert "./image" in score("--report page.html", pred="./image")
 

@@ -157,7 +157,7 @@ def test_refusals_of_predict(runs, tmp_path):
         run_main("predict", f"{load} --input {tmp_path}/a.png --list {tmp_path}/ids.txt")
     affinity = load_checkpoint(f"{runs}/saliency/last.pth") | {"stage": "affinity"}
     torch.save(affinity, tmp_path / "affinity.pth")
-    with pytest.raises(InputError, match="is of the stage affinity: predict"):
+    with pytest.raises(InputError, match="is of stage affinity: predict"):
         run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
     for path, words in (("other.pth", "is no checkpoint"), ("a.png", "cannot be read"), ("none.pth", "does not exist")):
@@ -312,12 +312,12 @@ def test_flags_of_segmentation_are_refused_elsewhere(scenes, runs, tmp_path):
     command = f"--input {image} --output {tmp_path}/out --load_path {runs}"
     for run, stage in (("saliency", "saliency"), ("classifier", "classification")):
         for flags in ("--window 48", "--crf", f"--voc_submission {tmp_path}/a.tar.gz"):
-            words = f"{flags.split()[0]} can be used with segmentation alone: .* is of stage {stage}"
+            words = f"{flags.split()[0]} need a segmentation checkpoint: .* is of stage {stage}"
             with pytest.raises(InputError, match=words):
                 run_main("predict", f"{command}/{run}/last.pth {flags}")
     with pytest.raises(InputError, match="--window_stride 9 needs --window"):
         run_main("predict", f"{command}/seg/last.pth --window_stride 9")
-    with pytest.raises(InputError, match="--window_stride 49 is more than --window 48"):
+    with pytest.raises(InputError, match="--window_stride 49 is larger than --window 48"):
         run_main("predict", f"{command}/seg/last.pth --window 48 --window_stride 49")
     assert not (tmp_path / "out").exists()
 
