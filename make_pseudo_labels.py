@@ -371,24 +371,6 @@ def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
     return build_thresholds(classes, *numbers, args.non_salient_classes, given, args.salient_norm)
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """The decisions of the selector on the M single-class images.
-
-    indices   int [M], of the images
-    labels    int [M], 1..C: the class of each image
-    overlaps  float [M], of label and mask; -1 for an empty mask
-    chosen    the thresholds, as returned by `Thresholds.of_classes`
-    replaced  bool [M]
-    """
-
-    indices: np.ndarray
-    labels: np.ndarray
-    overlaps: np.ndarray
-    chosen: dict
-    replaced: np.ndarray
-
-
 def select_labels(images: Images, before: Path, folder: Path, made_by: dict, args, world: World) -> None:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
     label_paths = images.baseline or FilesOfIds(before, images.ids, ".png")
@@ -406,47 +388,50 @@ def select_labels(images: Images, before: Path, folder: Path, made_by: dict, arg
 
     absent = absent_files(folder, images.ids, ".png")
     with claimed_folder(world, folder, made_by, ".png"):
-        decisions = decide(images, selector, read_label, world)
+        measured, chosen = measure_images(images, selector, read_label, world)
         for index in progress(absent, world, "selection"):
-            label = selector.select_image(index, read_label(index), decisions.chosen["values"])
+            label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)
         if world.is_main:
-            report_decisions(images, decisions, folder)
+            report_decisions(images, measured, chosen, folder)
     if world.is_main:
         print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
 
 
-def decide(images: Images, selector: ImageSelector, read_label, world: World) -> Decisions:
-    """Decide which labels of single-class images are replaced; `read_label` loads the label of an index."""
-    single = np.flatnonzero(images.image_labels.sum(axis=1) == 1)
-    rows = [
-        (int(index), *selector.measure_image(index, read_label(index))[1]) for index in progress(single, world, "masks")
-    ]
-    measured = np.array(sorted(gather_from_processes(rows))).reshape(-1, 4)[:, 1:]  # [M, 3]
-    overlaps, labels = measured[:, 0], images.image_labels[single].argmax(axis=1) + 1
-    chosen = selector.thresholds.of_classes(measured, labels, len(images.classes))
-    return Decisions(single, labels, overlaps, chosen, overlaps > chosen["values"][labels])
+def measure_images(images: Images, selector: ImageSelector, read_label, world: World) -> tuple[list, dict]:
+    """Measure the M single-class images; `read_label` loads the label of an index.
+
+    Returns M tuples of index, label (1..C) and overlap, and the thresholds as of `Thresholds.of_classes`.
+    """
+    rows = []
+    for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1), world, "masks"):
+        label, measured, _ = selector.measure_image(index, read_label(index))
+        rows.append((int(index), label, *measured))
+    rows = sorted(gather_from_processes(rows))
+    measured = np.array([row[2:] for row in rows]).reshape(-1, 3)
+    labels = np.array([row[1] for row in rows], int)
+    return [row[:3] for row in rows], selector.thresholds.of_classes(measured, labels, len(images.classes))
 
 
-def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None:
+def report_decisions(images: Images, measured: list[tuple], chosen: dict, folder: Path) -> None:
     """Write selector.csv, a line per single-class image, and selector.json, a summary by class; print the summary."""
-    chosen, lines, classes = decisions.chosen, [["id", "class", "overlap", "threshold", "replaced"]], {}
-    rows = zip(decisions.indices, decisions.labels, decisions.overlaps, decisions.replaced)
-    for index, label, share, is_replaced in rows:
-        threshold = f"{chosen['values'][label]:.6f}"
-        lines.append([images.ids[index], images.classes[label - 1], f"{share:.6f}", threshold, int(is_replaced)])
+    thresholds, lines = chosen["values"], [["id", "class", "overlap", "threshold", "replaced"]]
+    replaced = {label: [] for label in sorted({label for _, label, _ in measured})}
+    for index, label, share in measured:
+        is_replaced, threshold = int(share > thresholds[label]), f"{thresholds[label]:.6f}"
+        replaced[label].append(is_replaced)
+        lines.append([images.ids[index], images.classes[label - 1], f"{share:.6f}", threshold, is_replaced])
     write_csv(folder / "selector.csv", lines)
-    print(
-        f"selector: {decisions.replaced.sum()} of {len(decisions.labels)} single-class labels replaced by masks, "
-        f"{', '.join(f'{name} {number:.2f}' for name, number in chosen['numbers'].items())}"
-    )
-    for label in np.unique(decisions.labels):
-        replaced = decisions.replaced[decisions.labels == label]
-        name, saliency, threshold = images.classes[label - 1], chosen["saliency"][label], chosen["values"][label]
-        classes[name] = {"images": len(replaced), "replaced": int(replaced.sum())}
+
+    numbers = ", ".join(f"{name} {number:.2f}" for name, number in chosen["numbers"].items())
+    total = sum(map(sum, replaced.values()))
+    print(f"selector: {total} of {len(measured)} single-class labels replaced by masks, {numbers}")
+    summary, classes = dict(chosen["numbers"]), {}
+    for label, flags in replaced.items():
+        name, saliency, threshold = images.classes[label - 1], chosen["saliency"][label], thresholds[label]
+        classes[name] = {"images": len(flags), "replaced": sum(flags)}
         classes[name] |= {"saliency": float(saliency), "threshold": float(threshold)}
-        print(f"  {name}: {replaced.sum()} of {len(replaced)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
-    summary = dict(chosen["numbers"])
+        print(f"  {name}: {sum(flags)} of {len(flags)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
     if "salient" in chosen:
         summary["non_salient"] = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
         print(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
