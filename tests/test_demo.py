@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: its scores, its files, its time."""
+"""The demo: scores, files, time."""
 
 import json
 import subprocess

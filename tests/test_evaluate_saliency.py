@@ -1,4 +1,4 @@
-"""evaluate.py on saliency maps: what it reads, what it says of files that it cannot score, and what it writes."""
+"""evaluate.py on saliency maps: inputs, files that cannot be scored, and outputs."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def methods(scenes, tmp_path):
 
 @pytest.fixture
 def score(methods):
-    """Scores both methods; HERE stands for their folder."""
+    """Score both methods; HERE stands for their folder."""
 
     def run(flags: str = "", pred: str = "HERE/blurred HERE/small") -> dict:
         command = f"saliency --pred {pred} --gt_root HERE/truth --json HERE/scores.json {flags}"
@@ -119,7 +119,7 @@ def test_methods_given_one_by_one(methods, score):
     assert drop_wf(score(pred="HERE/blurred --pred HERE/small")) == drop_wf(score())
 
 
-def test_names_that_the_results_use_for_something_else(methods, score, monkeypatch):
+def test_reserved_names_are_refused(methods, score, monkeypatch):
     monkeypatch.chdir(methods)
     (methods / "small").rename(methods / "truth2")
     (methods / "blurred").rename(methods / "image")
@@ -128,7 +128,7 @@ def test_names_that_the_results_use_for_something_else(methods, score, monkeypat
     assert "./image" in score("--report page.html", pred="./image")
 
 
-def test_what_cannot_be_written_is_told_before_the_work(methods, score, capsys):
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(methods, score, capsys):
     (methods / "file").write_text("")
     for flag, reason in (
         ("--json HERE", "is a folder: name a file"),
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_is_told_before_the_work(methods, score, capsys):
 
 
 def test_maps_of_other_depths(methods, score):
-    """16 bits: the upper 8, or 8-bit values as they are; floats are refused by name."""
+    """Of 16-bit maps the upper 8 bits are used, or the lower if the upper are 0; float maps are refused."""
     expected = drop_wf(score(pred="HERE/blurred"))
     first, second, third, *_ = sorted((methods / "blurred/OTHER").iterdir())
     cv2.imwrite(str(first), load_grey(first).astype(np.uint16) * 257)
@@ -153,7 +153,7 @@ def test_maps_of_other_depths(methods, score):
         score(pred="HERE/blurred")
 
 
-def test_damaged_maps_are_all_told_and_cost_no_other_score(methods, score, capsys):
+def test_damaged_maps_are_all_reported_and_others_scored(methods, score, capsys):
     paths = sorted((methods / "blurred/OTHER").iterdir())
     paths[0].write_bytes(b"no picture")
     paths[3].write_bytes(paths[3].read_bytes()[:40])
@@ -183,7 +183,7 @@ def test_what_is_written(methods, score):
 
 
 def test_photographs_of_the_page(methods, score):
-    """By their stems, of any suffix; one that is damaged is left out."""
+    """Photographs are found by stem, with any suffix; damaged ones are left out."""
     for path in (methods / "truth/OTHER/Masks", methods / "blurred/OTHER"):
         for number, file in enumerate(sorted(path.iterdir())):
             file.rename(path / f"im.{number}.png")
@@ -221,10 +221,12 @@ def test_intervals_and_comparison(methods, score, capsys):
                 "maxE",
             }  # five images: some resamples are empty
     with open(methods / "tables/comparison.csv", encoding="utf-8") as file:
-        told = {row["data set"]: row for row in csv.DictReader(file)}["OTHER"]
-    assert told["difference"] == f"{methods}/small − {methods}/blurred"
+        found_row = next(row for row in csv.DictReader(file) if row["data set"] == "OTHER")
+    assert found_row["difference"] == f"{methods}/small − {methods}/blurred"
     difference = scores[f"{methods}/small"]["OTHER"]["S"] - scores[f"{methods}/blurred"]["OTHER"]["S"]
-    assert re.match(rf"{difference:.4f} \[0\.\d+, 0\.\d+\] p ≤ 0\.01", told["S"])  # each of five images is far better
+    assert re.match(
+        rf"{difference:.4f} \[0\.\d+, 0\.\d+\] p ≤ 0\.01", found_row["S"]
+    )  # each of five images is far better
     assert "intervals" not in score("--bootstrap 0")[f"{methods}/small"]["OTHER"]
 
 
@@ -246,8 +248,8 @@ def test_scores_do_not_depend_on_the_number_of_processes(scenes, tmp_path):
     assert one["wF"] == pytest.approx(two["wF"], abs=1e-6)
 
 
-def test_what_the_reference_leaves_undefined_is_null_in_the_file(methods, score):
-    """An object in the last corner: there S is not a number in PySODMetrics."""
+def test_undefined_scores_of_the_reference_are_null_in_the_file(methods, score):
+    """An object in the last corner, for which S of PySODMetrics is NaN."""
     stem = next((methods / "blurred/OTHER").iterdir()).stem
     corner = np.zeros((64, 80), np.uint8)
     corner[63, 79] = 255

@@ -1,4 +1,4 @@
-"""The saliency training beyond its plain loop: interrupted steps, running means, parts of batches, scales, edges."""
+"""Options of the saliency training: resuming, running means, parts of batches, scales, edges."""
 
 import json
 import re
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 def interrupt_after(monkeypatch, module, steps: int) -> None:
-    """Lets `train_step` of a script work `steps` times, then fail."""
+    """Make `train_step` of a script fail after `steps` calls."""
     train_step, done = module.train_step, []
 
     def counted(*args):
@@ -52,7 +52,7 @@ def interrupt_after(monkeypatch, module, steps: int) -> None:
 
 
 @pytest.mark.parametrize("module", [SOD_train, train_classification, train_segmentation])
-def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(module, scenes, tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_resumes_exactly(module, scenes, tmp_path, monkeypatch):
     script = module.__name__
     extra = f"{ALL_AT_ONCE[script]} --save_every 1"
     run_main(script, COMMANDS[script](scenes, tmp_path, f"--tag whole --max_epoch 2 {extra}"))
@@ -101,7 +101,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole():
         assert torch.allclose(value, parts[name], atol=1e-5), name
 
 
-def test_masks_may_come_in_8_bits():
+def test_masks_may_have_8_bits():
     wide, narrow = one_step(""), one_step("", masks_as=torch.uint8)
     assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
@@ -184,7 +184,7 @@ def test_each_batch_draws_a_side(scenes):
     assert set(mask.unique().tolist()) == {0, 255}
 
 
-def test_pictures_of_a_batch_are_those_made_alone(scenes, tmp_path):
+def test_batched_pictures_equal_single_ones(scenes, tmp_path):
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
     for number, (image, _) in enumerate(pairs):
         save_grey(tmp_path / f"{image.stem}.png", np.full((64, 80), number, np.uint8))
@@ -213,7 +213,7 @@ def test_a_pass_begins_where_it_stopped():
     assert list(batches) == whole[3:]
 
 
-def test_cache_modes_hold_what_they_say(scenes):
+def test_shares_of_cache_modes(scenes):
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
     on_disk = {path: path.stat().st_size for pair in pairs for path in pair}
     shares = {}
@@ -358,7 +358,7 @@ def test_training_is_channels_last(scenes, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same():
-    """With and without recomputation, of which the compiler must know. (No machine code: that takes minutes.)"""
+    """With and without recomputation. Without code generation, which takes minutes."""
     images, moved = torch.randn(2, 3, 64, 64), {}
     for mode in ("plain", "compiled", "compiled and recomputed"):
         torch._dynamo.reset()
