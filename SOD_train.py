@@ -2,9 +2,9 @@
 
     python SOD_train.py --train_root dataset --tag sod                          all visible GPUs, or the CPU
     python SOD_train.py --train_root dataset --tag sod --gpu_id 1               one GPU
-    torchrun --nproc_per_node 4 SOD_train.py --train_root dataset --tag sod     workers started from outside
+    torchrun --nproc_per_node 4 SOD_train.py --train_root dataset --tag sod     under torchrun
 
-Reads <data set>/{Images,Masks}; writes experiments/<tag>/ with last.pth, which predict.py turns into maps.
+Reads <data set>/{Images,Masks}; writes experiments/<tag>/last.pth, from which predict.py makes saliency maps.
 """
 
 import sys
@@ -42,15 +42,15 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advice_when_memory_is_full
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, set_lr, step_decay
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 VAL_BATCH = 8
-MEASURES = ("MAE", "maxF", "meanF", "adpF", "S", "maxE")  # of validation
+VAL_MEASURES = ("MAE", "maxF", "meanF", "adpF", "S", "maxE")
 PICTURE_ROWS = 4
 
 
@@ -78,14 +78,11 @@ def main(args) -> None:
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = {
-        **options.backbone_settings(args),
-        "decoder_width": args.decoder_width,
-        "image_size": args.image_size,
-    }
+    settings = options.backbone_settings(args)
+    settings |= {"decoder_width": args.decoder_width, "image_size": args.image_size}
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=torch.channels_last)
     check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     network.checkpoint_activations(args.grad_checkpointing)
@@ -146,10 +143,10 @@ def main(args) -> None:
 @advice_when_memory_is_full("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
-    """One optimizer step on images, masks and, where they are ready, edges; the losses are means over the batch.
+    """Take one optimizer step on a batch of images, masks and, with --edge_dir, edges; losses are means over the batch.
 
-    Masks and edges are uint8 0..255 or float 0..1. With `--accumulate`, parts of the batch pass one after the other and
-    their gradients add up to those of the whole.
+    Masks and edges are uint8 0..255 or float 0..1. With --accumulate, the batch passes in parts whose gradients sum to
+    those of the whole batch.
     """
     state.optimizer.zero_grad(set_to_none=True)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
@@ -158,7 +155,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         share = len(images) / len(batch[0])
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, images.device))
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
             losses = saliency_objective(outputs, unit_range(masks), args.edge_loss, *map(unit_range, edges))
@@ -169,13 +166,13 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
 
 
 def scaled_side(image_size: int, scale: float) -> int:
-    """The side of training images at a scale: a multiple of the coarsest stride, except at scale 1."""
+    """Side of the training images at a scale, px: a multiple of the coarsest stride, except at scale 1."""
     return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
 
 
 @torch.inference_mode()
 def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None:
-    """Raises `InputError` for a size that the network does not take, before training would meet it."""
+    """Raise `InputError` for an image size that the network does not accept, before the training starts."""
     weight = next(network.parameters())
     for side in sorted(sides_px):
         try:
@@ -186,9 +183,9 @@ def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None
 
 @interruption.at_once()
 def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool | str) -> dict[str, float]:
-    """The `MEASURES` over every image at its own size, by the metrics of evaluate.py; each process takes its share.
+    """Compute the `VAL_MEASURES` of evaluate.py over all images at their own size; each process takes its share.
 
-    Several data sets: each one's scores under its name, and the means over the data sets.
+    Of several data sets, returns the scores of each under its name, and their means.
     """
     scores = {}
     for name, pairs in data_sets.items():
@@ -200,7 +197,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
             for saliency, mask in zip(maps, masks):
                 metrics.add(saliency, mask)
         total = SaliencyMetrics.from_state(sum_counts_over_processes(metrics.state)).scores()
-        scores[name] = {measure: total[measure] for measure in MEASURES}
+        scores[name] = {measure: total[measure] for measure in VAL_MEASURES}
     if not scores:
         return {}
     means = {key: float(np.mean([row[key] for row in scores.values()])) for key in next(iter(scores.values()))}
@@ -211,7 +208,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
 
 @torch.inference_mode()
 def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, device) -> np.ndarray:
-    """RGB uint8: a row for each of a few images of the epoch's last step: image | mask | map | edge target | edge."""
+    """Draw a few images of the last step of the epoch, RGB uint8, a row each: image, mask, map, edge target, edge."""
     samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
     images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))
     masks = unit_range(masks)

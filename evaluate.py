@@ -8,11 +8,11 @@ r"""Stage 4: files → benchmark tables.
     python evaluate.py segmentation --pred experiments/segmentations/val --data_dir data/voc12 --list voc12/val_id.txt
     python evaluate.py submission --archive results.tar.gz --data_dir data/voc12 --list voc12/test_id.txt
 
-Maps of a method lie in METHOD_DIR/<data set>/<stem>.png, truth in GT_ROOT/<data set>/Masks/<stem>.png; labels and
-segmentations in DIR/<id>.png. A missing prediction is an error. Folders that differ only in a last part seed<N> are
-runs of one setting: a table tells their mean ± standard deviation. With saliency maps, labels are scored before and
-after the selector, which selects in memory: no labels are written. `submission` checks an archive for VOC's test server
-as the server does: files, sizes, palette, labels.
+Maps of a method are METHOD_DIR/<data set>/<stem>.png, their ground truth GT_ROOT/<data set>/Masks/<stem>.png; labels
+and segmentations are DIR/<id>.png. A missing prediction is an error. Folders whose paths differ only in a last part
+seed<N> are runs of one setting: a table shows their mean ± standard deviation. With saliency maps, labels are scored
+before and after the selector, which works in memory and writes no labels. `submission` checks an archive as the test
+server of VOC does: files, sizes, palette, labels.
 """
 
 import sys
@@ -41,7 +41,6 @@ from formats.voc_layout import (
     find_voc_root,
     load_class_names,
     load_ids,
-    mask_folder,
     truth_folder,
 )
 from metrics.bootstrap import compare, comparison_table, interval_table
@@ -56,44 +55,49 @@ from metrics.tables import Table, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import build_thresholds
-from pseudo_labels.selector_in_memory import ImageSelector
+from pseudo_labels.selector import ImageSelector, build_thresholds
 from utils.environment import current_commit, versions_of
 from utils.interruption import run_script
 
-PAPER_T0S = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
-RESERVED = {"image", "truth", "over_seeds"}  # names that stand beside those of --pred
+PAPER_THRESHOLDS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+RESERVED = {"image", "truth", "over_seeds"}  # keys of the results beside the names of --pred
 PACKAGES = ("numpy", "opencv-python-headless")
-OF_LABELS = [
-    "a prediction of 255 counts as a miss; mIoU*: such pixels dropped; coverage: pixels with a prediction",
-    "pixels whose truth is 255 are not counted; classes that occur nowhere count in no mean",
-    "boundary IoU: within 2 % of the image's diagonal of the outlines",
+LABEL_CONVENTIONS = [
+    "a prediction of 255 counts as a miss; mIoU*: such pixels are dropped; coverage: share of pixels with a prediction",
+    "pixels with truth 255 are not counted; means leave out classes that do not occur",
+    "boundary IoU: within 2 % of the image diagonal from the outlines",
 ]
 CONVENTIONS = {
     "saliency": [
-        "maps: 8-bit, stretched to 0..1 image by image; truth: over 128; thresholds: 256, on the truncated 8-bit value",
+        "maps: 8-bit, each stretched to 0..1; truth: above 128; 256 thresholds, on the truncated 8-bit value",
         "F: β² = 0.3; max and mean: of the mean curve over images; adp: at twice the mean of the map; wF: β² = 1",
-        "max F of mean PR: F of the mean precision and the mean recall; mean of max F: each image at its best",
-        "S: α = 0.5; E: divided by the number of pixels − 1, as PySODMetrics does",
-        "a truth of 0 and 1 is read as what it means; of 16 bits the upper 8 count",
+        "max F of mean PR: F of the mean precision and the mean recall; mean of max F: best threshold of each image",
+        "S: α = 0.5; E: divided by the number of pixels − 1, as in PySODMetrics",
+        "masks of 0 and 1 are binary; the upper 8 bits of 16-bit masks are used",
         "IoU, Dice, BER: over the thresholds, as F; boundary IoU: at half of the range",
     ],
-    "labels": OF_LABELS,
-    "segmentation": OF_LABELS,
+    "labels": LABEL_CONVENTIONS,
+    "segmentation": LABEL_CONVENTIONS,
     "submission": ["8-bit palette PNGs of the photographs' sizes, VOC's palette, labels 0 to 20"],
 }
-DEFINED = "no score is over 1, and none is undefined: --strict_reference gives what PySODMetrics gives then"
-STRICT_REFERENCE = "--strict_reference: as PySODMetrics, also where that gives more than 1 or no number"
-OF_BOOTSTRAP = "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images"
-OF_COMPARISON = "p: two-sided, for no difference"
-WORST_BY = {"saliency": "S", "labels": "mIoU", "segmentation": "mIoU"}  # order of the pictures
+DEFINED = "scores are at most 1 and always defined; --strict_reference returns what PySODMetrics returns"
+STRICT_REFERENCE = "--strict_reference: as PySODMetrics, even if above 1 or undefined"
+BOOTSTRAP_CONVENTION = "[ , ]: 95 % intervals over {} Poisson bootstrap resamples of the images"
+COMPARISON_CONVENTION = "p: two-sided, of the hypothesis of no difference"
+PICTURE_ORDER = {"saliency": "S", "labels": "mIoU", "segmentation": "mIoU"}  # worst first
 
 
 @dataclass
 class Evaluation:
-    """`scores`: for the JSON file. `comparison`: of methods with the first one. `notes`: on the files. `failures`: what
-    could not be scored, and should have been. `pictures`: for the page, made when they are written; measures in `lower`
-    are better where they are lower."""
+    """Everything that an evaluation prints and writes.
+
+    scores      content of the JSON file
+    comparison  differences between the methods and the first one
+    notes       remarks on the files
+    failures    files that should have been scored and could not be
+    pictures    of the page, drawn when they are written
+    lower       measures that are better if lower
+    """
 
     scores: dict
     tables: list[Table]
@@ -105,19 +109,19 @@ class Evaluation:
     lower: tuple[str, ...] = ()
 
     def note_files(self, name: str, report: FileReport, allow_missing: bool) -> None:
-        """Notes what became of the files of one method; a failure, where some should have been scored and were not."""
+        """Add notes on the files of one method, and a failure if some of them could not be scored."""
         self.notes.extend(f"{name}: {line}" for line in report.summarize())
         if report.unusable and not (allow_missing and report.scored):
             reasons = "; ".join(list(report.unusable.values())[:3])
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
 
     def compare(self, pairs: dict[tuple, tuple], sampled: dict, images: dict) -> None:
-        """Compares each pair, name → keys of first and other, if they were scored on the same images."""
+        """Compare each pair (name → keys of first and other) that was scored on the same images."""
         for name, (first, other) in pairs.items():
             if images[first] == images[other]:
                 self.comparison[name] = compare(sampled[first], sampled[other])
             else:
-                self.notes.append(f"{' '.join(name)}: not compared, for they were not scored on the same images")
+                self.notes.append(f"{' '.join(name)}: not compared: they were scored on different images")
 
 
 def main(args) -> None:
@@ -125,7 +129,7 @@ def main(args) -> None:
     check_outputs(args)
     kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
     done = kinds.get(args.kind, evaluate_labels)(args)
-    conventions = conventions_of(args) + ([OF_COMPARISON] if done.comparison else [])
+    conventions = conventions_of(args) + ([COMPARISON_CONVENTION] if done.comparison else [])
     for table in done.tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
@@ -142,7 +146,7 @@ def main(args) -> None:
         versions = ", ".join(f"{name} {version}" for name, version in versions_of(PACKAGES).items())
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes, *conventions, versions]
         plots = [*done.plots, *(table.plot() for table in done.tables if table.curve)]
-        order = f"{WORST_BY[args.kind]}, mean over methods"
+        order = f"{PICTURE_ORDER[args.kind]}, mean over methods"
         write_page(args.report, f"Scores of {args.kind}", done.tables, plots, done.pictures, notes, done.lower, order)
     for written in (args.tables, args.json, getattr(args, "report", None)):
         if written:
@@ -152,7 +156,7 @@ def main(args) -> None:
 
 
 def check_outputs(args) -> None:
-    """Raises where a file or folder to write, or a name, would only fail when all is scored."""
+    """Raise `InputError` for outputs that cannot be written, before the work starts."""
     for flag in ("json", "report"):
         path = getattr(args, flag, None)
         if path and Path(path).is_dir():
@@ -161,11 +165,11 @@ def check_outputs(args) -> None:
         raise InputError(f"--tables {args.tables} is a file: name a folder")
     taken = RESERVED & set(getattr(args, "pred", ()))
     if taken:
-        raise InputError(f"--pred {shorten(taken)}: the results use this name for something else; write ./{min(taken)}")
+        raise InputError(f"--pred {shorten(taken)}: this name is reserved in the results; write ./{min(taken)}")
 
 
-def about(args) -> dict:
-    """What an entry of the JSON file says of how it was made."""
+def provenance(args) -> dict:
+    """Conventions and versions, stored with each entry of the JSON file."""
     return {"conventions": conventions_of(args), "versions": versions_of(PACKAGES) | {"commit": current_commit()}}
 
 
@@ -174,34 +178,40 @@ def conventions_of(args) -> list[str]:
     if args.kind == "saliency":
         lines.append(STRICT_REFERENCE if args.strict_reference else DEFINED)
     if args.kind != "submission" and args.bootstrap:
-        lines.append(OF_BOOTSTRAP.format(args.bootstrap))
+        lines.append(BOOTSTRAP_CONVENTION.format(args.bootstrap))
     return lines
 
 
 def evaluate_saliency(args) -> Evaluation:
-    """Scores every data set that a method has maps of; `scores`: {method: {data set: scores}}."""
+    """Score every data set that a method has maps of; `scores` is {method: {data set: scores}}."""
     gt_root, done, scored, entries = Path(args.gt_root), Evaluation({}, []), {}, {}
     work = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
     files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
     for key, found in files.items():
         name, progress = " on ".join(key), progress_bar(len(found.maps), " on ".join(key))
-        maps = score_maps(found, args.weighted_f, args.strict_reference, args.bootstrap, args.workers, progress)
+        maps = score_maps(
+            found,
+            strict_reference=args.strict_reference,
+            num_replicates=args.bootstrap,
+            workers=args.workers,
+            progress=progress,
+        )
         if maps:
             scored[key] = maps
         done.note_files(name, found.report, args.allow_missing)
     if not scored:
         raise InputError("; ".join(done.failures))
-    made_by, all_sets = about(args), sets_with_masks(gt_root)
+    made_by, all_sets = provenance(args), sets_with_masks(gt_root)
     for method, found in work.items():
         lacking = all_sets - found.keys()
         if lacking:
-            done.notes.append(f"{method} has no folder of {shorten(sorted(lacking))}, which is not scored")
+            done.notes.append(f"{method} has no folder of {shorten(sorted(lacking))}: not scored")
     for (method, data_set), maps in scored.items():
         report = files[method, data_set].report
         curves = {name: maps.curves[name] for name in ("precision", "recall", "F", "E")}
-        told = {"images": report.scored, "resized": len(report.resized), "files": asdict(report), "curves": curves}
+        details = {"images": report.scored, "resized": len(report.resized), "files": asdict(report), "curves": curves}
         intervals = {"intervals": maps.sampled.intervals()} if maps.sampled else {}
-        entries[method, data_set] = plain(maps.scores | told | intervals) | made_by
+        entries[method, data_set] = to_json(maps.scores | details | intervals) | made_by
         done.scores.setdefault(method, {})[data_set] = entries[method, data_set]
     done.tables.extend(saliency_tables(entries))
     if args.bootstrap:
@@ -217,12 +227,12 @@ def evaluate_saliency(args) -> Evaluation:
     return replace(done, pictures=map_pictures(files, scored, gt_root, args.report_images), lower=("MAE",))
 
 
-def plain(value):
-    """A score, or a dict or list of them, as JSON knows it: None for what is not a number."""
+def to_json(value):
+    """Convert scores, or nested dicts and lists of them, for JSON: NaN becomes None."""
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: to_json(each) for key, each in value.items()}
     if isinstance(value, (list, np.ndarray)):
-        return [plain(one) for one in value]
+        return [to_json(each) for each in value]
     return None if value != value else value
 
 
@@ -231,18 +241,18 @@ def progress_bar(total: int, title: str) -> Callable:
 
 
 def evaluate_labels(args) -> Evaluation:
-    """Scores label maps: as they are and, where saliency maps are given, after the selector.
+    """Score label maps and, if saliency maps are given, the same labels after the selector.
 
-    `scores`: {folder or rule: scores}, with those "over_seeds" where a setting has several.
+    `scores` is {folder or rule: scores}, with a key "over_seeds" if a setting has several seeds.
     """
     voc_root = find_voc_root(args.data_dir)
     data, done, scored = load_label_data(args, voc_root), Evaluation({}, []), {}
     selector, bg_threshold, sweep = None, None, ()
     if args.kind == "labels":
         selector, bg_threshold = choose_selector(args, data), args.bg_threshold
-        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_T0S
+        sweep = () if args.sweep is None else sorted(args.sweep) or PAPER_THRESHOLDS
     sources = label_sources(args, data, voc_root, bg_threshold)
-    made_by = about(args)
+    made_by = provenance(args)
     for name, source in sources.items():
         labels = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers, progress_bar)
         if labels:
@@ -250,7 +260,7 @@ def evaluate_labels(args) -> Evaluation:
             done.scores[name] = labels.scores | {"files": asdict(source.report)} | made_by
             for version, found in labels.sampled.items():
                 entry = done.scores[name] if version == name else done.scores[name]["selected"]
-                entry["intervals"] = plain(found.intervals())
+                entry["intervals"] = to_json(found.intervals())
             if selector:
                 done.notes.append(selector_note(name, labels.scores["selector"], selector))
         done.note_files(name, source.report, args.allow_missing)
@@ -276,13 +286,13 @@ def evaluate_labels(args) -> Evaluation:
 
 
 def label_sources(args, data: LabelData, voc_root: Path, bg_threshold: float | None) -> dict[str, LabelSource]:
-    """All that is to be scored, by name; raises if anything is missing that may not be."""
+    """The label maps to score, by name; raises `InputError` for missing files."""
     rules = rule_sources(args, data, voc_root) if args.kind == "labels" else {}
     if not args.pred and not rules:
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
     both = rules.keys() & set(args.pred)
     if both:
-        raise InputError(f"--pred {shorten(both)}: a rule of --rules has that name; write ./{shorten(both)}")
+        raise InputError(f"--pred {shorten(both)}: a rule of --rules has this name; write ./{shorten(both)}")
     return {name: folder_source(name, data, bg_threshold, args.allow_missing) for name in args.pred} | rules
 
 
@@ -290,7 +300,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     names = ("background", *load_class_names(voc_root))
     ids, image_labels = load_ids(args.list), None
     source = args.single_class or args.image_labels
-    beside = Path(args.list).with_name("cls_labels.npy")  # as in the README's tree
+    beside = Path(args.list).with_name("cls_labels.npy")  # as in the tree of the README
     if not source and args.kind == "labels" and beside.is_file():
         holds_scores = any(stems_in(folder, SUFFIXES[1:]).intersection(ids) for folder in args.pred)
         source = beside if holds_scores or args.saliency_dir or args.rules is not None else None
@@ -301,12 +311,12 @@ def load_label_data(args, voc_root: Path) -> LabelData:
         if not chosen.size:
             raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
-    truth = files_of_ids(mask_folder(voc_root, args.gt) if args.gt else truth_folder(voc_root, ids), ids, ".png")
+    truth = files_of_ids(truth_folder(voc_root, ids), ids, ".png")
     return LabelData(ids, names, truth, image_labels)
 
 
 def choose_selector(args, data: LabelData) -> ImageSelector | None:
-    """The selector by its flags; None where it is off or has no maps. Asks for what is missing."""
+    """Build the selector from the flags; None if it is off or has no maps. Raises `InputError` for missing inputs."""
     if args.selector == "none" or not args.saliency_dir:
         if args.sweep is not None or args.multi_class == "split" or args.t0 == "auto":
             raise InputError("--sweep, --multi_class split and --t0 auto need --saliency_dir, and --selector sos")
@@ -326,28 +336,30 @@ def choose_selector(args, data: LabelData) -> ImageSelector | None:
 
 
 def selector_note(name: str, statistics: dict, selector: ImageSelector) -> str:
-    """What the thresholds of a selection in memory come from."""
+    """Describe the thresholds of a selection."""
     numbers = [f"{key} {statistics[key]:.2f}" for key in ("t0", "t1", "tau") if key in statistics]
-    measured = "; thresholds measured on this list, with another they may differ"
+    measured = "; thresholds are measured on this list and differ on others"
     return f"{name} + selector: {', '.join(numbers)}{measured if selector.thresholds.depend_on_images else ''}"
 
 
 def folder_source(folder: str, data: LabelData, bg_threshold: float | None, allow_missing: bool) -> LabelSource:
-    """The files of a folder, all of which must be there unless `allow_missing`. Score dictionaries are made labels by a
-    constant background; where it is None, the files are label maps."""
+    """The label maps, or score dictionaries, of a folder; a missing file is an error unless `allow_missing`.
+
+    Score dictionaries become labels by the constant background `bg_threshold`; if it is None, only label maps are read.
+    """
     only_label_maps = bg_threshold is None
     stems = stems_in(folder, (".png",) if only_label_maps else SUFFIXES)
     missing = [name for name in data.ids if name not in stems]
     if missing and not (allow_missing and len(missing) < len(data.ids)):
         raise MissingInputError(
             f"{folder} lacks the labels of {len(missing)} of {len(data.ids)} images ({shorten(missing)}): expected "
-            f"<id>{'.png' if only_label_maps else ', <id>'.join(SUFFIXES)}; --allow_missing scores the others alone"
+            f"<id>{'.png' if only_label_maps else ', <id>'.join(SUFFIXES)}; --allow_missing scores only the others"
         )
     indices = [index for index, name in enumerate(data.ids) if name in stems]
     ids = [data.ids[index] for index in indices] if missing else data.ids
     paths = files_of_ids(folder, ids, ".png") if only_label_maps else find_baseline(folder, ids)
     if data.image_labels is None and any(path.suffix != ".png" for path in paths):
-        raise InputError(f"{folder} holds score dictionaries: --image_labels must tell the classes of the images")
+        raise InputError(f"{folder} holds score dictionaries: name the classes of the images by --image_labels")
     read = partial(read_folder, dict(zip(indices, paths)) if missing else paths, data, bg_threshold)
     return LabelSource(read, indices, FileReport(missing=missing, extra=sorted(stems.difference(data.ids))))
 
@@ -364,15 +376,15 @@ def read_folder(
 
 
 def rule_sources(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
-    """Rule → labels by that rule, from the maps of --cam_dir."""
+    """Labels made by each fusion rule from the maps of --cam_dir, by the name of the rule."""
     if args.rules is None:
         return {}
     if not args.cam_dir or data.image_labels is None:
         raise InputError("--rules needs --cam_dir and --image_labels")
     rules = args.rules or list(RULES)
-    unfounded = [rule for rule in rules if "saliency" in evidence_of(rule) and not args.saliency_dir]
-    if unfounded:
-        raise InputError(f"--rules {shorten(unfounded)} need --saliency_dir")
+    without_maps = [rule for rule in rules if "saliency" in evidence_of(rule) and not args.saliency_dir]
+    if without_maps:
+        raise InputError(f"--rules {shorten(without_maps)} need --saliency_dir")
     cams = files_of_ids(args.cam_dir, data.ids, ".npz")
     second_cams = files_of_ids(args.second_cam_dir or args.cam_dir, data.ids, ".npz")
     images = files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
@@ -392,7 +404,10 @@ def read_rule(rule: str, paths: list[tuple], data: LabelData, bg_threshold: floa
 
 
 def evaluate_submission(args) -> Evaluation:
-    """Checks an archive for VOC's test server; raises if anything is wrong. `scores`: {class: masks that hold it}"""
+    """Check an archive for the test server of VOC; `scores` is {class: number of masks that hold it}.
+
+    Raises `InputError` with all problems of an archive that the server would refuse.
+    """
     ids = load_ids(args.list)
     photographs = files_of_ids(find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
     report = check_submission(args.archive, {name: image_size(path) for name, path in zip(ids, photographs)})

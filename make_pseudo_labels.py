@@ -6,9 +6,9 @@ r"""Stage 2c: class activation maps → expansion → fusion with saliency → d
     python make_pseudo_labels.py --label_name strong_sos --baseline_dir other_method/labels --data_dir data/voc12 \
         --selector sos --saliency_dir experiments/saliency/ours/VOC2012
 
-Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps are kept
-in --cam_dir and --expanded_dir, labels before the selector in <label_name>/before; what it decided is in
-<label_name>/selector.csv, by class in selector.json. What exists is not made twice.
+Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps go to
+--cam_dir and --expanded_dir, labels before the selector to <label_name>/before, the decisions of the selector to
+<label_name>/selector.csv, and their summary by class to selector.json. Existing files are kept.
 """
 
 import sys
@@ -32,9 +32,16 @@ from formats.atomic_files import write_csv, write_json
 from formats.cams import save_cams
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import check_size, image_size, load_aligned_grey, load_image
+from formats.images import check_size, image_size, load_image
 from formats.labels import load_label, save_label
-from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
+from formats.voc_layout import (
+    files_of_ids,
+    find_voc_root,
+    list_path,
+    load_class_names,
+    load_ids,
+    new_label_folder,
+)
 from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import image_tensor, normalised_cams, rectified
@@ -42,15 +49,7 @@ from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import random_walk
-from pseudo_labels.selector import (
-    Thresholds,
-    build_thresholds,
-    measure,
-    saliency_mask,
-    select,
-    select_regions,
-    split_mask,
-)
+from pseudo_labels.selector import ImageSelector, Thresholds, build_thresholds
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
     World,
@@ -72,8 +71,8 @@ from utils.processes import do_in_processes
 
 @dataclass(frozen=True)
 class Images:
-    """The images to label: N ids, their files, image labels (bool [N, C]) and, where given, saliency maps and labels
-    by another method."""
+    """The N images to label: ids, class names, files, image labels (bool [N, C]), and, if given, the files of saliency
+    maps and of labels of another method."""
 
     ids: list[str]
     classes: tuple[str, ...]
@@ -95,24 +94,25 @@ def main(args) -> None:
     images = find_images(args)
     check_options(args, images)
     if world.is_main:
-        tell_unused_maps(args)
+        warn_of_unused_maps(args)
+    options_of = folder_options(args, images)
     folder, selects = new_label_folder(args.label_name), args.selector == "sos"
     before = folder / "before" if selects else folder
 
     # save: maps, labels, selected labels
     if not args.baseline_dir or (selects and args.multi_class == "split"):
-        make_cams(images, args, world)
+        make_cams(images, options_of["cams"], args, world)
         if args.affinity_path:
-            expand_cams(images, args, world)
+            expand_cams(images, options_of["expanded cams"], args, world)
     if not (selects and args.baseline_dir):
-        make_labels(images, before, args, world)
+        make_labels(images, before, options_of["labels"], args, world)
     if selects:
-        select_labels(images, before, folder, args, world)
+        select_labels(images, before, folder, options_of["selected labels"], args, world)
     stop_distributed()
 
 
 def find_images(args) -> Images:
-    """All files that the run will read of the images; missing ones are an error before any work."""
+    """Find all files of the images that the run reads; raises `InputError` for missing ones."""
     voc_root = find_voc_root(args.data_dir)
     classes = load_class_names(voc_root)
     ids = load_ids(list_path(args.list_dir, args.list))
@@ -124,18 +124,18 @@ def find_images(args) -> Images:
 
 
 def check_options(args, images: Images) -> None:
-    """Refuses what cannot work together, or would have no effect, before any work."""
+    """Raise `InputError` for flags that contradict each other or would have no effect."""
     if args.selector == "sos" and not images.maps:
         raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
     if args.selector == "none" and (args.multi_class == "split" or args.t0 == "auto"):
         raise InputError("--multi_class split and --t0 auto need --selector sos")
     if args.expanded_dir and not args.affinity_path:
-        raise InputError("--expanded_dir needs --affinity_path; maps that are expanded already are named by --cam_dir")
+        raise InputError("--expanded_dir needs --affinity_path; name maps that are already expanded by --cam_dir")
     if "saliency" in evidence_of(args.fusion) and not images.maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
     if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
         raise InputError(
-            "--baseline_dir brings finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
+            "--baseline_dir holds finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
         )
     check_parameters(args.fusion, dict(args.fusion_args))
     selector_thresholds(args, images.classes)
@@ -143,88 +143,76 @@ def check_options(args, images: Images) -> None:
         files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
 
-def tell_unused_maps(args) -> None:
+def warn_of_unused_maps(args) -> None:
     if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
         print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
     if args.second_cam_dir and "second_cams" not in evidence_of(args.fusion):
         print(f"--second_cam_dir has no effect with --fusion {args.fusion}: it is for nsrom", file=sys.stderr)
 
 
-def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
-    """Indices of the ids without a file in `folder`, by one listing of it."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [index for index, name in enumerate(ids) if name + suffix not in there]
+def folder_options(args, images: Images) -> dict[str, dict]:
+    """The options that the files of each output folder depend on, which are recorded in its options.json."""
 
+    def chosen(*names: str) -> dict:
+        return {name: getattr(args, name) for name in names}
 
-def progress(work, world: World, title: str):
-    """This process's share of the work, with a bar."""
-    return tqdm(work[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+    cams, expanded, maps = {}, {}, None
+    if not args.baseline_dir or args.multi_class == "split":
+        cams = recorded_options(args.cam_dir)  # without a checkpoint all maps exist
+        if args.load_path:
+            cams = chosen("scales", "flip", "combine") | {"checkpoint": file_digest(args.load_path)}
+        if args.affinity_path:
+            expanded = chosen("beta", "exp_times", "radius") | {"cams": origin(args.cam_dir, cams)}
+            expanded["affinity"] = file_digest(args.affinity_path)
+        maps = origin(map_dir(args), expanded or cams)
 
-
-def map_dir(args) -> Path:
-    """Where the maps lie that labels are made of."""
-    return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if args.affinity_path else Path(args.cam_dir)
-
-
-def cam_options(args) -> dict:
-    """What the class activation maps depend on. Without a checkpoint they are all there, made as their folder says."""
-    if not args.load_path:
-        return recorded_options(args.cam_dir)
-    chosen = {name: getattr(args, name) for name in ("scales", "flip", "combine")}
-    return {"checkpoint": file_digest(args.load_path)} | chosen
-
-
-def expansion_options(args) -> dict:
-    """What the expanded maps depend on."""
-    chosen = {name: getattr(args, name) for name in ("beta", "exp_times", "radius")}
-    return chosen | {"affinity": file_digest(args.affinity_path), "cams": origin(args.cam_dir, cam_options(args))}
-
-
-def map_origin(args) -> dict:
-    """Where the maps lie that labels are made of, and what they depend on."""
-    return origin(map_dir(args), expansion_options(args) if args.affinity_path else cam_options(args))
-
-
-def label_options(args, images: Images) -> dict:
-    """What the labels before the selector depend on."""
     class_file = list_path(args.list_dir, args.image_labels)
-    chosen = {"selector": "none", "classes": list(images.classes)}
-    chosen |= {"image_labels": file_digest(class_file) if class_file.is_file() else str(class_file)}
+    labels = {"selector": "none", "classes": list(images.classes)}
+    labels["image_labels"] = file_digest(class_file) if class_file.is_file() else str(class_file)
     if args.baseline_dir:
-        return chosen | {"baseline": origin(args.baseline_dir), "bg_threshold": args.bg_threshold}
-    chosen |= {"maps": map_origin(args), "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
-    chosen |= {"crf_iterations": args.crf_iterations if args.crf else 0}
-    of_some_rules = {
-        "bg_threshold": args.bg_threshold,
-        "second_cams": origin(args.second_cam_dir) if args.second_cam_dir else None,
-        "saliency": origin(args.saliency_dir) if args.saliency_dir else None,
-    }
-    used = {"bg_threshold"} if args.fusion == "none" else set(evidence_of(args.fusion))
-    return chosen | {name: value for name, value in of_some_rules.items() if name in used}
+        labels |= {"baseline": origin(args.baseline_dir)} | chosen("bg_threshold")
+    else:
+        inputs = evidence_of(args.fusion)
+        labels |= {"maps": maps, "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
+        labels["crf_iterations"] = args.crf_iterations if args.crf else 0
+        labels |= chosen("bg_threshold") if args.fusion == "none" else {}
+        labels |= {"saliency": origin(args.saliency_dir)} if "saliency" in inputs else {}
+        if "second_cams" in inputs:
+            labels["second_cams"] = origin(args.second_cam_dir) if args.second_cam_dir else None
+    if args.selector == "none":
+        return {"cams": cams, "expanded cams": expanded, "labels": labels}
 
-
-def selector_options(args, images: Images) -> dict:
-    """What the labels after the selector depend on."""
-    names = ("saliency_threshold", "selector_form", "t0", "t1", "tau", "non_salient_classes", "salient_norm")
-    chosen = {name: getattr(args, name) for name in (*names, "selector", "multi_class")}
-    of_ids = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are those of all images
-    chosen |= {"class_saliency": dict(args.class_saliency), "ids": of_ids, "masks": origin(args.saliency_dir)}
-    chosen |= {"split_by": map_origin(args) if args.multi_class == "split" else None}
-    return label_options(args, images) | chosen
+    selected = chosen("selector", "selector_form", "saliency_threshold", "t0", "t1", "tau", "multi_class")
+    selected |= chosen("non_salient_classes", "salient_norm") | {"class_saliency": dict(args.class_saliency)}
+    selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # of which statistics are measured
+    selected |= {"masks": origin(args.saliency_dir), "split_by": maps if args.multi_class == "split" else None}
+    return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
 def origin(folder, made_by: dict | None = None) -> dict:
-    """A folder and how its files are made, as far as that is known."""
+    """A folder and the options its files depend on; by default those recorded in it."""
     return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
 
 
+def map_dir(args) -> Path:
+    """The folder of the maps that labels are made from."""
+    return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if args.affinity_path else Path(args.cam_dir)
+
+
+def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
+    """Indices of the ids without a file in `folder`."""
+    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [index for index, name in enumerate(ids) if name + suffix not in existing]
+
+
+def progress(work, world: World, title: str):
+    """Iterate over this process's share of the work, with a progress bar."""
+    return tqdm(work[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+
+
 def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
-    """The classifier of a checkpoint; an `InputError` for one of another stage or of other classes."""
-    checkpoint = load_checkpoint(load_path)
-    if checkpoint["stage"] != "classification":
-        raise InputError(
-            f"--load_path {load_path} is a {checkpoint['stage']} checkpoint, not one of train_classification.py"
-        )
+    """Load a classifier; raises `InputError` for a checkpoint of another stage or of other classes."""
+    checkpoint = load_stage(load_path, "--load_path", "classification")
     trained = checkpoint["settings"].get("classes", [])
     if trained != list(classes):
         raise InputError(
@@ -233,33 +221,31 @@ def load_classifier(load_path, classes: tuple[str, ...]) -> CamClassifier:
     return rebuild(build_cam_classifier, checkpoint, load_path).eval()
 
 
-def load_affinity_net(path) -> AffinityNet:
-    """The affinity network of a checkpoint; an `InputError` for one of another stage."""
+def load_stage(path, flag: str, stage: str) -> dict:
+    """Load a checkpoint; raises `InputError` if it is of another stage."""
     checkpoint = load_checkpoint(path)
-    if checkpoint["stage"] != "affinity":
-        raise InputError(f"--affinity_path {path} is a {checkpoint['stage']} checkpoint, not one of train_affinity.py")
-    return rebuild(build_affinity_net, checkpoint, path).eval()
+    if checkpoint["stage"] != stage:
+        raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
+    return checkpoint
 
 
-def make_cams(images: Images, args, world: World) -> None:
-    """Writes the class activation maps that are absent."""
+def make_cams(images: Images, made_by: dict, args, world: World) -> None:
+    """Write the class activation maps that are absent."""
     folder = Path(args.cam_dir)
     absent = set(absent_files(folder, images.ids, ".npz"))
     if not args.load_path:
         if absent:
-            raise InputError(
-                f"{folder} lacks the maps of {len(absent)} images: --load_path must name a classifier to make them"
-            )
+            raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
         return
     half = half_type(world.device, args.amp)
     network = for_inference(load_classifier(args.load_path, images.classes), world.device, half) if absent else None
-    with lock_output_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
+    with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)):
         if absent:
             write_cams(network, images, absent, args, world)
 
 
 def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
-    """Writes the maps of these images, by threads while the network works on the next batch."""
+    """Write the maps of these images; threads write while the network processes the next batch."""
     batch_size = batch_for(args.batch, world.device, on_gpu=8)
     batches = batches_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
     bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
@@ -274,10 +260,12 @@ def write_cams(network: CamClassifier, images: Images, absent: set[int], args, w
 @torch.inference_mode()
 @advice_when_memory_is_full("lower --batch, or give fewer --scales")
 def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.ndarray, args, world: World) -> list:
-    """Images uint8 [B, H, W, 3] and their classes bool [B, C] → of each image the maps float32 [K, H, W] of the K
-    classes it has, and their labels uint8 [K]."""
+    """Compute the maps of a batch: images uint8 [B, H, W, 3] with the classes image_labels, bool [B, C].
+
+    Returns for each image its maps, float32 [K, H, W], and their labels, uint8 [K], one per class of the image.
+    """
     pixels = torch.from_numpy(images).to(world.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
-    present = np.flatnonzero(image_labels.any(axis=0))  # classes of any image of the batch
+    present = np.flatnonzero(image_labels.any(axis=0))  # in any image of the batch
     own = image_labels[:, present]  # [B, K]
     rows, columns = (torch.from_numpy(places).to(world.device) for places in own.nonzero())  # of each image's maps
     maps = pixels.new_zeros(len(pixels), 0, *pixels.shape[-2:], dtype=torch.float32)
@@ -296,25 +284,25 @@ def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.n
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
 
 
-def expand_cams(images: Images, args, world: World) -> None:
-    """Writes the expanded maps that are absent."""
-    folder = map_dir(args)
+def expand_cams(images: Images, made_by: dict, args, world: World) -> None:
+    """Write the expanded maps that are absent."""
+    folder, network = map_dir(args), None
     absent = absent_files(folder, images.ids, ".npz")
-    half = half_type(world.device, args.amp)
-    network = for_inference(load_affinity_net(args.affinity_path), world.device, half) if absent else None
+    if absent:
+        checkpoint = load_stage(args.affinity_path, "--affinity_path", "affinity")
+        network = rebuild(build_affinity_net, checkpoint, args.affinity_path).eval()
+        network = for_inference(network, world.device, half_type(world.device, args.amp))
     bar = progress(absent, world, "expansion")
-    with (
-        lock_output_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)),
-        WriteBehind() as write,
-    ):
+    with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), WriteBehind() as write:
         for index, (cams, classes, image) in read_ahead(lambda index: cams_and_image(images, index, args), bar):
             if image is not None:
-                cams = walked_cams(network, image, cams, args, world)
+                cams = walk_cams(network, image, cams, args, world)
             write(save_cams, folder / f"{images.ids[index]}.npz", cams, classes)
 
 
 def cams_and_image(images: Images, index: int, args) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Maps float32 [K, H, W] of an image, their labels uint8 [K], and the image uint8 [H, W, 3], None without maps."""
+    """Load the maps float32 [K, H, W] of an image, their labels uint8 [K], and the image uint8 [H, W, 3], or None if
+    there are no maps."""
     path = Path(args.cam_dir) / f"{images.ids[index]}.npz"
     cams, classes = load_checked_cams(path, images.image_labels[index])
     image = load_image(images.paths[index]) if len(classes) else None
@@ -324,8 +312,8 @@ def cams_and_image(images: Images, index: int, args) -> tuple[np.ndarray, np.nda
 
 
 @torch.inference_mode()
-def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
-    """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
+def walk_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
+    """Expand the maps, float32 [K, H, W], of an image, uint8 [H, W, 3], by a random walk at a quarter of its size."""
     pixels = network.backbone.normalise(image_tensor(image, world.device))
     with autocast(world.device, args.amp):
         straight, mirrored = checked_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
@@ -335,21 +323,21 @@ def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args,
     return normalised_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
 
 
-def make_labels(images: Images, folder: Path, args, world: World) -> None:
-    """Writes the labels before the selector that are absent; in several processes where they take a CRF."""
+def make_labels(images: Images, folder: Path, made_by: dict, args, world: World) -> None:
+    """Write the labels before the selector that are absent; in several processes if they need a CRF."""
     absent = absent_files(folder, images.ids, ".png")
-    takes_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
-    with lock_output_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
+    needs_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
+    with lock_output_folder(world, folder, made_by, ".png", writes=bool(absent)):
         bar = progress(absent, world, "labels")
-        tasks = ((folder / f"{images.ids[index]}.png", *files_of_image(images, index, args)) for index in bar)
-        do_in_processes(partial(make_label, args), tasks, len(bar), args.workers if takes_crf else 1, world.local_size)
+        tasks = ((folder / f"{images.ids[index]}.png", *input_files(images, index, args)) for index in bar)
+        do_in_processes(partial(make_label, args), tasks, len(bar), args.workers if needs_crf else 1, world.local_size)
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
 
-def files_of_image(images: Images, index: int, args) -> tuple:
-    """What the label of an image is made of: its classes, and the files of the image, the label by another method, the
-    maps, the second maps and the saliency map, None where there is none."""
+def input_files(images: Images, index: int, args) -> tuple:
+    """The classes of an image, bool [C], and the paths of the image, the label of another method, maps, second maps and
+    saliency map; None for a path that is not used."""
     name = f"{images.ids[index]}.npz"
     cam_path, second_cam_path = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name
     baseline, saliency = (paths[index] if paths else None for paths in (images.baseline, images.maps))
@@ -357,17 +345,17 @@ def files_of_image(images: Images, index: int, args) -> tuple:
 
 
 def make_label(args, task: tuple) -> None:
-    """Writes the label of an image: the path it goes to, and what `files_of_image` gives."""
+    """Write the label of an image; `task` is the path to write, and `input_files` of the image."""
     path, image_labels, image_path, baseline_path, *map_paths = task
     if baseline_path:
-        label = read_baseline(baseline_path, image_labels, image_path, args)
+        label = load_baseline(baseline_path, image_labels, image_path, image_size(image_path), args.bg_threshold)
     else:
-        label = label_of_maps(image_labels, image_path, *map_paths, args)
+        label = fuse_maps(image_labels, image_path, *map_paths, args)
     save_label(path, label)
 
 
-def label_of_maps(image_labels, image_path, cam_path, second_cam_path, saliency_path, args) -> np.ndarray:
-    """The label map uint8 [H, W] of an image by the fusion rule, and after the CRF where it is wanted."""
+def fuse_maps(image_labels, image_path, cam_path, second_cam_path, saliency_path, args) -> np.ndarray:
+    """Make the label map, uint8 [H, W], of an image by the fusion rule and, on request, the CRF."""
     paths = cam_path, second_cam_path, image_path, saliency_path
     evidence = load_evidence(evidence_of(args.fusion), *paths, image_labels)
     check_size(cam_path, evidence["cams"].shape[1:], image_path, image_size(image_path))
@@ -376,103 +364,77 @@ def label_of_maps(image_labels, image_path, cam_path, second_cam_path, saliency_
     return label_crf(load_image(image_path))(label, iterations=args.crf_iterations) if args.crf else label
 
 
-def read_baseline(path, image_labels: np.ndarray, image_path, args) -> np.ndarray:
-    """The label map uint8 [H, W] of an image by another method."""
-    return load_baseline(path, image_labels, image_path, image_size(image_path), args.bg_threshold)
-
-
 def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
     given = dict(args.class_saliency)
     numbers = args.selector_form, args.t0, args.t1, args.tau
     return build_thresholds(classes, *numbers, args.non_salient_classes, given, args.salient_norm)
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What the selector found of the M single-class images, and what follows from it.
+def select_labels(images: Images, before: Path, folder: Path, made_by: dict, args, world: World) -> None:
+    """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
+    label_paths = images.baseline or files_of_ids(before, images.ids, ".png")
+    split_cams = files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
+    thresholds = selector_thresholds(args, images.classes)
+    files = images.image_labels, images.maps, split_cams, label_paths
+    selector = ImageSelector(thresholds, args.saliency_threshold, *files)
 
-    indices   int [M], of the images
-    labels    int [M], 1..C: the class of each
-    overlaps  float [M], of label and mask; -1 where the mask is empty
-    chosen    the thresholds, as of `Thresholds.of_classes`
-    replaced  bool [M]
-    """
-
-    indices: np.ndarray
-    labels: np.ndarray
-    overlaps: np.ndarray
-    chosen: dict
-    replaced: np.ndarray
-
-
-def select_labels(images: Images, before: Path, folder: Path, args, world: World) -> None:
-    """Measures all single-class images, sets the thresholds, writes every label that is absent."""
-
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        path = images.baseline[index] if args.baseline_dir else before / f"{images.ids[index]}.png"
-        baseline = path, images.image_labels[index], images.paths[index], args
-        label = read_baseline(*baseline) if args.baseline_dir else load_label(path)
-        return label, load_aligned_grey(images.maps[index], path, label.shape)
+    def read_label(index: int) -> np.ndarray:
+        if not images.baseline:
+            return load_label(label_paths[index])
+        image_path = images.paths[index]
+        baseline = label_paths[index], images.image_labels[index], image_path, image_size(image_path)
+        return load_baseline(*baseline, args.bg_threshold)
 
     absent = absent_files(folder, images.ids, ".png")
-    with lock_output_folder(world, folder, selector_options(args, images), ".png"):
-        decisions = decide(images, read, args, world)
+    with lock_output_folder(world, folder, made_by, ".png"):
+        measured, chosen = measure_images(images, selector, read_label, world)
         for index in progress(absent, world, "selection"):
-            label = selected_label(images, index, *read(index), decisions.chosen["values"], args)
+            label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)
         if world.is_main:
-            report_decisions(images, decisions, folder)
+            report_decisions(images, measured, chosen, folder)
     if world.is_main:
         print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
 
 
-def selected_label(images: Images, index: int, label, saliency, thresholds: np.ndarray, args) -> np.ndarray:
-    """The label map uint8 [H, W] of an image after the selector; thresholds float [C + 1], by label."""
-    mask, present = saliency_mask(saliency, args.saliency_threshold), np.flatnonzero(images.image_labels[index]) + 1
-    if len(present) == 1:
-        label, _ = select(label, mask, present[0], thresholds[present[0]])
-    elif args.multi_class == "split" and len(present) > 1:
-        path = map_dir(args) / f"{images.ids[index]}.npz"
-        cams, classes = load_checked_cams(path, images.image_labels[index])
-        check_size(path, cams.shape[1:], images.maps[index], label.shape)
-        label, _ = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
-    return label
+def measure_images(images: Images, selector: ImageSelector, read_label, world: World) -> tuple[list, dict]:
+    """Measure the M single-class images; `read_label` loads the label of an index.
+
+    Returns M tuples of index, label (1..C) and overlap, and the thresholds as of `Thresholds.of_classes`.
+    """
+    rows = []
+    for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1), world, "masks"):
+        label, measured, _ = selector.measure_image(index, read_label(index))
+        rows.append((int(index), label, *measured))
+    rows = sorted(gather_from_processes(rows))
+    measured = np.array([row[2:] for row in rows]).reshape(-1, 3)
+    labels = np.array([row[1] for row in rows], int)
+    return [row[:3] for row in rows], selector.thresholds.of_classes(measured, labels, len(images.classes))
 
 
-def decide(images: Images, read, args, world: World) -> Decisions:
-    """Which labels of single-class images masks replace; `read` gives label and saliency map of an index."""
-    single = np.flatnonzero(images.image_labels.sum(axis=1) == 1)
-    rows = [(int(index), *measure(*read(index), args.saliency_threshold)) for index in progress(single, world, "masks")]
-    measured = np.array(sorted(gather_from_processes(rows))).reshape(-1, 4)[:, 1:]  # [N, 3]
-    overlaps = measured[:, 0]
-    labels = images.image_labels[single].argmax(axis=1) + 1
-    chosen = selector_thresholds(args, images.classes).of_classes(measured, labels, len(images.classes))
-    return Decisions(single, labels, overlaps, chosen, overlaps > chosen["values"][labels])
-
-
-def report_decisions(images: Images, decisions: Decisions, folder: Path) -> None:
-    """Writes selector.csv, a line per single-class image, and selector.json: by class; prints the latter."""
-    chosen, lines, statistics = decisions.chosen, [["id", "class", "overlap", "threshold", "replaced"]], {}
-    rows = zip(decisions.indices, decisions.labels, decisions.overlaps, decisions.replaced)
-    for index, label, share, is_replaced in rows:
-        threshold = f"{chosen['values'][label]:.6f}"
-        lines.append([images.ids[index], images.classes[label - 1], f"{share:.6f}", threshold, int(is_replaced)])
+def report_decisions(images: Images, measured: list[tuple], chosen: dict, folder: Path) -> None:
+    """Write selector.csv, a line per single-class image, and selector.json, a summary by class; print the summary."""
+    thresholds, lines = chosen["values"], [["id", "class", "overlap", "threshold", "replaced"]]
+    replaced = {label: [] for label in sorted({label for _, label, _ in measured})}
+    for index, label, share in measured:
+        is_replaced, threshold = int(share > thresholds[label]), f"{thresholds[label]:.6f}"
+        replaced[label].append(is_replaced)
+        lines.append([images.ids[index], images.classes[label - 1], f"{share:.6f}", threshold, is_replaced])
     write_csv(folder / "selector.csv", lines)
-    print(
-        f"selector: {decisions.replaced.sum()} of {len(decisions.labels)} single-class labels replaced by masks, "
-        f"{', '.join(f'{name} {number:.2f}' for name, number in chosen['numbers'].items())}"
-    )
-    for label in np.unique(decisions.labels):
-        of_class = decisions.replaced[decisions.labels == label]
-        name, saliency, threshold = images.classes[label - 1], chosen["saliency"][label], chosen["values"][label]
-        statistics[name] = {"images": len(of_class), "replaced": int(of_class.sum())}
-        statistics[name] |= {"saliency": float(saliency), "threshold": float(threshold)}
-        print(f"  {name}: {of_class.sum()} of {len(of_class)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
-    told = dict(chosen["numbers"])
+
+    numbers = ", ".join(f"{name} {number:.2f}" for name, number in chosen["numbers"].items())
+    total = sum(map(sum, replaced.values()))
+    print(f"selector: {total} of {len(measured)} single-class labels replaced by masks, {numbers}")
+    summary, classes = dict(chosen["numbers"]), {}
+    for label, flags in replaced.items():
+        name, saliency, threshold = images.classes[label - 1], chosen["saliency"][label], thresholds[label]
+        classes[name] = {"images": len(flags), "replaced": sum(flags)}
+        classes[name] |= {"saliency": float(saliency), "threshold": float(threshold)}
+        print(f"  {name}: {sum(flags)} of {len(flags)}, saliency {saliency:.2f}, threshold {threshold:.2f}")
     if "salient" in chosen:
-        told["non_salient"] = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
-        print(f"non-salient classes: {shorten(told['non_salient'], 30) or 'none'}")
-    write_json(folder / "selector.json", told | {"classes": statistics})
+        summary["non_salient"] = [name for name, salient in zip(images.classes, chosen["salient"][1:]) if not salient]
+        print(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
+    write_json(folder / "selector.json", summary | {"classes": classes})
 
 
 if __name__ == "__main__":

@@ -1,440 +1,269 @@
-"""Every flag of every script, each in the function named after its script. Defaults are the recipe."""
+"""The command-line flags of every script, one function per script. The defaults are the recipe.
+
+`add(name, kind, default, help)` adds one flag. `kind` is a parsing function, a placeholder such as "DIR" for a text, a
+tuple of choices, or `bool` for a switch; a list around it stands for one or more values.
+"""
 
 import argparse
 import ast
 import difflib
-import json
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
-PAPER_WIDTH = 1024  # of the saliency network's decoder
-VOC12 = "Make the tree of VOC 2012, its lists and its image labels from the archives that one downloads."
-CHECK = (
-    "Look for faults in the data of all stages. Without --train_root, --benchmark and --data_dir it looks at the "
-    "README's places: dataset, dataset/benchmark, and data/voc12 with the lists of voc12. Exit status: 0 for notes "
-    "alone, 1 for errors, 2 for a mistake in the flags."
-)
-LARGEST_COUNT = 2**31 - 1
-LARGEST_SEED = 2**64 - 1  # PyTorch's
-LARGEST_SIDE = 1 << 14  # px, channels: `checkpoint_content.py` takes no network with more
-LARGEST_NUMBER = 1e9  # float32 holds products of four of them
+PAPER_WIDTH = 1024  # channels of the saliency decoder in the paper
+REQUIRED = object()  # in place of a default
+LARGEST_SIDE = 1 << 14  # px or channels
+LARGEST_NUMBER = 1e9  # the product of four such numbers fits into float32
 
 
 def SOD_train() -> argparse.ArgumentParser:
     parser = _Parser("Train the salient object network (stage 1).")
-    _add_network(parser, "swin-base-224", "Swin by the README's names, or any timm name with four feature maps")
-    parser.add_argument(
-        "--decoder_width",
-        type=_decoder_width,
-        default=256,
-        metavar="paper|N",
-        help=f"channels of the decoder's coarsest stage, a multiple of 8; `paper` is {PAPER_WIDTH}",
-    )
-    parser.add_argument("--image_size", type=_side, default=224, help="side of the network's input, px")
-    parser.add_argument("--dropout", type=_share, default=0.5, help="dropout of each decoder stage, 0..1")
-    parser.add_argument("--edge_drop_path", type=_share, default=0.3, help="drop path of the edge head, 0..1")
+    add = _add_network(parser, "swin-base-224", "Swin by a name of the README, or any timm name with four feature maps")
+    text = f"channels of the coarsest decoder stage, a multiple of 8; `paper` is {PAPER_WIDTH}"
+    add("--decoder_width", _decoder_width, 256, text, metavar="paper|N")
+    add("--image_size", _side, 224, "side of the network input, px")
+    add("--dropout", _share, 0.5, "dropout of each decoder stage")
+    add("--edge_drop_path", _share, 0.3, "drop path of the edge head")
 
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--train_root",
-        nargs="+",
-        action=_Collect,
-        default=["dataset"],
-        metavar="DIR",
-        help="data sets with Images/ and Masks/, or folders of such; benchmark/ is never trained on; may be repeated",
-    )
-    data.add_argument(
-        "--edge_dir",
-        metavar="DIR",
-        help="ready edge maps DIR/<data set>/<stem>.png, or DIR/<stem>.png of one data set (default: from masks)",
-    )
-    data.add_argument(
-        "--val_root",
-        nargs="+",
-        action=_Collect,
-        default=[],
-        metavar="DIR",
-        help="data sets, or folders of such, scored after every --val_every epochs and at the end",
-    )
-    data.add_argument(
-        "--val_every",
-        type=_positive,
-        default=10,
-        help="epochs between two validations, each with a picture of progress",
-    )
-    data.add_argument(
-        "--colour_jitter",
-        type=_share,
-        default=1.0,
-        help="strength of the change of colours, 0..1; 1 is the paper's",
-    )
-    data.add_argument(
-        "--train_scales",
-        nargs="+",
-        type=_scale,
-        default=[1.0],
-        metavar="X",
-        help="factors on --image_size; each batch draws one",
-    )
-    data.add_argument(
-        "--cache-mode",
-        choices=("no", "part", "full"),
-        default="no",
-        help="hold the image files in memory: no, each process its own share (part), or each all of them (full)",
-    )
+    add = _group(parser, "data")
+    add("--train_root", ["DIR"], ["dataset"], "data sets, or folders of such; never benchmark/", action=_Collect)
+    add("--edge_dir", "DIR", None, "edge maps DIR/[<data set>/]<stem>.png (default: made from the masks)")
+    add("--val_root", ["DIR"], [], "data sets, or folders of such, to validate on", action=_Collect)
+    add("--val_every", _positive, 10, "epochs between two validations, each with a picture in TensorBoard")
+    add("--colour_jitter", _share, 1.0, "strength of the colour augmentation; 1 is the paper's")
+    add("--train_scales", [_scale], [1.0], "factors on --image_size; each batch draws one")
+    text = "cache image files in memory: none, the share of each process (part), or all in each process (full)"
+    add("--cache-mode", ("no", "part", "full"), "no", text)
 
-    training = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
-    training.add_argument(
-        "--decay_epoch",
-        nargs="+",
-        type=_positive,
-        default=[15],
-        metavar="N",
-        help="one number: epochs between two decays of --lr; several: the epochs of the decays",
-    )
-    training.add_argument("--gamma", type=_positive_share, default=0.5, help="factor of each decay, up to 1")
-    training.add_argument(
-        "--clip", type=_at_least_zero, default=0.8, help="largest value of a gradient; 0: not clipped"
-    )
-    training.add_argument("--edge_loss", type=_at_least_zero, default=1.0, help="weight of the edge loss")
-    _add_step(training, channels_last=True)
-    _add_switch(training, "--grad_checkpointing", False, "compute activations twice, to hold fewer of them in memory")
+    add = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
+    add("--decay_epoch", [_positive], [15], "one number: epochs between decays of --lr; several: epochs of the decays")
+    add("--gamma", _positive_share, 0.5, "factor of each decay")
+    add("--clip", _at_least_zero, 0.8, "largest absolute value of a gradient; 0: no clipping")
+    add("--edge_loss", _at_least_zero, 1.0, "weight of the edge loss")
+    add("--grad_checkpointing", bool, False, "recompute activations in the backward pass, which takes less memory")
+    _add_step(add)
     _add_run(parser)
     return parser
 
 
 def train_classification() -> argparse.ArgumentParser:
-    parser = _Parser("Train the classifier whose class activation maps find the classes (stage 2a).")
-    _add_network(
-        parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name with an output stride of 16"
-    )
+    parser = _Parser("Train the classifier whose class activation maps locate the classes (stage 2a).")
+    _add_network(parser, "resnest101", "ResNeSt or ResNet by a name of the README, or any timm name with stride 16")
     _add_image_labels(_add_voc(parser))
     _add_train_lists(parser)
-    training = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
-    _add_optimizer(training, momentum=0.0, weight_decay=1e-4)
-    _add_crops(training, crop_size=512, smallest=320, largest=640)
-    _add_switch(training, "--puzzle", False, "Puzzle-CAM: the maps of four tiles must match those of the whole image")
-    training.add_argument(
-        "--saliency_dir", metavar="DIR", help="EPS: the maps must add up to the saliency maps <id>.png in DIR"
-    )
-    _add_channels_last(training, "gpu")
+    add = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
+    _add_sgd(add, momentum=0.0, weight_decay=1e-4)
+    add("--head_lr", _above_zero, 10.0, "factor on --lr for all parameters outside the backbone")
+    _add_crops(add, crop_size=512, long_side=(320, 640))
+    add("--puzzle", bool, False, "Puzzle-CAM: the maps of four tiles must match those of the whole image")
+    add("--saliency_dir", "DIR", None, "EPS: the maps must sum to the saliency maps <id>.png in DIR")
     _add_run(parser)
     return parser
 
 
 def train_affinity() -> argparse.ArgumentParser:
     parser = _Parser("Train the affinity network, which keeps class activation maps within objects (stage 2b).")
-    _add_network(
-        parser, "resnet-50", "frozen; ResNet or ResNeSt by the README's names, or any timm name with output stride 16"
-    )
-    data = _add_voc(parser)
-    data.add_argument(
-        "--label_name",
-        required=True,
-        metavar="NAME",
-        help="affinity labels: a name below experiments/pseudo_labels, a folder of the VOC tree, or a path",
-    )
-    data.add_argument(
-        "--train_list", default="train_aug_id.txt", metavar="FILE", help="ids to train on, in --list_dir or a path"
-    )
-    training = _add_training(parser, max_epoch=3, batch=32, lr=0.1)
-    _add_optimizer(training, momentum=0.0, weight_decay=1e-4, head_lr=None)
-    training.add_argument(
-        "--radius", type=_radius, default=10, help="pairs of pixels are nearer than this, in px of the edge map (H / 4)"
-    )
-    _add_crops(training, crop_size=512, smallest=320, largest=640)
-    _add_channels_last(training, "gpu")
+    _add_network(parser, "resnet-50", "ResNeSt or ResNet by a name of the README, or any timm name with stride 16")
+    add = _add_voc(parser)
+    _add_train_labels(add, "affinity labels")
+    add("--train_list", "FILE", "train_aug_id.txt", "ids to train on, in --list_dir or a path")
+    add = _add_training(parser, max_epoch=3, batch=32, lr=0.1)
+    _add_sgd(add, momentum=0.0, weight_decay=1e-4)
+    add("--radius", _radius, 10, "pairs of pixels are closer than this, px of the edge map (H / 4)")
+    _add_crops(add, crop_size=512, long_side=(320, 640))
     _add_run(parser)
     return parser
 
 
 def make_pseudo_labels() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "Make pseudo labels: class activation maps, expansion, fusion with saliency, object selector (stage 2c)."
-    )
-    parser.add_argument(
-        "--label_name",
-        required=True,
-        metavar="NAME",
-        help="the labels go to experiments/pseudo_labels/NAME, or to NAME itself if it is a path with a slash",
-    )
-    _add_image_labels(_add_voc(parser))
-    parser.add_argument(
-        "--list",
-        default="train_aug_id.txt",
-        metavar="FILE",
-        help="ids to label, in --list_dir or a path",
-    )
-
-    parser.add_argument(
-        "--baseline_dir",
-        metavar="DIR",
-        help="labels by another method instead of all that comes before the selector: label maps <id>.png, or score "
-        "dictionaries <id>.npy or <id>.npz",
-    )
+    parser = _Parser("Make pseudo labels: class activation maps, expansion, fusion, object selector (stage 2c).")
+    add = _add_voc(parser)
+    add("--label_name", "NAME", REQUIRED, "write to experiments/pseudo_labels/NAME, or to NAME if it has a slash")
+    _add_image_labels(add)
+    add("--list", "FILE", "train_aug_id.txt", "ids to label, in --list_dir or a path")
+    text = "labels of another method, in place of all steps before the selector: label maps <id>.png, or score "
+    add("--baseline_dir", "DIR", None, text + "dictionaries <id>.npy or <id>.npz")
     _add_saliency(parser)
 
-    cams = parser.add_argument_group("class activation maps")
-    cams.add_argument(
-        "--load_path", metavar="FILE", help="classifier checkpoint; not needed where --cam_dir has all maps"
-    )
-    cams.add_argument("--cam_dir", default="experiments/cams/default", metavar="DIR", help="maps are kept there")
-    _add_multi_scale(cams, scales=(0.5, 1.0, 1.5, 2.0), flip=True, text="of the image; maps are joined by --combine")
-    cams.add_argument(
-        "--combine", choices=("sum", "max"), default="sum", help="what scales and mirror images are joined by"
-    )
-    cams.add_argument(
-        "--batch",
-        type=_count,
-        default=0,
-        help="images of one size at a time, fewer where they have over 1 MP at the largest scale; 0: 8 on GPUs, 1 on "
-        "CPUs, where more slow down",
-    )
+    add = _group(parser, "class activation maps")
+    add("--load_path", "FILE", None, "classifier checkpoint; not needed if --cam_dir holds all maps")
+    add("--cam_dir", "DIR", "experiments/cams/default", "folder of the maps")
+    add("--scales", [_scale], [0.5, 1.0, 1.5, 2.0], "factors on the image size; --combine merges the maps")
+    add("--flip", bool, True, "add the mirror image")
+    add("--combine", ("sum", "max"), "sum", "how to merge the maps of scales and mirror images")
+    add("--batch", _count, 0, "images per batch, fewer above 1 MP at the largest scale; 0: 8 on GPUs, 1 on CPUs")
 
-    expansion = parser.add_argument_group("expansion by random walk")
-    expansion.add_argument(
-        "--affinity_path", metavar="FILE", help="checkpoint of train_affinity.py; maps are expanded where it is given"
-    )
-    expansion.add_argument(
-        "--expanded_dir", metavar="DIR", help="expanded maps are kept there (default: --cam_dir with _expanded)"
-    )
-    expansion.add_argument("--beta", type=_above_zero, default=10.0, help="power of the affinities")
-    expansion.add_argument("--exp_times", type=_doublings, default=8, help="the walk takes 2^N steps")
-    expansion.add_argument(
-        "--radius", type=_radius, default=5, help="steps are shorter than this, px of the edge map (H / 4)"
-    )
+    add = _group(parser, "expansion by random walk")
+    add("--affinity_path", "FILE", None, "checkpoint of train_affinity.py; without it maps are not expanded")
+    add("--expanded_dir", "DIR", None, "folder of the expanded maps (default: --cam_dir with _expanded)")
+    add("--beta", _above_zero, 10.0, "exponent of the affinities")
+    add("--exp_times", _doublings, 8, "the walk takes 2^N steps")
+    add("--radius", _radius, 5, "steps are shorter than this, px of the edge map (H / 4)")
 
-    labels = parser.add_argument_group("labels")
-    _add_fusion(labels)
-    _add_switch(labels, "--crf", False, "dense CRF on the labels")
-    labels.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
+    add = _group(parser, "labels")
+    text = "rule that joins maps and saliency, see pseudo_labels/fusion_rules.py; `none` is a constant background"
+    add("--fusion", FUSION_RULES, "none", text)
+    add("--fusion_args", [_setting], [], "parameters of the rule, such as cam_threshold=0.2", metavar="KEY=VALUE")
+    add("--bg_threshold", _share, 0.2, "score of the constant background, for rule `none` and score dictionaries")
+    add("--second_cam_dir", "DIR", None, "maps of another classifier, for rule `nsrom` (default: the same maps)")
+    add("--crf", bool, False, "refine the labels by a dense CRF")
+    add("--crf_iterations", _positive, 10, "mean-field iterations")
     _add_selector(parser, default="none")
-    _add_amp(parser)
-    _add_deterministic(parser)
-    _add_crf_workers(_add_devices(parser))
+    _add_prediction_devices(parser)
     return parser
 
 
 def train_segmentation() -> argparse.ArgumentParser:
     parser = _Parser("Train DeepLabV3+ on pseudo labels or masks (stage 3).")
-    _add_network(parser, "resnest101", "ResNeSt or ResNet by the README's names, or any timm name that can be dilated")
-    parser.add_argument(
-        "--load_path",
-        metavar="FILE",
-        help="start from all weights of this segmentation checkpoint, made here or by Puzzle-CAM; then no --pretrained",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=("fix", "normal"),
-        default="fix",
-        help="fix: the backbone's batch norm keeps its statistics; normal: ordinary batch norm, shared by all GPUs",
-    )
-    _add_switch(parser, "--use_gn", True, "GroupNorm (4 groups) in the head; False: batch norm")
-    parser.add_argument("--head_width", type=_side, default=256, help="channels of ASPP and decoder")
-    parser.add_argument(
-        "--output_stride",
-        type=int,
-        choices=(16, 8),
-        default=16,
-        help="px of the image per px of the coarsest features; 8 is finer, slower and needs more memory",
-    )
-    parser.add_argument(
-        "--dropout", type=_below_one, default=0.5, help="in the head, 0..1; a fifth of it before the last convolution"
-    )
-    _add_voc(parser)
-    parser.add_argument(
-        "--label_name",
-        required=True,
-        metavar="NAME",
-        help="labels to train on: a name below experiments/pseudo_labels, a folder of the VOC tree, or a path",
-    )
+    text = "ResNeSt or ResNet by a name of the README, or any timm name that can be dilated"
+    add = _add_network(parser, "resnest101", text)
+    add("--load_path", "FILE", None, "segmentation checkpoint to start from, also of Puzzle-CAM; replaces --pretrained")
+    add("--mode", ("fix", "normal"), "fix", "batch norm of the backbone: frozen (fix), or trained (normal)")
+    add("--use_gn", bool, True, "GroupNorm (4 groups) in the head; False: batch norm")
+    add("--head_width", _side, 256, "channels of ASPP and decoder")
+    add("--output_stride", (16, 8), 16, "stride of the coarsest features; 8 is slower and takes more memory", type=int)
+    add("--dropout", _below_one, 0.5, "dropout of the head; a fifth of it before the last convolution")
+    _add_train_labels(_add_voc(parser), "labels to train on")
     _add_train_lists(parser)
-    training = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
-    _add_optimizer(training, momentum=0.9, weight_decay=4e-5)
-    training.add_argument(
-        "--warmup_steps",
-        type=_count,
-        default=0,
-        help="steps over which --lr rises to its value; 0: the recipe has none",
-    )
-    _add_crops(training, crop_size=512, smallest=256, largest=1024)
-    _add_segmentation_loss(training)
-    _add_step(training, channels_last="gpu")
+    add = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
+    _add_sgd(add, momentum=0.9, weight_decay=4e-5)
+    add("--head_lr", _above_zero, 10.0, "factor on --lr for all parameters outside the backbone")
+    add("--warmup_steps", _count, 0, "steps of linear warm-up of --lr")
+    _add_crops(add, crop_size=512, long_side=(256, 1024))
+    add("--label_smoothing", _share, 0.0, "share of each label's weight spread over all labels, for noisy labels")
+    text = "class-balanced loss: weights by the effective number of images of a class, such as 0.999; 0: none"
+    add("--class_balance", _below_one, 0.0, text, metavar="BETA")
+    add("--ohem", _positive_share, 1.0, "online hard example mining: share of the labelled pixels that counts; 1: all")
+    _add_step(add)
     _add_run(parser)
     return parser
 
 
 def predict() -> argparse.ArgumentParser:
-    parser = _Parser("Write what a checkpoint predicts: saliency maps, segmentations, or CAM overlays.")
-    parser.add_argument(
-        "--load_path",
-        required=True,
-        metavar="FILE",
-        help="saliency, classifier or segmentation checkpoint, the last also of Puzzle-CAM",
-    )
-    parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files and folders of them")
-    parser.add_argument("--list", metavar="FILE", help="only the images of these ids, one per line")
-    parser.add_argument("--output", required=True, metavar="DIR", help="results go to DIR/<stem>.png")
-    _add_multi_scale(
-        parser,
-        scales=(1.0,),
-        flip=False,
-        text="of the image, or for saliency of the network's input size; their maps are joined",
-    )
-    parser.add_argument(
-        "--batch",
-        type=_count,
-        default=0,
-        help="images at a time; for segmentation of one size, fewer where they have over 1 MP at the largest scale; "
-        "always one for CAMs; 0: 8, for segmentation on CPUs 1",
-    )
-    _add_amp(parser)
-    _add_deterministic(parser)
-    parser.add_argument("--overlay", action="store_true", help="also write DIR/overlays/<stem>.jpg: results on images")
-    _add_segmentation_results(parser)
-    _add_crf_workers(_add_devices(parser))
+    parser = _Parser("Write the predictions of a checkpoint: saliency maps, segmentations, or CAM overlays.")
+    add = _group(parser)
+    add("--load_path", "FILE", REQUIRED, "saliency, classifier or segmentation checkpoint, the last also of Puzzle-CAM")
+    add("--input", ["PATH"], REQUIRED, "image files and folders of images")
+    add("--list", "FILE", None, "predict only the images of these ids, one per line")
+    add("--output", "DIR", REQUIRED, "write DIR/<stem>.png")
+    add("--scales", [_scale], [1.0], "factors on the image size, for saliency on the network input; maps are averaged")
+    add("--flip", bool, False, "add the mirror image")
+    text = "images per batch: for segmentation of one size, fewer above 1 MP at the largest scale; for CAMs always 1; "
+    add("--batch", _count, 0, text + "0: 8, or 1 for segmentation on CPUs")
+    add("--overlay", bool, False, "also write DIR/overlays/<stem>.jpg: results on the images")
+
+    add = _group(parser, "segmentation checkpoints")
+    add("--window", _count, 0, "predict larger images in windows of this side, after scaling, px; 0: whole images")
+    add("--window_stride", _positive, None, "distance of two windows, px (default: two thirds of --window)")
+    add("--crf", bool, False, "refine the probabilities by a dense CRF")
+    add("--crf_iterations", _positive, 10, "mean-field iterations")
+    add("--crf_setting", ("probabilities", "deeplab"), "probabilities", "CRF kernels: for soft scores, or DeepLab's")
+    add("--voc_submission", "FILE.tar.gz", None, "also pack the masks for the test server of VOC 2012, competition 6")
+    _add_prediction_devices(parser)
     return parser
 
 
 def export() -> argparse.ArgumentParser:
-    export = _Parser("Write a network in the form of other tools.")
-    commands = export.add_subparsers(dest="command", required=True, metavar="onnx")
-    parser = commands.add_parser("onnx", help="a saliency network; onnxruntime must give the same maps")
-    parser.add_argument("--load_path", required=True, metavar="FILE", help="checkpoint of SOD_train.py")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the ONNX file to write")
-    return export
+    parser = _Parser("Write a network in the format of another tool.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="onnx")
+    add = _group(commands.add_parser("onnx", help="a saliency network; the file is verified by onnxruntime"))
+    add("--load_path", "FILE", REQUIRED, "checkpoint of SOD_train.py")
+    add("--output", "FILE", REQUIRED, "ONNX file to write")
+    return parser
 
 
 def evaluate() -> argparse.ArgumentParser:
-    parser = _Parser("Score files against the truth and print benchmark tables (stage 4).")
+    parser = _Parser("Score files against the ground truth and print benchmark tables (stage 4).")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission")
-    kinds.type = str  # a kind's flags are read by its own parser, which names the one that is wrong
-    saliency = kinds.add_parser("saliency", help="MAE, F, weighted F, S, E, IoU … of saliency maps")
-    saliency.add_argument(
-        "--pred",
-        required=True,
-        nargs="+",
-        action=_Collect,
-        default=[],
-        metavar="METHOD_DIR",
-        help="maps in METHOD_DIR/<data set>/<stem>.png; several methods",
-    )
-    saliency.add_argument("--gt_root", required=True, metavar="DIR", help="truth in DIR/<data set>/Masks/<stem>.png")
-    _add_switch(saliency, "--weighted_f", True, "weighted F; False: in half the time")
-    _add_switch(
-        saliency,
-        "--strict_reference",
-        False,
-        "give what PySODMetrics gives, also where that is more than 1 or not a number",
-    )
-    _add_scoring(saliency)
-    for kind, text in (("labels", "pseudo labels"), ("segmentation", "segmentations")):
-        scored = kinds.add_parser(kind, help=f"pixel accuracy and IoU of {text}")
-        _add_scored_folders(scored, kind)
-        scored.add_argument("--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it")
-        scored.add_argument("--list", required=True, metavar="FILE", help="ids to score, one per line")
-        scored.add_argument(
-            "--gt",
-            metavar="NAME",
-            help="folder of the truth (default SegmentationClass where it has every mask, else SegmentationClassAug)",
-        )
-        scored.add_argument(
-            "--image_labels",
-            metavar="FILE",
-            help="cls_labels.npy, a table or XML: tells single- and multi-class images apart (default, where they must "
-            "be known: cls_labels.npy beside --list)",
-        )
-        scored.add_argument(
-            "--single_class", metavar="FILE", help="the same, to score only the images with exactly one class"
-        )
-        _add_scoring(scored)
-    _add_saliency(kinds.choices["labels"])
-    _add_selector(kinds.choices["labels"], default="sos")
-    submission = kinds.add_parser("submission", help="check an archive of masks for the test server of VOC 2012")
-    submission.add_argument("--archive", required=True, metavar="FILE", help="the .tar.gz that predict.py packs")
-    submission.add_argument("--list", required=True, metavar="FILE", help="ids that it must hold, one per line")
-    submission.add_argument(
-        "--data_dir", required=True, metavar="DIR", help="the VOC2012 folder or a parent of it, with the photographs"
-    )
+
+    saliency = kinds.add_parser("saliency", help="saliency maps: MAE, F, weighted F, S, E, IoU")
+    add = _group(saliency)
+    text = "folders METHOD_DIR with maps <data set>/<stem>.png, one per method; repeatable"
+    add("--pred", ["METHOD_DIR"], REQUIRED, text, action=_Collect)
+    add("--gt_root", "DIR", REQUIRED, "ground truth DIR/<data set>/Masks/<stem>.png")
+    add("--strict_reference", bool, False, "return what PySODMetrics returns, even if above 1 or NaN")
+    _add_scoring(add)
+
+    labels = kinds.add_parser("labels", help="pseudo labels: pixel accuracy and IoU")
+    add = _group(labels)
+    text = "folders of label maps <id>.png, or of score dictionaries <id>.npy or <id>.npz; repeatable"
+    add("--pred", ["DIR"], [], text, "--baseline_dir", action=_Collect)
+    _add_scored_ids(add)
+    add("--bg_threshold", _share, 0.2, "score of the constant background, for rule `none` and score dictionaries")
+    add("--cam_dir", "DIR", None, "class activation maps, for --rules and --multi_class split")
+    add("--second_cam_dir", "DIR", None, "maps of another classifier, for rule `nsrom`")
+    text = "also score the labels that these fusion rules make from --cam_dir (no name: all rules)"
+    add("--rules", [FUSION_RULES], None, text, nargs="*", metavar="RULE")
+    text = "table of single-class images by overlap threshold, without t1 (no number: the thresholds of the paper)"
+    add("--sweep", [_share], None, text, nargs="*")
+    _add_scoring(add)
+    _add_saliency(labels)
+    _add_selector(labels, default="sos")
+
+    add = _group(kinds.add_parser("segmentation", help="segmentations: pixel accuracy and IoU"))
+    add("--pred", ["DIR"], [], "folders of label maps <id>.png; repeatable", action=_Collect)
+    _add_scored_ids(add)
+    _add_scoring(add)
+
+    add = _group(kinds.add_parser("submission", help="check an archive for the test server of VOC 2012"))
+    add("--archive", "FILE", REQUIRED, "the .tar.gz of predict.py --voc_submission")
+    add("--list", "FILE", REQUIRED, "ids that it must hold, one per line")
+    add("--data_dir", "DIR", REQUIRED, "the VOC2012 folder or a parent of it, with the photographs")
+
     for scored in kinds.choices.values():
-        scored.add_argument("--json", metavar="FILE", help="also write the scores to FILE")
-        scored.add_argument(
-            "--tables", metavar="DIR", help="also write the tables to DIR: Markdown, CSV, LaTeX, and curves as PNG"
-        )
+        add = _group(scored)
+        add("--json", "FILE", None, "also write the scores to FILE")
+        add("--tables", "DIR", None, "also write the tables as Markdown, CSV and LaTeX, and the curves as PNG")
     return parser
 
 
 def prepare_data() -> argparse.ArgumentParser:
     parser = _Parser("Prepare the data of all stages, and check it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12")
-    _add_check(commands.add_parser("check", help="look for faults", description=CHECK))
-    _add_voc12(commands.add_parser("voc12", help="make the tree of VOC 2012 from its archives", description=VOC12))
+
+    text = (
+        "Check the data of all stages. Without --train_root, --benchmark and --data_dir, check the places of the "
+        "README: dataset, dataset/benchmark, and data/voc12 with the lists in voc12. Exit status: 0 if there are only "
+        "notes, 1 for errors, 2 for a mistake in the flags."
+    )
+    check = commands.add_parser("check", help="find faults in the data", description=text)
+    add = _group(check)
+    add("--train_root", ["DIR"], [], "saliency training sets, or folders of such; repeatable", action=_Collect)
+    add("--benchmark", ["DIR"], [], "saliency test sets, or folders of such; repeatable", action=_Collect)
+    add("--csv", "FILE", None, "also write all findings to FILE")
+    add("--workers", _processes, 0, "processes that read files; 0: one per core")
+    add = _add_voc(check, "VOC", data_dir=None)
+    add("--list", ["FILE"], None, "lists, in --list_dir or paths (default: every *_id.txt there)")
+    add("--image_labels", "FILE", None, "classes of the images, in --list_dir or a path (default: cls_labels.npy)")
+    add("--label_name", ["NAME"], [], "labels: names below experiments/pseudo_labels, VOC folders, or paths")
+    add("--saliency_dir", ["DIR"], [], "folders of saliency maps <id>.png")
+    add("--cam_dir", ["DIR"], [], "folders of class activation maps <id>.npz")
+
+    text = "Make the tree of VOC 2012, its lists and its image labels from the downloaded archives."
+    add = _group(commands.add_parser("voc12", help="make the tree of VOC 2012 from its archives", description=text))
+    add("--trainval", "PATH", REQUIRED, "VOCtrainval_11-May-2012.tar, or the folder it unpacks to")
+    add("--aug", "PATH", REQUIRED, "SegmentationClassAug.zip, or the folder it unpacks to")
+    add("--test", "PATH", None, "VOC2012test.tar, or the folder it unpacks to, for the photographs of the test set")
+    add("--data_dir", "DIR", "data/voc12", "write the tree to DIR/VOCdevkit/VOC2012")
+    add("--list_dir", "DIR", "voc12", "write cls_labels.npy and *_id.txt to DIR")
     return parser
 
 
-def _add_check(parser) -> None:
-    for name, text in (
-        ("--train_root", "saliency training sets with Images/ and Masks/, or folders of such; may be repeated"),
-        ("--benchmark", "saliency test sets, or folders of such; may be repeated"),
-    ):
-        parser.add_argument(name, nargs="+", action=_Collect, default=[], metavar="DIR", help=text)
-
-    voc = parser.add_argument_group("VOC")
-    voc.add_argument("--data_dir", metavar="DIR", help="the VOC2012 folder or a parent of it")
-    voc.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt")
-    voc.add_argument(
-        "--list", nargs="+", metavar="FILE", help="lists, in --list_dir or paths (default: every *_id.txt there)"
-    )
-    voc.add_argument(
-        "--image_labels",
-        metavar="FILE",
-        help="classes of the images, in --list_dir or a path (default: cls_labels.npy where it is there)",
-    )
-    for name, metavar, text in (
-        ("--label_name", "NAME", "labels: names below experiments/pseudo_labels, folders of the VOC tree, or paths"),
-        ("--saliency_dir", "DIR", "folders of saliency maps <id>.png"),
-        ("--cam_dir", "DIR", "folders of class activation maps <id>.npz"),
-    ):
-        voc.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
-    parser.add_argument("--csv", metavar="FILE", help="also write everything that was found to FILE")
-    parser.add_argument("--workers", type=_processes, default=0, help="processes that read files; 0: one for each core")
-
-
-def _add_voc12(parser) -> None:
-    parser.add_argument(
-        "--trainval", required=True, metavar="PATH", help="VOCtrainval_11-May-2012.tar, or the folder it unpacks to"
-    )
-    parser.add_argument(
-        "--aug", required=True, metavar="PATH", help="SegmentationClassAug.zip, or the folder it unpacks to"
-    )
-    parser.add_argument("--test", metavar="PATH", help="VOC2012test.tar, or its folder, for the photographs of test")
-    parser.add_argument(
-        "--data_dir", default="data/voc12", metavar="DIR", help="the tree goes to DIR/VOCdevkit/VOC2012"
-    )
-    parser.add_argument("--list_dir", default="voc12", metavar="DIR", help="cls_labels.npy and *_id.txt go there")
-
-
 def pipeline() -> argparse.ArgumentParser:
-    pipeline = _Parser("Run a whole sequence of commands.")
-    commands = pipeline.add_subparsers(dest="command", required=True, metavar="demo")
-    parser = commands.add_parser("demo", help="the whole sequence on scenes drawn here: a few minutes on two CPU cores")
-    parser.add_argument(
-        "--work_dir",
-        default="experiments/demo",
-        metavar="DIR",
-        help="everything goes there; an earlier demo in it is replaced",
-    )
-    parser.add_argument("--seed", type=_seed, default=0, help="of scenes and trainings")
-    parser.add_argument("--num_saliency", type=_positive, default=600, help="scenes to train the saliency network")
-    parser.add_argument("--num_train", type=_positive, default=700, help="scenes to train classifier and segmentation")
-    parser.add_argument("--num_val", type=_positive, default=120, help="held-out scenes of each kind")
-    parser.add_argument("--height", type=_side, default=128, help="of the scenes, px")
-    parser.add_argument("--width", type=_side, default=160, help="of the scenes, px")
-    parser.add_argument("--draw_only", action="store_true", help="draw the scenes in the README's layouts and stop")
-    return pipeline
+    parser = _Parser("Run a whole sequence of commands.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo")
+    text = "all stages on scenes drawn by the demo: a few minutes on two CPU cores"
+    add = _group(commands.add_parser("demo", help=text))
+    add("--work_dir", "DIR", "experiments/demo", "write everything to DIR; an earlier demo in DIR is replaced")
+    add("--seed", _seed, 0, "seed of scenes and trainings")
+    add("--num_saliency", _positive, 600, "scenes to train the saliency network")
+    add("--num_train", _positive, 700, "scenes to train classifier and segmentation")
+    add("--num_val", _positive, 120, "held-out scenes of each kind")
+    add("--draw_only", bool, False, "draw the scenes in the layouts of the README and stop")
+    return parser
 
 
 def backbone_settings(args: argparse.Namespace) -> dict:
-    """What a checkpoint has to know of the backbone."""
+    """The settings of the backbone that a checkpoint stores."""
     return {
         "backbone": args.backbone,
         "backbone_args": dict(args.backbone_args),
@@ -443,444 +272,242 @@ def backbone_settings(args: argparse.Namespace) -> dict:
     }
 
 
-class _Help(argparse.HelpFormatter):
-    """Appends the default of each flag that has one, so that it is written once."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default in (None, argparse.SUPPRESS, []) or (action.const is not None and action.nargs == 0):
-            return action.help
-        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
-        return f"{action.help} (default {' '.join(map(str, values))})"
+# flags that several scripts share
 
 
-class _Collect(argparse.Action):
-    """A flag that may be repeated: what is given adds up, and replaces the default."""
+def _add_network(parser, default: str, text: str):
+    add = _group(parser, "network")
+    add("--backbone", "NAME", default, text)
+    add("--backbone_args", [_setting], [], "settings of the timm network, such as depths=2,2,2,2", metavar="KEY=VALUE")
+    text = "initial weights: ImageNet's from the hub, none, or a file of timm or of this project"
+    add("--pretrained", "imagenet|none|PATH", "imagenet", text)
+    channels = {"nargs": 3, "metavar": ("R", "G", "B")}
+    add("--pixel_mean", _share, None, "mean of the input colours, 0..1 (default: timm's for NAME)", **channels)
+    add("--pixel_std", _deviation, None, "their standard deviation, 0..1 (default: timm's for NAME)", **channels)
+    return add
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        given = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, values if given is self.default else given + values)
+
+def _add_voc(parser, title: str = "data", data_dir: str | None = "data/voc12"):
+    add = _group(parser, title)
+    add("--data_dir", "DIR", data_dir, "the VOC2012 folder or a parent of it")
+    add("--list_dir", "DIR", "voc12", "folder of cls_labels.npy and *_id.txt")
+    return add
+
+
+def _add_image_labels(add) -> None:
+    text = "classes of the images, in --list_dir or a path: cls_labels.npy, a table id,classes (.csv), or VOC's XML"
+    add("--image_labels", "FILE", "cls_labels.npy", text)
+
+
+def _add_train_labels(add, text: str) -> None:
+    text += ": a name below experiments/pseudo_labels, a folder of the VOC tree, or a path"
+    add("--label_name", "NAME", REQUIRED, text)
+
+
+def _add_train_lists(parser) -> None:
+    add = _group(parser, "lists")
+    add("--train_list", "FILE", "train_aug_id.txt", "ids to train on, in --list_dir or a path")
+    add("--val_list", "FILE|none", "val_id.txt", "ids to validate on, in --list_dir or a path; none: no validation")
+    add("--val_every", _positive, 5, "epochs between two validations")
+
+
+def _add_training(parser, max_epoch: int, batch: int, lr: float):
+    add = _group(parser, "training")
+    add("--max_epoch", _positive, max_epoch, "number of epochs")
+    add("--train_batch", _positive, batch, "images per step, over all processes")
+    add("--lr", _above_zero, lr, "learning rate")
+    add("--seed", _seed, 0, "seed of weights, order and augmentation")
+    _add_precision(add)
+    return add
+
+
+def _add_precision(add) -> None:
+    text = "mixed precision on GPUs (bfloat16, else float16); cpu: also on CPUs with bfloat16 instructions"
+    add("--amp", _precision, True, text, nargs="?", const=True, metavar="True|False|cpu")
+    text = "bit-identical results on GPUs of one kind: slower, more memory; a warning names unsupported operations"
+    add("--deterministic", bool, False, text)
+
+
+def _add_step(add) -> None:
+    add("--accumulate", _positive, 1, "parts of a batch that pass the network one after the other")
+    add("--ema", _below_one, 0.0, "decay of the running mean of the weights, which is saved and scored; 0: none")
+    add("--compile", bool, False, "compile the network: a slow start, then faster steps (not in float32 on CPUs)")
+
+
+def _add_sgd(add, momentum: float, weight_decay: float) -> None:
+    add("--optimizer", ("sgd", "adamw"), "sgd", "sgd (Nesterov) or adamw")
+    add("--momentum", _share, momentum, "momentum of sgd; Nesterov's has no effect at 0")
+    add("--weight_decay", _at_least_zero, weight_decay, "weight decay; biases have none")
+    add("--power", _at_least_zero, 0.9, "exponent of the polynomial decay of --lr")
+
+
+def _add_crops(add, crop_size: int, long_side: tuple[int, int]) -> None:
+    add("--crop_size", _side, crop_size, "side of the training crops, px")
+    text = "before cropping, resize images to a longer side in this range, px"
+    add("--long_side", _side, long_side, text, nargs=2, metavar=("MIN", "MAX"))
+
+
+def _add_saliency(parser) -> None:
+    add = _group(parser, "saliency")
+    add("--saliency_dir", "DIR", None, "saliency maps <id>.png, by any network")
+    add("--saliency_threshold", _share, 0.5, "pixels above it form the saliency mask of the selector")
+
+
+def _add_selector(parser, default: str) -> None:
+    add = _group(parser, "salient object selector")
+    add("--selector", ("none", "sos"), default, "replace labels by saliency masks")
+    text = "replace where overlap > t0 (+ t1 for non-salient classes), or where overlap + class saliency > tau"
+    add("--selector_form", ("algorithm", "formula"), "algorithm", text)
+    text = "threshold on the IoU of mask and label, for salient classes; auto: from the overlaps, without ground truth"
+    add("--t0", _threshold, 0.4, text, metavar="auto|X")
+    add("--t1", _at_least_zero, 0.2, "added to --t0 for non-salient classes")
+    add("--tau", _at_least_zero, None, "threshold of the formula (default: t0 + 1)")
+    add("--non_salient_classes", ["NAME"], ["measured"], "names, `none`, or `measured`: saliency below --salient_norm")
+    add("--salient_norm", _share, 0.5, "least saliency of a salient class, relative to the largest")
+    text = "relative saliency of classes, 0..1, 1 for all others (default: the mean norm of their maps)"
+    add("--class_saliency", [_class_value], [], text, metavar="NAME=VALUE")
+    text = "images of several classes: keep the labels, or split the mask by the strongest map and select by class"
+    add("--multi_class", ("keep", "split"), "keep", text)
+
+
+def _add_scored_ids(add) -> None:
+    add("--data_dir", "DIR", REQUIRED, "the VOC2012 folder or a parent of it")
+    add("--list", "FILE", REQUIRED, "ids to score, one per line")
+    text = "classes of the images: cls_labels.npy, a table or XML (default, if needed: cls_labels.npy beside --list)"
+    add("--image_labels", "FILE", None, text)
+    add("--single_class", "FILE", None, "as --image_labels, and score only images with exactly one class")
+
+
+def _add_scoring(add) -> None:
+    add("--allow_missing", bool, False, "skip and count images whose file of --pred is missing or unusable")
+    add("--workers", _processes, 0, "processes that read and score files; 0: one per core")
+    text = "resamples of the images, for 95%% intervals and comparisons with the first --pred; 0: none"
+    add("--bootstrap", _resamples, 1000, text)
+    add("--report", "FILE", None, "also write an HTML page to FILE: tables, curves and pictures")
+    add("--report_images", _count, 200, "pictures on the page, worst first")
+
+
+def _add_devices(parser):
+    add = _group(parser, "devices")
+    add("--gpu_id", [_count], None, "GPUs to use (default: all visible ones, or the CPU if there is none)")
+    return add
+
+
+def _add_prediction_devices(parser) -> None:
+    add = _add_devices(parser)
+    add("--workers", _processes, 0, "processes that run the CRF, per machine; 0: one per core")
+    _add_precision(add)
+
+
+def _add_run(parser) -> None:
+    _add_devices(parser)("--workers", _processes, 4, "processes that load images, per device")
+    add = _group(parser, "run folder")
+    add("--log_path", "DIR", "experiments", "parent of the run folders")
+    add("--tag", "NAME", None, "name of the run folder (default: the time)")
+    add("--resume", bool, False, "continue the run --tag from its last.pth")
+    add("--save_every", _count, 500, "steps between two saves within an epoch; 0: none")
+
+
+# parsing
+
+
+def _group(parser, title: str | None = None):
+    """The function that adds flags to a parser, under a title of --help."""
+    group = parser.add_argument_group(title) if title else parser
+
+    def add(name: str, kind, default, text: str, *aliases: str, **settings) -> None:
+        if isinstance(kind, list):
+            (kind,), settings = kind, {"nargs": "+"} | settings
+        if kind is bool:
+            settings |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+        elif isinstance(kind, tuple):
+            settings |= {"choices": kind}
+        elif isinstance(kind, str):
+            settings |= {"type": _text, "metavar": kind}
+        else:
+            settings = {"type": kind, "metavar": getattr(kind, "metavar", None)} | settings
+        settings |= {"required": True} if default is REQUIRED else {"default": default}
+        group.add_argument(name, *aliases, help=text, **settings)
+
+    return add
 
 
 class _Parser(argparse.ArgumentParser):
-    """Flags are never abbreviated, and no value of one is empty."""
+    """A parser without abbreviations of flags, which reports a mistake in one line."""
 
     def __init__(self, description: str | None = None, **settings):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **settings)
-        self.register("type", None, _text)  # of flags that name no type
 
     def error(self, message: str):
-        """Ends in one line, with the flags that look like an unknown one, and exit code 2."""
+        """Exit with code 2 and one line, which suggests flags similar to an unknown one."""
         unknown = message.split()[2:] if message.startswith("unrecognized arguments: ") else []
         unknown = [word.split("=")[0] for word in unknown if word.startswith("--")]
         likely = [flag for word in unknown for flag in difflib.get_close_matches(word, self._flags(), n=1)]
         hint = f"did you mean {', '.join(likely)}? " if likely else ""
         command = f"{self.prog} COMMAND" if self._commands() else self.prog
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({hint}{command} --help tells all flags)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({hint}{command} --help lists all flags)\n")
 
     def _commands(self) -> list:
         actions = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         return [parser for action in actions for parser in action.choices.values()]
 
     def _flags(self) -> list[str]:
-        """Those of its commands, too."""
+        """The flags of this parser and of its commands."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         return flags + [flag for parser in self._commands() for flag in parser._flags()]
 
 
-def _add_network(parser, default: str, text: str) -> None:
-    network = parser.add_argument_group("network")
-    network.add_argument("--backbone", default=default, metavar="NAME", help=text)
-    network.add_argument(
-        "--backbone_args",
-        nargs="+",
-        type=_setting,
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the timm network, such as embed_dim=32 depths=2,2,2,2",
-    )
-    network.add_argument(
-        "--pretrained",
-        default="imagenet",
-        metavar="imagenet|none|PATH",
-        help="initial weights: ImageNet's from the hub, none, or a file: timm's, or a checkpoint made here",
-    )
+class _Help(argparse.HelpFormatter):
+    """Appends the default of each flag to its help text."""
 
-    for name, number, text in (("--pixel_mean", _share, "mean"), ("--pixel_std", _deviation, "standard deviation")):
-        network.add_argument(
-            name,
-            nargs=3,
-            type=number,
-            metavar=("R", "G", "B"),
-            help=f"{text} of the input's colours, 0..1 (default: timm's for NAME)",
-        )
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, argparse.SUPPRESS, []):
+            return action.help
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        return f"{action.help} (default {' '.join(map(str, values))})"
 
 
-def _add_voc(parser):
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data_dir",
-        default="data/voc12",
-        metavar="DIR",
-        help="the VOC2012 folder or a parent of it",
-    )
-    data.add_argument("--list_dir", default="voc12", metavar="DIR", help="holds cls_labels.npy and *_id.txt")
-    return data
+class _Collect(argparse.Action):
+    """A repeatable flag: its values add up and replace the default."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if given is self.default else given + values)
 
 
-def _add_image_labels(data) -> None:
-    data.add_argument(
-        "--image_labels",
-        default="cls_labels.npy",
-        metavar="FILE",
-        help="classes of the images, in --list_dir or a path: cls_labels.npy, a table id,classes (.csv), or a folder "
-        "of VOC's XML",
-    )
+def _in_range(read, low, high, above: bool = False, below: bool = False, metavar: str = "X"):
+    """A parsing function for numbers in [low, high], without `low` if `above`, without `high` if `below`."""
+    noun = "whole number" if read is int else "number"
+    interval = f"{'(' if above else '['}{low}, {high}{')' if below else ']'}"
+
+    def parse(text: str):
+        try:
+            value = read(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high or (above and value == low) or (below and value == high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {noun} in {interval}")
+        return value
+
+    parse.metavar = metavar
+    return parse
 
 
-def _add_saliency(parser) -> None:
-    saliency = parser.add_argument_group("saliency")
-    saliency.add_argument("--saliency_dir", metavar="DIR", help="maps <id>.png of the images, by any network")
-    saliency.add_argument(
-        "--saliency_threshold", type=_share, default=0.5, help="saliency above it is the selector's mask, 0..1"
-    )
-
-
-def _add_fusion(parser) -> None:
-    parser.add_argument(
-        "--fusion",
-        choices=FUSION_RULES,
-        default="none",
-        help="rule that joins maps and saliency; `none` is a constant background; all: pseudo_labels/fusion_rules.py",
-    )
-    parser.add_argument(
-        "--fusion_args",
-        nargs="+",
-        type=_setting,
-        default=[],
-        metavar="KEY=VALUE",
-        help="parameters of the rule, such as cam_threshold=0.2",
-    )
-    parser.add_argument(
-        "--bg_threshold",
-        type=_share,
-        default=0.2,
-        help="score of the constant background (rule `none`, and brought score dictionaries), 0..1",
-    )
-    parser.add_argument(
-        "--second_cam_dir", metavar="DIR", help="maps of another classifier, for rule `nsrom` (default: the same maps)"
-    )
-
-
-def _add_selector(parser, default: str) -> None:
-    """The salient object selector; `default` of `--selector`."""
-    selector = parser.add_argument_group("salient object selector")
-    selector.add_argument(
-        "--selector", choices=("none", "sos"), default=default, help="replace labels by saliency masks"
-    )
-    selector.add_argument(
-        "--selector_form",
-        choices=("algorithm", "formula"),
-        default="algorithm",
-        help="replace where overlap > t0 (+ t1 for non-salient classes), or where overlap + class saliency > tau",
-    )
-    selector.add_argument(
-        "--t0",
-        type=_threshold,
-        default=0.4,
-        metavar="auto|X",
-        help="what the IoU of mask and label must exceed, for salient classes; auto: chosen from the overlaps, without "
-        "truth",
-    )
-    selector.add_argument("--t1", type=_at_least_zero, default=0.2, help="added to --t0 for non-salient classes")
-    selector.add_argument("--tau", type=_at_least_zero, help="threshold of the formula (default: t0 + 1)")
-    selector.add_argument(
-        "--non_salient_classes",
-        nargs="+",
-        default=["measured"],
-        metavar="NAME",
-        help="class names, `none`, or `measured`: class saliency below --salient_norm",
-    )
-    selector.add_argument(
-        "--salient_norm", type=_share, default=0.5, help="least saliency of a salient class, relative to the largest"
-    )
-    selector.add_argument(
-        "--class_saliency",
-        nargs="+",
-        type=_class_value,
-        default=[],
-        metavar="NAME=VALUE",
-        help="relative saliency of classes, 0..1, others 1 (default: measured, the mean norm of their maps)",
-    )
-    selector.add_argument(
-        "--multi_class",
-        choices=("keep", "split"),
-        default="keep",
-        help="images of several classes: keep their labels, or split the mask by the strongest map and select by class",
-    )
-
-
-def _add_scored_folders(scored, kind: str) -> None:
-    folders = "folders of <id>.png" + (", or of score dictionaries <id>.npy or <id>.npz" if kind == "labels" else "")
-    names = ("--pred", "--baseline_dir") if kind == "labels" else ("--pred",)
-    scored.add_argument(*names, nargs="+", action=_Collect, default=[], metavar="DIR", help=folders)
-    if kind == "labels":
-        scored.add_argument(
-            "--bg_threshold", type=_share, default=0.2, help="background of score dictionaries and rule `none`, 0..1"
-        )
-        scored.add_argument(
-            "--cam_dir", metavar="DIR", help="class activation maps, for --rules and --multi_class split"
-        )
-        scored.add_argument("--second_cam_dir", metavar="DIR", help="maps of another classifier, for rule `nsrom`")
-        scored.add_argument(
-            "--rules",
-            nargs="*",
-            choices=FUSION_RULES,
-            metavar="RULE",
-            help="also score what these fusion rules make of --cam_dir (no name: all of them)",
-        )
-        scored.add_argument(
-            "--sweep",
-            nargs="*",
-            type=_share,
-            metavar="T",
-            help="table of single-class images by overlap threshold, without t1 (no number: the paper's)",
-        )
-
-
-def _add_scoring(scored) -> None:
-    _add_switch(
-        scored, "--allow_missing", False, "leave out images whose file of --pred is missing or unusable, and count them"
-    )
-    scored.add_argument(
-        "--workers", type=_processes, default=0, help="processes that read and score files; 0: one for each core"
-    )
-    scored.add_argument(
-        "--bootstrap",
-        type=_resamples,
-        default=1000,
-        metavar="N",
-        help="resamples of the images, for 95%% intervals and the comparison with the first --pred; 0: none",
-    )
-    scored.add_argument(
-        "--report", metavar="FILE", help="also write a page to FILE: tables, curves and pictures (HTML)"
-    )
-    scored.add_argument(
-        "--report_images", type=_count, default=200, metavar="N", help="pictures on the page, the worst first"
-    )
-
-
-def _add_train_lists(parser) -> None:
-    lists = parser.add_argument_group("lists")
-    lists.add_argument(
-        "--train_list",
-        default="train_aug_id.txt",
-        metavar="FILE",
-        help="ids to train on, in --list_dir or a path",
-    )
-    lists.add_argument(
-        "--val_list",
-        default="val_id.txt",
-        metavar="FILE|none",
-        help="ids to validate on, in --list_dir or a path; none: no validation",
-    )
-    lists.add_argument("--val_every", type=_positive, default=5, help="epochs between two validations")
-
-
-def _add_training(parser, max_epoch: int, batch: int, lr: float):
-    training = parser.add_argument_group("training")
-    training.add_argument("--max_epoch", type=_positive, default=max_epoch, help="epochs in all")
-    training.add_argument("--train_batch", type=_positive, default=batch, help="images per step, over all processes")
-    training.add_argument("--lr", type=_above_zero, default=lr, help="learning rate")
-    training.add_argument("--seed", type=_seed, default=0, help="of weights, order and augmentation")
-    _add_amp(training)
-    _add_deterministic(training)
-    return training
-
-
-def _add_amp(parser) -> None:
-    parser.add_argument(
-        "--amp",
-        type=_precision,
-        nargs="?",
-        const=True,
-        default=True,
-        metavar="True|False|cpu",
-        help="mixed precision on GPUs (bfloat16, else float16); cpu: also on CPUs that multiply in bfloat16",
-    )
-
-
-def _add_deterministic(parser) -> None:
-    text = (
-        "the same bits twice also on GPUs of one kind: slower, and with more memory; an operation that has no such "
-        "form, as the backward pass of some poolings, is named in a warning"
-    )
-    _add_switch(parser, "--deterministic", False, text)
-
-
-def _add_step(training, channels_last: bool | str) -> None:
-    """How a step is computed, whatever is learned in it."""
-    training.add_argument(
-        "--accumulate", type=_positive, default=1, help="parts of a batch that pass the network one after the other"
-    )
-    training.add_argument(
-        "--ema",
-        type=_below_one,
-        default=0.0,
-        help="decay of the running mean of the weights, 0..1, which then is what is saved and scored; 0: none",
-    )
-    _add_channels_last(training, channels_last)
-    _add_switch(
-        training,
-        "--compile",
-        False,
-        "compile the network: minutes at the start, then faster steps, but for those in float32 on CPUs",
-    )
-
-
-def _add_channels_last(training, default: bool | str) -> None:
-    training.add_argument(
-        "--channels_last",
-        type=_memory_format,
-        nargs="?",
-        const=True,
-        default=default,
-        metavar="True|False|gpu",
-        help="memory format of images and weights: channels last; gpu: on GPUs only",
-    )
-
-
-def _add_segmentation_loss(training) -> None:
-    """Variants of the cross entropy, each off as in the recipe."""
-    training.add_argument(
-        "--label_smoothing",
-        type=_share,
-        default=0.0,
-        help="share of each label's weight spread over all labels, 0..1: for labels that are often wrong",
-    )
-    training.add_argument(
-        "--class_balance",
-        type=_below_one,
-        default=0.0,
-        metavar="BETA",
-        help="class-balanced loss: weights by the effective number of images of a class, such as 0.999; 0: none",
-    )
-    training.add_argument(
-        "--ohem",
-        type=_positive_share,
-        default=1.0,
-        metavar="SHARE",
-        help="online hard example mining: only this share of each image's labelled pixels counts, the hardest; 1: all",
-    )
-
-
-def _add_optimizer(training, momentum: float, weight_decay: float, head_lr: float | None = 10.0) -> None:
-    training.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd (Nesterov) or adamw")
-    training.add_argument(
-        "--momentum",
-        type=_share,
-        default=momentum,
-        help="of sgd, 0..1; Nesterov has an effect only above 0",
-    )
-    training.add_argument(
-        "--weight_decay", type=_at_least_zero, default=weight_decay, help="of weights; biases have none"
-    )
-    if head_lr:  # none where the backbone is frozen
-        training.add_argument(
-            "--head_lr", type=_above_zero, default=head_lr, help="factor on --lr for what is not backbone"
-        )
-    training.add_argument("--power", type=_at_least_zero, default=0.9, help="of the polynomial decay of --lr")
-
-
-def _add_crops(training, crop_size: int, smallest: int, largest: int) -> None:
-    training.add_argument("--crop_size", type=_side, default=crop_size, help="side of the training crops, px")
-    training.add_argument(
-        "--long_side",
-        nargs=2,
-        type=_side,
-        default=(smallest, largest),
-        metavar=("MIN", "MAX"),
-        help="before cropping, images are resized to a longer side in this range, px",
-    )
-
-
-def _add_multi_scale(parser, scales, flip: bool, text: str) -> None:
-    parser.add_argument(
-        "--scales",
-        nargs="+",
-        type=_scale,
-        default=list(scales),
-        help=text,
-    )
-    _add_switch(parser, "--flip", flip, "add the mirrored image")
-
-
-def _add_segmentation_results(parser) -> None:
-    """How predict.py uses a segmentation checkpoint, which other checkpoints refuse."""
-    segmentation = parser.add_argument_group("segmentation checkpoints")
-    segmentation.add_argument(
-        "--window",
-        type=_count,
-        default=0,
-        metavar="PX",
-        help="side of the windows in which larger images, after scaling, pass the network, px; 0: as a whole",
-    )
-    segmentation.add_argument(
-        "--window_stride",
-        type=_positive,
-        metavar="PX",
-        help="between the beginnings of two windows, px (default: two thirds of --window)",
-    )
-    _add_switch(segmentation, "--crf", False, "dense CRF on the probabilities")
-    segmentation.add_argument("--crf_iterations", type=_positive, default=10, help="of mean field")
-    segmentation.add_argument(
-        "--crf_setting",
-        choices=("probabilities", "deeplab"),
-        default="probabilities",
-        help="kernels of the CRF: those for soft scores, or DeepLab's",
-    )
-    segmentation.add_argument(
-        "--voc_submission",
-        metavar="FILE.tar.gz",
-        help="also pack the masks for the test server of VOC 2012; for networks of its 20 classes",
-    )
-    segmentation.add_argument(
-        "--voc_competition",
-        choices=("comp6", "comp5"),
-        default="comp6",
-        help="of --voc_submission: comp5 is for networks trained on VOC's own data alone",
-    )
-
-
-def _add_devices(parser):
-    devices = parser.add_argument_group("devices")
-    devices.add_argument(
-        "--gpu_id",
-        nargs="+",
-        type=_count,
-        metavar="N",
-        help="GPUs to use (default all that are visible; the CPU, where none is)",
-    )
-    return devices
-
-
-def _add_crf_workers(devices) -> None:
-    text = "processes that refine labels by the CRF, on each machine; 0: one for each core"
-    devices.add_argument("--workers", type=_processes, default=0, help=text)
-
-
-def _add_run(parser) -> None:
-    devices = _add_devices(parser)
-    devices.add_argument("--workers", type=_processes, default=4, help="processes that load images, for each device")
-    run = parser.add_argument_group("run folder")
-    run.add_argument("--log_path", default="experiments", metavar="DIR", help="holds the run folders")
-    run.add_argument("--tag", metavar="NAME", help="name of the run folder (default: the time)")
-    run.add_argument("--resume", action="store_true", help="go on with the run --tag from its last.pth")
-    run.add_argument("--save_every", type=_count, default=500, help="steps between two saves within an epoch; 0: none")
-
-
-def _add_switch(parser, name: str, default: bool, text: str) -> None:
-    """A flag that takes True, False, or nothing for True."""
-    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, help=text)
+_count = _in_range(int, 0, 2**31 - 1, metavar="N")
+_positive = _in_range(int, 1, 2**31 - 1, metavar="N")
+_side = _in_range(int, 1, LARGEST_SIDE, metavar="N")
+_seed = _in_range(int, 0, 2**64 - 1, metavar="N")  # the range of PyTorch
+_processes = _in_range(int, 0, 1024, metavar="N")
+_resamples = _in_range(int, 0, 100_000, metavar="N")
+_doublings = _in_range(int, 0, 12, metavar="N")  # above, the polynomial of the walk takes seconds per image
+_radius = _in_range(int, 2, 64, metavar="N")  # no two pixels are closer than 1 px; the paths grow with the cube
+_share = _in_range(float, 0, 1, metavar="0..1")
+_positive_share = _in_range(float, 0, 1, above=True, metavar="0..1")
+_below_one = _in_range(float, 0, 1, below=True, metavar="0..1")
+_at_least_zero = _in_range(float, 0, LARGEST_NUMBER)
+_above_zero = _in_range(float, 0, LARGEST_NUMBER, above=True)
+_scale = _in_range(float, 0, 16, above=True)
+_deviation = _in_range(float, 0.001, 1)  # the step of 8-bit colours is 1 / 255
 
 
 def _boolean(text: str) -> bool:
@@ -890,100 +517,18 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def _memory_format(text: str) -> bool | str:
-    return text if text == "gpu" else _boolean(text)
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
 
 
 def _precision(text: str) -> bool | str:
     return text if text == "cpu" else _boolean(text)
 
 
-def _text(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty text names nothing")
-    return text
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    # Python reads no numbers of more digits than 4300
-    value = int(text) if text.isdecimal() and len(text) < 4300 else -1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-    return value
-
-
-def _count(text: str) -> int:
-    return _whole(text, 0, LARGEST_COUNT)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1, LARGEST_COUNT)
-
-
-def _side(text: str) -> int:
-    return _whole(text, 1, LARGEST_SIDE)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, LARGEST_SEED)
-
-
-def _processes(text: str) -> int:
-    return _whole(text, 0, 1024)
-
-
-def _resamples(text: str) -> int:
-    return _whole(text, 0, 100_000)
-
-
-def _doublings(text: str) -> int:
-    return _whole(text, 0, 12)  # above, the polynomial of the walk alone takes seconds for each image
-
-
-def _radius(text: str) -> int:
-    return _whole(text, 2, 64)  # no two pixels are nearer than 1 px; the paths grow with the cube
-
-
-def _number(text: str, fits, wanted: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = None
-    if value is None or not (fits(value) and value <= LARGEST_NUMBER):  # which nothing is of NaN
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number {wanted}")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text, lambda value: 0 <= value <= 1, "in 0..1")
-
-
-def _positive_share(text: str) -> float:
-    return _number(text, lambda value: 0 < value <= 1, "above 0 and up to 1")
-
-
-def _below_one(text: str) -> float:
-    return _number(text, lambda value: 0 <= value < 1, "from 0 to below 1")
-
-
-def _at_least_zero(text: str) -> float:
-    return _number(text, lambda value: value >= 0, f"from 0 to {LARGEST_NUMBER:.0e}")
-
-
 def _threshold(text: str) -> float | str:
     return text if text == "auto" else _at_least_zero(text)
-
-
-def _above_zero(text: str) -> float:
-    return _number(text, lambda value: value > 0, f"above 0 and up to {LARGEST_NUMBER:.0e}")
-
-
-def _scale(text: str) -> float:
-    return _number(text, lambda value: 0 < value <= 16, "above 0 and up to 16")
-
-
-def _deviation(text: str) -> float:
-    return _number(text, lambda value: 0.001 <= value <= 1, "in 0.001..1")  # colours come in steps of 1 / 255
 
 
 def _decoder_width(text: str) -> int:
@@ -1001,15 +546,11 @@ def _class_value(text: str) -> tuple[str, float]:
 
 
 def _setting(text: str) -> tuple[str, object]:
+    """KEY=VALUE; the value is a Python literal, or else a text."""
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        value = ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return key, value  # a text
-    try:
-        json.dumps(value, allow_nan=False)  # as it is recorded
-    except (ValueError, TypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} gives neither finite numbers nor texts") from None
-    return key, value
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

@@ -1,9 +1,9 @@
-"""The whole sequence on scenes drawn here, by the commands a user would type: minutes on two CPU cores.
+"""Run whole sequences of commands.
 
-    python pipeline.py demo
+    python pipeline.py demo      all stages on drawn scenes: a few minutes on two CPU cores
 
-Everything goes to experiments/demo: the scenes in the README's two layouts, runs, maps, labels, segmentations, the
-scores as results.json, and demo.png: image | CAM | saliency | label before | label after | prediction | truth.
+The demo writes to experiments/demo: scenes in the two layouts of the README, runs, maps, labels, segmentations, the
+scores as results.json, and demo.png with image | CAM | saliency | label before | label after | prediction | truth.
 """
 
 import sys
@@ -37,10 +37,11 @@ from utils.folder_lock import LOCK, hold_folder
 from utils.interruption import run_script
 
 PROJECT = Path(__file__).resolve().parent
-MARKER = "made_by_demo.json"  # what tells a demo's folder from one that must not be deleted
+MARKER = "made_by_demo.json"  # marks folders that may be emptied
 PICTURE_ROWS = 6
+SCENE_HW = 128, 160  # px
 
-# narrow networks from scratch, by flags that every user has
+# narrow networks, trained from scratch
 RESNEST = "--backbone resnest14 --backbone_args channels=16,32,64,128 stem_width=16"
 SALIENCY_FLAGS = """--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 192 --image_size 112
     --backbone_args embed_dim=32 depths=1,1,2,1 num_heads=1,2,4,8 window_size=7 --dropout 0 --edge_drop_path 0
@@ -50,9 +51,7 @@ CLASSIFIER_FLAGS = f"""{RESNEST} --pretrained none --max_epoch 10 --train_batch 
 SEGMENTATION_FLAGS = f"""{RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 6 --train_batch 16
     --optimizer adamw --lr 1e-3 --head_lr 3 --crop_size 128 --long_side 144 192 --val_list none"""
 CAM_FLAGS = "--scales 1 1.5"
-SELECTOR_FLAGS = (
-    "--selector sos --t0 0.1 --t1 0.1"  # weak labels: the threshold is low, so that the mask wins more often
-)
+SELECTOR_FLAGS = "--selector sos --t0 0.1 --t1 0.1"  # low thresholds, because the labels are weak
 TEST_FLAGS = "--scales 1 1.5 --flip"
 
 
@@ -85,9 +84,9 @@ def demo(args) -> None:
 
 
 def clear(work: Path) -> None:
-    """Removes an earlier demo, which may have been killed at any time; a folder of anything else is left alone."""
+    """Empty the folder of an earlier demo; raises `InputError` for a folder with other files."""
     if work.exists() and any(work.iterdir()) and not (work / MARKER).is_file():
-        raise InputError(f"--work_dir {work} holds files that no demo made: choose another folder")
+        raise InputError(f"--work_dir {work} holds files that no demo wrote: choose another folder")
     write_json(work / MARKER, {"note": "this folder is emptied when the demo is run again"})
     hold_folder(work)
     for path in work.iterdir():
@@ -98,18 +97,15 @@ def clear(work: Path) -> None:
 
 
 def draw(work: Path, args) -> None:
-    """Scenes of three seeds: to train the saliency network, to test it, and a VOC tree."""
-    size = {"height": args.height, "width": args.width}
-    seed = 3 * args.seed
-    write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, **size)
-    write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, **size)
-    write_voc_scenes(
-        work / "data/voc12/VOCdevkit/VOC2012", work / "voc12", args.num_train, args.num_val, seed + 2, **size
-    )
+    """Draw three sets of scenes: to train the saliency network, to test it, and a VOC tree."""
+    seed, voc_root = 3 * args.seed, work / "data/voc12/VOCdevkit/VOC2012"
+    write_saliency_scenes(work / "dataset/DRAWN-TR", args.num_saliency, seed, *SCENE_HW)
+    write_saliency_scenes(work / "dataset/benchmark/DRAWN-TE", args.num_val, seed + 1, *SCENE_HW)
+    write_voc_scenes(voc_root, work / "voc12", args.num_train, args.num_val, seed + 2, *SCENE_HW)
 
 
 def commands(folder: Path, seed: int) -> list[str]:
-    """The README's sequence of commands, all below `folder`."""
+    """The commands of all stages, which write below `folder`."""
     work = shlex.quote(folder.as_posix())
     voc = f"--data_dir {work}/data/voc12 --list_dir {work}/voc12"
     images, maps = f"{work}/data/voc12/VOCdevkit/VOC2012/JPEGImages", f"{work}/saliency/ours"
@@ -137,10 +133,9 @@ def commands(folder: Path, seed: int) -> list[str]:
 
 
 def write_lists(work: Path) -> None:
-    """Lists of the single-class training scenes, of those that the picture shows, and of what is to be segmented.
+    """Write lists of the single-class training scenes, of those in the picture, and of the scenes to segment.
 
-    The selector works on single-class scenes; the labels of the others stay what a weak classifier makes them, so
-    the segmentation network of this demo is trained without these.
+    The segmentation network is trained on single-class scenes only: the selector does not improve the other labels.
     """
     ids = load_ids(work / "voc12/train_aug_id.txt")
     image_labels = load_image_labels(work / "voc12/cls_labels.npy", ids, CLASS_NAMES)
@@ -151,19 +146,19 @@ def write_lists(work: Path) -> None:
 
 
 def run(command: str) -> None:
-    """Shows a command, runs it with this Python, and tells how long it took."""
+    """Print a command, run it with this Python, and print its duration."""
     command = " ".join(command.split())
     print(f"\n$ python {command}", flush=True)
     started = time.perf_counter()
     script, *flags = shlex.split(command)
     code = subprocess.run([sys.executable, str(PROJECT / script), *flags]).returncode
     if code:
-        raise InputError(f"the command above ended with code {code}: its own message says why")
+        raise InputError(f"the command above failed with exit code {code}, see its message")
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def collect(work: Path) -> dict:
-    """The scores that evaluate.py wrote, as one flat dict."""
+    """Collect the scores that evaluate.py wrote."""
     saliency, labels, segmentation = (
         json.loads((work / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")
     )
@@ -179,26 +174,20 @@ def collect(work: Path) -> dict:
 
 
 def summary(results: dict) -> str:
+    saliency = f"max F {results['saliency_maxF']:.3f}, MAE {results['saliency_MAE']:.3f}"
+    miou = {name: f"mIoU {percent(score)}" for name, score in results.items() if "mIoU" in name}
     rows = [
-        [
-            "saliency maps",
-            "held-out scenes",
-            f"max F {results['saliency_maxF']:.3f}, MAE {results['saliency_MAE']:.3f}",
-        ],
-        ["labels from CAMs", "single-class training scenes", f"mIoU {percent(results['single_class_mIoU_cam'])}"],
-        [
-            "labels after the selector",
-            "single-class training scenes",
-            f"mIoU {percent(results['single_class_mIoU_sos'])}",
-        ],
-        ["segmentation", "held-out scenes", f"mIoU {percent(results['segmentation_mIoU'])}"],
+        ["saliency maps", "held-out scenes", saliency],
+        ["labels from CAMs", "single-class training scenes", miou["single_class_mIoU_cam"]],
+        ["labels after the selector", "single-class training scenes", miou["single_class_mIoU_sos"]],
+        ["segmentation", "held-out scenes", miou["segmentation_mIoU"]],
     ]
     table = markdown_table(["result", "measured on", "score"], rows)
     return f"\n{table}\nthe whole sequence took {results['minutes']:.1f} minutes"
 
 
 def draw_picture(work: Path) -> None:
-    """A row for each scene: image | CAM | saliency | label before | label after | prediction | truth."""
+    """Write demo.png, a row per scene: image | CAM | saliency | label before | label after | prediction | truth."""
     voc_root = work / "data/voc12/VOCdevkit/VOC2012"
     titles = ("image", "CAM", "saliency", "label before", "label after", "prediction", "truth")
     rows = []

@@ -1,4 +1,4 @@
-r"""A checkpoint → files: saliency maps, segmentations, or CAM overlays of the classes a classifier finds.
+r"""Write the predictions of a checkpoint: saliency maps, segmentations, or CAM overlays of the predicted classes.
 
     python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \
         --output experiments/saliency/ours/ECSSD
@@ -7,10 +7,10 @@ r"""A checkpoint → files: saliency maps, segmentations, or CAM overlays of the
         --list voc12/test_id.txt --output experiments/segmentations/test --scales 0.5 1 1.5 2 --flip --crf \
         --voc_submission results.tar.gz
 
-The checkpoint names its network. No ground truth is needed; a file that exists is not made again, and files that
-cannot be read are listed at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
-Segmentation networks can take large images in overlapping windows (--window), refine labels by a dense CRF (--crf) and
-pack them for the test server of VOC 2012, whose rules `evaluate.py submission` checks.
+The checkpoint names its network. No ground truth is needed. Existing files are kept, and unreadable images are listed
+at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image. Segmentation networks can predict
+large images in overlapping windows (--window), refine labels by a dense CRF (--crf), and pack them for the test server
+of VOC 2012, whose rules `evaluate.py submission` checks.
 """
 
 import sys
@@ -85,8 +85,7 @@ def main(args) -> None:
     checkpoint = load_checkpoint(args.load_path, from_puzzle_cam)
     stage, settings = checkpoint["stage"], checkpoint["settings"]
     if stage not in BUILDERS:
-        known = ", ".join(BUILDERS)
-        raise InputError(f"--load_path {args.load_path} is of the stage {stage}: predict.py takes {known}")
+        raise InputError(f"--load_path {args.load_path} is of stage {stage}: predict.py takes {', '.join(BUILDERS)}")
     check_segmentation_flags(args, stage, settings)
     side_px = settings.get("image_size", SIDE_PX)
     half = half_type(world.device, args.amp)
@@ -96,7 +95,7 @@ def main(args) -> None:
     batches, unreadable = find_batches(stage, images, args, world.device)
     share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
 
-    with lock_output_folder(world, output, options_of_files(args, output), ".png"):
+    with lock_output_folder(world, output, result_options(args, output), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
@@ -113,9 +112,10 @@ def main(args) -> None:
 
 
 def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
-    """Stem → path of the images named, of all images in the folders named, or only of those in `ids`.
+    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, only of `ids` if
+    given.
 
-    A folder with Images/ in it (a saliency data set) stands for that.
+    Raises `InputError` for missing images and for equal stems, whose results would overwrite each other.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):
@@ -141,21 +141,21 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
 
 
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:
-    """Refuses flags that contradict each other, or the checkpoint."""
+    """Raise `InputError` for flags that contradict each other or the checkpoint."""
     flags = {"--window": args.window, "--crf": args.crf, "--voc_submission": args.voc_submission}
     given = [flag for flag, value in flags.items() if value]
     if stage != "segmentation" and given:
         raise InputError(
-            f"{', '.join(given)} can be used with segmentation alone: --load_path {args.load_path} is of stage {stage}"
+            f"{', '.join(given)} need a segmentation checkpoint: --load_path {args.load_path} is of stage {stage}"
         )
     if args.window_stride and not args.window:
-        raise InputError(f"--window_stride {args.window_stride} needs --window: the side of the windows")
+        raise InputError(f"--window_stride {args.window_stride} needs --window, the side of the windows")
     if args.window_stride and args.window_stride > args.window:
         raise InputError(
-            f"--window_stride {args.window_stride} is more than --window {args.window}: some pixels would be left out"
+            f"--window_stride {args.window_stride} is larger than --window {args.window}: some pixels would be left out"
         )
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
-        raise InputError(f"--voc_submission {args.voc_submission}: the server takes .tar.gz, give it such a name")
+        raise InputError(f"--voc_submission {args.voc_submission}: the name must end in .tar.gz or .tgz")
     classes = settings.get("classes", ())
     if args.voc_submission and tuple(classes) != VOC_CLASSES:
         raise InputError(
@@ -165,13 +165,15 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
 
 
 def window_stride(args) -> int | None:
-    """Two thirds of the window unless the user says otherwise, px. None without windows."""
+    """Distance of two windows, px: by default two thirds of the window; None without windows."""
     return args.window_stride or max(1, round(args.window * 2 / 3)) if args.window else None
 
 
-def options_of_files(args, output: Path) -> dict:
-    """The options that files depend on. Those of windows and CRF stand where they are used or were: folders that were
-    made without them go on as they are."""
+def result_options(args, output: Path) -> dict:
+    """The options that the results depend on, as recorded in their folder.
+
+    Options of windows and CRF are left out if they are neither used nor recorded, as in folders of older versions.
+    """
     refinement = {
         "window": args.window or None,
         "window_stride": window_stride(args),
@@ -184,13 +186,13 @@ def options_of_files(args, output: Path) -> dict:
 
 
 def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
-    """The files of one image: its result and, on request, the overlay."""
+    """Paths of the result of an image and, on request, of its overlay."""
     return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
 
 
 def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[list[list[str]], dict[str, str]]:
-    """Stems of images that pass the network together: any images of a saliency network, those of one size for
-    segmentations, one image for CAMs. Also stem → error of images whose size could not be read."""
+    """Group the stems of the images into batches: any images for saliency, equal sizes for segmentation, one image for
+    CAMs. Also return the errors, by stem, of images whose size cannot be read."""
     stems = list(images)
     if stage != "segmentation":
         count = (args.batch or BATCH) if stage == "saliency" else 1
@@ -207,8 +209,10 @@ def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[lis
 
 
 def predictions(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
-    """Yields stem, image uint8 [H, W, 3] and result, of all images but those that cannot be decoded: these and their
-    errors add to `unreadable`. The next ones are read meanwhile."""
+    """Yield stem, image (uint8 [H, W, 3]) and result of each image; threads read the next batch ahead.
+
+    Adds the errors of images that cannot be decoded to `unreadable`, by stem.
+    """
     for stems, loaded in read_ahead(lambda stems: [image_or_error(images[stem]) for stem in stems], batches):
         unreadable |= {stem: str(image) for stem, image in zip(stems, loaded) if isinstance(image, InputError)}
         decoded = {stem: image for stem, image in zip(stems, loaded) if not isinstance(image, InputError)}
@@ -226,8 +230,8 @@ def image_or_error(path) -> np.ndarray | InputError:
 
 @advice_when_memory_is_full("lower --batch, give --window for segmentation, or fewer --scales")
 def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device) -> list:
-    """The results of a few images: saliency maps uint8 [H, W], label maps uint8 [H, W] or, where the CRF is to find
-    these, their probabilities, or pictures of CAMs, uint8 [H, W, 3]."""
+    """Predict a batch: saliency maps uint8 [H, W], label maps uint8 [H, W] (with --crf, `present_probs` instead), or
+    CAM overlays uint8 [H, W, 3]."""
     how = {"scales": args.scales, "flip": args.flip, "amp": args.amp}
     if stage == "saliency":
         return predict_saliency(network, images, settings["image_size"], device, **how)
@@ -237,29 +241,29 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
     if not args.crf:
         return list(predict_segmentation(network, np.stack(images), device, **how))
     probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]
-    return [probs_of_present(row) for row in probs]
+    return [present_probs(row) for row in probs]
 
 
-def probs_of_present(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [L, H, W] → float32 [K, H, W] of the labels that are present, and these labels, uint8 [K]."""
+def present_probs(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [L, H, W] → float32 [K, H, W] of the labels present in the image, and these labels, uint8 [K]."""
     labels = present_labels(probs)
     return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
 
 
 def save_results(results, num_images: int, stage: str, output: Path, args, sharing: int) -> None:
-    """Writes the files of all results: by threads while the network works or, where the CRF comes first, by
-    processes, which `sharing` callers on this machine divide."""
+    """Write the files of all results: in threads or, with --crf, in processes, which `sharing` callers on this machine
+    divide."""
     save = partial(save_result, stage, output, args)
-    if not args.crf:
-        with WriteBehind() as write:
-            for result in results:
-                write(save, result)
+    if args.crf:
+        do_in_processes(save, results, num_images, args.workers, sharing)
         return
-    do_in_processes(save, results, num_images, args.workers, sharing)
+    with WriteBehind() as write:
+        for result in results:
+            write(save, result)
 
 
 def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
-    """Writes the files of one image; the result comes last, so that where it stands nothing is missing."""
+    """Write the files of one image; the result is written last, so that it marks a complete image."""
     stem, image, result = prediction
     if args.crf:
         probs, labels = result
@@ -273,43 +277,40 @@ def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
 
 
 def pack_submission(args, images: dict[str, Path], output: Path) -> None:
-    """Packs the masks of all images for VOC's test server; raises if an image has none."""
+    """Pack the masks of all images for the test server of VOC; raises `InputError` if an image has none."""
     absent = [stem for stem in images if not (output / f"{stem}.png").is_file()]
     if absent:
         raise InputError(
-            f"--voc_submission {args.voc_submission} is not written: of {len(images)} images {len(absent)} cannot be "
-            f"read ({shorten(absent)}); replace them and start again, the other masks are kept"
+            f"--voc_submission {args.voc_submission} is not written: {len(absent)} of {len(images)} images cannot be "
+            f"read ({shorten(absent)}); replace them and run the command again, the other masks are kept"
         )
     sizes = {stem: image_size(path) for stem, path in images.items()}
-    report = save_submission(args.voc_submission, output, sizes, args.voc_competition)
+    report = save_submission(args.voc_submission, output, sizes)
     print(f"{len(images)} masks packed as {report.folder}: {args.voc_submission}")
 
 
 def blend_colours(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The image, RGB uint8 [H, W, 3], half covered by the colours of its labels, uint8 [H, W]."""
+    """Blend an image, RGB uint8 [H, W, 3], with the colours of its labels, uint8 [H, W]."""
     return cv2.addWeighted(image, 0.5, paint_label(label), 0.5, 0)
 
 
 def highlight(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """The image, RGB uint8 [H, W, 3], darkened where its map, uint8 [H, W], is dark."""
+    """Darken an image, RGB uint8 [H, W, 3], where its saliency map, uint8 [H, W], is low."""
     share = 0.2 + 0.8 * saliency[..., None].astype(np.float32) / 255  # [H, W, 1]
     return (image * share).round().astype(np.uint8)
 
 
-def as_it_is(image: np.ndarray, overlay: np.ndarray) -> np.ndarray:
-    return overlay
-
-
-WRITERS = {  # how a result is saved, and shown on its image
+WRITERS = {  # stage → functions that save a result, and that show it on its image
     "saliency": (save_grey, highlight),
     "segmentation": (save_label, blend_colours),
-    "classification": (save_image, as_it_is),
+    "classification": (save_image, lambda image, overlay: overlay),
 }
 
 
 @torch.inference_mode()
 def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
-    """The image under the strongest map of the classes found (probability over 0.5, else the likeliest one)."""
+    """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
+    the most probable class."""
     tensor = network.backbone.normalise(image_tensor(image, device))
     with autocast(device, amp):
         logits = network(tensor)["logits"][0]  # [C]

@@ -1,9 +1,9 @@
-"""Stage 2b: train the affinity network, whose edges keep class activation maps within objects.
+"""Stage 2b: train the affinity network, whose edges confine class activation maps to objects.
 
     python train_affinity.py --label_name affinity --data_dir data/voc12 --tag affinity
 
-Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png: labels of the pixels whose class is certain, 255
-for all others. Writes experiments/<tag>/last.pth, with which make_pseudo_labels.py expands the maps.
+Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png, with 255 in pixels whose class is uncertain.
+Writes experiments/<tag>/last.pth, with which make_pseudo_labels.py expands the maps.
 """
 
 import sys
@@ -38,7 +38,7 @@ from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 
 
 def main(args) -> None:
@@ -67,11 +67,10 @@ def main(args) -> None:
     # model
     settings = options.backbone_settings(args)
     network = build_affinity_net(settings, "none" if run.resumes else args.pretrained)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
-    # optimizer
-    # the backbone's parameters get no gradients, and so no steps
+    # optimizer; the backbone has no gradients and is not updated
     groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
     state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches)
@@ -99,10 +98,10 @@ def main(args) -> None:
                 bar.set_postfix(loss=f"{state.mean_loss():.3f}")
             state.save_when_due(run, "affinity", settings, args.save_every)
         losses = state.finish_epoch()
-        if losses["loss"] == 0:  # of pairs it is above 0, however certain the network is
+        if losses["loss"] == 0:  # impossible if there is any pair
             raise InputError(
-                f"no crop of epoch {epoch + 1} holds two labelled pixels nearer than --radius {args.radius} px of the "
-                "edge map: nothing is learned; give labels of larger areas, a larger --crop_size or --radius"
+                f"no crop of epoch {epoch + 1} holds two labelled pixels closer than --radius {args.radius} px of the "
+                "edge map: use labels of larger areas, a larger --crop_size or a larger --radius"
             )
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
         run.log(f"{title}  loss {losses['loss']:.4f}")
@@ -116,15 +115,15 @@ def main(args) -> None:
 @advice_when_memory_is_full("lower --train_batch, --crop_size or --radius")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
-    """One optimizer step on images and affinity labels.
+    """Take one optimizer step on images and affinity labels.
 
-    Means are over the pairs of the global batch; gradients are averaged over the processes, so each process's sums
-    count `world.size` times.
+    Losses are means over the pairs of the global batch. DistributedDataParallel averages the gradients over processes,
+    so the sums of each process are multiplied by `world.size`.
     """
     images, labels = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         edge_logits = model(inputs)
     sums, counts = pair_losses(edge_logits, labels, args.radius)

@@ -6,8 +6,8 @@ r"""Stage 2a: train the classifier whose class activation maps find the classes.
         --saliency_dir experiments/saliency/ours/VOC2012
 
 Reads JPEGImages and voc12/{cls_labels.npy, train_aug_id.txt}, no masks; writes experiments/<tag>/last.pth, from which
-make_pseudo_labels.py makes maps and labels. Masks of validation images, where there are any, only tell at the end
-which background threshold suits the maps.
+make_pseudo_labels.py makes maps and labels. If validation images have masks, background thresholds of the maps are
+compared on them at the end.
 """
 
 import sys
@@ -54,9 +54,9 @@ from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
-BACKGROUNDS = np.arange(1, 13) / 20  # thresholds compared at the end
-WHOLE_IMAGES = "images are validated whole: take the largest ones out of --val_list"
-LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+BG_THRESHOLDS = np.arange(1, 13) / 20  # compared at the end
+LARGE_IMAGES = "validation uses whole images: remove the largest from --val_list"
+LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 
 
 def main(args) -> None:
@@ -81,13 +81,13 @@ def main(args) -> None:
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
     if args.puzzle and args.crop_size < 2:
-        raise InputError(f"--puzzle divides crops into quarters: --crop_size {args.crop_size} must be 2 or more")
+        raise InputError(f"--puzzle divides crops into quarters: --crop_size {args.crop_size} must be at least 2")
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
     settings = {**options.backbone_settings(args), "classes": list(classes), "background_map": bool(maps)}
     network = build_cam_classifier(settings, "none" if run.resumes else args.pretrained)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
@@ -100,9 +100,9 @@ def main(args) -> None:
         state.load(run.last)
     run.start(logged_steps=state.total_steps - state.step)
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
-    absent = [name for name, is_there in zip(classes, image_labels.any(axis=0)) if not is_there]
+    absent = [name for name, occurs in zip(classes, image_labels.any(axis=0)) if not occurs]
     if absent:
-        run.log(f"no training image holds {shorten(absent)}: these classes will not be found")
+        run.log(f"no training image holds {shorten(absent)}: these classes are not learned")
 
     # train
     total_steps = args.max_epoch * len(batches)
@@ -143,13 +143,13 @@ def main(args) -> None:
 
 
 def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
-    """Image paths, image labels bool [N, C] and ids of a list; raises `InputError` where no image holds a class."""
+    """Load image paths, image labels (bool [N, C]) and ids of a list; raises `InputError` if no image has a class."""
     ids = load_ids(list_path(args.list_dir, list_name))
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
         raise InputError(
-            f"{list_name}: by --image_labels {args.image_labels} none of the {len(ids)} images holds a class: there is "
-            "nothing to learn or to score; correct the labels, or the list (--val_list none: no validation)"
+            f"{list_name}: by --image_labels {args.image_labels} none of the {len(ids)} images holds a class; correct "
+            "the labels or the list (--val_list none: no validation)"
         )
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
@@ -157,11 +157,11 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
 @advice_when_memory_is_full("lower --train_batch or --crop_size")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
-    """One optimizer step on images, their labels and, for EPS, their saliency maps. `alpha` weighs the puzzle loss."""
+    """Take one optimizer step on images, their labels and, for EPS, saliency maps; `alpha` weights the puzzle loss."""
     images, image_labels, *saliency = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         output = model(inputs)
         merged = merge_tiles(model(tiles(inputs))["maps"]).float() if args.puzzle else None
@@ -178,10 +178,10 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
 
 
 @interruption.at_once()
-@advice_when_memory_is_full(WHOLE_IMAGES)
+@advice_when_memory_is_full(LARGE_IMAGES)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
-    """mAP and macro F1 (probability over 0.5) over whole images at their own size; each process takes its share."""
+    """Compute mAP and macro F1 (at probability 0.5) over images at their own size; each process takes its share."""
     network.eval()
     rows = []
     share = range(world.rank, len(images), world.size)
@@ -195,13 +195,13 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 
 
 @interruption.at_once()
-@advice_when_memory_is_full(WHOLE_IMAGES)
+@advice_when_memory_is_full(LARGE_IMAGES)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
-    """Logs the mIoU of single-scale CAM labels by background threshold, over the images whose masks are there."""
+    """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
     network.eval()
     truth = find_masks(voc_root, ids)
-    matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BACKGROUNDS]
+    matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BG_THRESHOLDS]
     for index in range(world.rank, len(images), world.size):
         present = np.flatnonzero(image_labels[index])
         if ids[index] not in truth or not present.size:
@@ -210,16 +210,18 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
         pixels = network.backbone.normalise(image_tensor(image, world.device))
         maps = rectified(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
         cams = normalised_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
-        for matrix, background in zip(matrices, BACKGROUNDS):
+        for matrix, background in zip(matrices, BG_THRESHOLDS):
             matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
     for matrix in matrices:
         matrix.counts = sum_counts_over_processes(matrix.counts)
     scores = [matrix.scores()["mIoU"] for matrix in matrices]
     if np.isnan(scores).all():
-        run.log("no mask of a validation image is there: background thresholds not compared")
+        run.log("no validation image has a mask: background thresholds are not compared")
         return
     run.log("mIoU of CAM labels by background threshold, validation images, one scale:")
-    run.log("  " + "  ".join(f"{background:.2f}: {100 * score:.1f}" for background, score in zip(BACKGROUNDS, scores)))
+    run.log(
+        "  " + "  ".join(f"{background:.2f}: {100 * score:.1f}" for background, score in zip(BG_THRESHOLDS, scores))
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-r"""Stage 3: train DeepLabV3+ on pseudo labels as if they were masks.
+r"""Stage 3: train DeepLabV3+ on pseudo labels.
 
     CUDA_VISIBLE_DEVICES=0,1,2,3 python train_segmentation.py --backbone resnest269 --mode fix --use_gn True \
         --tag segmentation --label_name sos --data_dir data/voc12
 
-Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png (or any folder of masks, such as
-SegmentationClassAug for the fully supervised upper bound); writes experiments/<tag>/last.pth for predict.py.
+Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png, or another folder of masks, such as
+SegmentationClassAug for the fully supervised upper bound. Writes experiments/<tag>/last.pth for predict.py.
 """
 
 import sys
@@ -59,7 +59,7 @@ from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss: each makes the device wait
+LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 PICTURES = 4  # validation images shown in TensorBoard
 
 
@@ -90,20 +90,14 @@ def main(args) -> None:
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = {
-        **options.backbone_settings(args),
-        "classes": list(classes),
-        "head_width": args.head_width,
-        "use_gn": args.use_gn,
-        "mode": args.mode,
-        "output_stride": args.output_stride,
-    }
+    settings = {**options.backbone_settings(args), "classes": list(classes)}
+    settings |= {name: getattr(args, name) for name in ("head_width", "use_gn", "mode", "output_stride")}
     network = build_network(settings, args, resumes=run.resumes)
     if synchronises:
         network = convert_sync_batchnorm(network)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
-    model = torch.compile(network) if args.compile else network  # `network` stays as it is for images of any size
+    model = torch.compile(network) if args.compile else network  # `network` itself validates images of any size
     if world.size > 1:
         model = DistributedDataParallel(model, broadcast_buffers=trains_batch_norm and not synchronises)
 
@@ -159,7 +153,7 @@ def main(args) -> None:
 
 
 def labelled_images(ids: list[str], voc_root, folder):
-    """(image, label) paths of every id."""
+    """Paths of image and label of every id."""
     if not ids:
         return []
     images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
@@ -168,7 +162,7 @@ def labelled_images(ids: list[str], voc_root, folder):
 
 
 def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
-    """The network with its initial weights: the backbone's, or all of `--load_path`. A resumed run brings its own."""
+    """Build the network with its initial weights: of the backbone, or all of --load_path; none for a resumed run."""
     pretrained = "none" if resumes or args.load_path else args.pretrained
     network = build_deeplabv3plus(settings, pretrained, args.dropout)
     if args.load_path and not resumes:
@@ -177,23 +171,23 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
 
 
 def start_from(network: DeepLabV3Plus, classes: list[str], path) -> None:
-    """Loads all weights of a segmentation checkpoint; raises `InputError` where they mean other images or classes."""
+    """Load all weights of a segmentation checkpoint; raises `InputError` for other input colours or classes."""
     content = load_checkpoint(path, from_puzzle_cam)
     if content["stage"] != "segmentation":
-        raise InputError(f"--load_path {path} is of the stage {content['stage']}, not segmentation")
+        raise InputError(f"--load_path {path} is a {content['stage']} checkpoint, not one of train_segmentation.py")
     other = rebuild(build_deeplabv3plus, content, path)
     load_weights(network, other.state_dict(), path)
     for name in ("mean", "std"):
         theirs, ours = (getattr(each.backbone, name).flatten().tolist() for each in (other, network))
         if theirs != ours:
-            raise InputError(f"--load_path {path} was trained with --pixel_{name} {theirs}, not {ours}: give the same")
+            raise InputError(f"--load_path {path} was trained with --pixel_{name} {theirs}, not {ours}: use the same")
     trained = list(content["settings"]["classes"])
     if trained != classes and sorted(trained) == sorted(classes):
         raise InputError(f"--load_path {path} has the classes in another order: {trained}, not {classes}")
 
 
 def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
-    """Class weights, float32 [L], from all training labels; each process reads its share of them."""
+    """Compute the class weights, float32 [L], from all training labels; each process reads its share."""
     images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
     images, pixels = (torch.from_numpy(sum_counts_over_processes(counts)) for counts in (images, pixels))
     return class_balanced_weights(images, pixels, beta).to(world.device)
@@ -202,11 +196,11 @@ def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch
 @advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
-    """One optimizer step on images and label maps; the loss is the mean over the pixels that count in the global batch.
+    """Take one optimizer step on images and label maps (uint8 or int64); the loss is a mean over the counted pixels of
+    the global batch.
 
-    Label maps are uint8 or int64. Gradients are averaged over the processes, so each process's sum counts `world.size`
-    times. With `--accumulate`, parts of the batch pass one after the other and their gradients add up to those of the
-    whole.
+    DistributedDataParallel averages the gradients over processes, so the sum of each process is multiplied by
+    `world.size`. With --accumulate, the batch passes in parts whose gradients sum to those of the whole batch.
     """
     state.optimizer.zero_grad(set_to_none=True)
     count = sum_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
@@ -215,7 +209,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     for number, (images, labels) in enumerate(parts, start=1):
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
+            inputs = inputs.contiguous(memory_format=memory_format(world.device))
             with autocast(world.device, args.amp):
                 logits = model(inputs)
             losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
@@ -226,9 +220,9 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 
 @interruption.at_once()
-@advice_when_memory_is_full("images are validated whole: take the largest ones out of --val_list")
+@advice_when_memory_is_full("validation uses whole images: remove the largest from --val_list")
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
-    """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""
+    """Compute the mIoU over all whole images, each process taking its share; also return pictures of the first few."""
     matrix, pictures = ConfusionMatrix(num_labels), {}
     share = pairs[world.rank :: world.size]
     for (image_path, _), (image, truth) in read_ahead(lambda pair: load_labelled(*pair, num_labels), share):

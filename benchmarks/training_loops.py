@@ -44,6 +44,9 @@ class Segmentation:
         settings |= {name: getattr(self.args, name) for name in names}
         return train_segmentation.build_network(settings, self.args, resumes=True)
 
+    def layout(self, device: torch.device) -> torch.memory_format:
+        return memory_format(device)
+
     def loader(self, steps: int, workers: int, device: torch.device):
         """The script's loader over so many steps; there are as many files as it takes, each as often as it takes."""
         args, num_samples = self.args, steps * self.args.train_batch
@@ -88,6 +91,9 @@ class Saliency:
         settings |= options.backbone_settings(args)
         return build_saliency_net(settings, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
 
+    def layout(self, device: torch.device) -> torch.memory_format:
+        return torch.channels_last
+
     def loader(self, steps: int, workers: int, device: torch.device):
         """See `Segmentation.loader`."""
         args, num_samples = self.args, steps * self.args.train_batch
@@ -121,7 +127,7 @@ class PlainLoop:
 
     def __init__(self, task, device: torch.device, batch: list[Tensor], **changes):
         self.task, self.device, self.changes = task, device, changes
-        self.layout = memory_format(changes.get("channels_last", False), device)
+        self.layout = torch.channels_last if changes.get("channels_last") else torch.contiguous_format
         self.network = as_published(task.build()).train()
         self.batch = self.network.backbone.normalise(batch[0]), task.plain_target(batch[1]).clone()
         self.network.to(device, memory_format=self.layout)
@@ -161,7 +167,7 @@ class OurLoop:
     def __init__(self, task, device: torch.device, batch: list[Tensor]):
         args = task.args
         self.task, self.device, self.batch = task, device, batch
-        network = task.build().to(device, memory_format=memory_format(args.channels_last, device)).train()
+        network = task.build().to(device, memory_format=task.layout(device)).train()
         self.model = torch.compile(network) if args.compile else network
         optimizer = task.optimizer(network)
         batches = EpochBatches(args.train_batch, args.train_batch, args.seed)

@@ -105,10 +105,9 @@ def sides(args, task, flags: list[str], batch, device: torch.device) -> dict:
     changes |= {"compiled": "compile"} if args.compile else {}
     loops = {"plain loop": PlainLoop(task, device, batch)}
     loops |= {f"plain loop, {name}": PlainLoop(task, device, batch, **{key: True}) for name, key in changes.items()}
-    is_last = task.args.channels_last if task.args.channels_last != "gpu" else on_gpu
-    extra = ["", f"--channels_last {not is_last}"]
+    extra = [""]
     extra += ["--amp cpu"] if not on_gpu and half_type(device, "cpu") else []
-    extra += [f"{flag} --compile".strip() for flag in extra if "channels" not in flag] if args.compile else []
+    extra += [f"{flag} --compile".strip() for flag in extra] if args.compile else []
     for flag in extra:
         loops[f"the script {flag}".strip()] = OurLoop(TASKS[args.network]([*flags, *flag.split()]), device, batch)
     return loops

@@ -1,4 +1,4 @@
-"""What a fusion rule needs to know of an image, from files."""
+"""Loads the inputs of a fusion rule from files."""
 
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ from formats.images import check_size, load_aligned_grey, load_image
 
 
 def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
-    """Name → value of what a rule wants, as in fusion_rules.py, and always `cams` and `classes`.
+    """Load the inputs `wanted` by a rule (see fusion_rules.py), and always `cams` and `classes`; return a dict by name.
 
-    image_labels: bool [C]. Maps of other classes, or files of differing sizes, are an `InputError`.
+    image_labels: bool [C]. Raises `InputError` for maps of other classes and for files of different sizes.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
     shape_hw = cams.shape[1:]
@@ -31,8 +31,8 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
 
 
 def score_crf(image: np.ndarray):
-    """The dense CRF of an image as a function of scores: float32 [L, H, W] → posteriors float32 [L, H, W]."""
-    # here, for they need torch, which takes seconds to import and which most rules do not need
+    """Build the dense CRF of an image as a function of scores: float32 [L, H, W] → posteriors float32 [L, H, W]."""
+    # imported here because torch takes seconds to import, and most rules do not need it
     import torch
 
     from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_probs
@@ -42,7 +42,7 @@ def score_crf(image: np.ndarray):
 
 
 def label_crf(image: np.ndarray):
-    """The dense CRF of an image as a function of label maps: uint8 [H, W] → uint8 [H, W]."""
+    """Build the dense CRF of an image as a function of label maps: uint8 [H, W] → uint8 [H, W]."""
     from pseudo_labels.dense_crf import LABELS, DenseCrf, crf_of_label
 
     return partial(crf_of_label, DenseCrf(image, LABELS))
@@ -52,7 +52,10 @@ CRFS = {"crf": score_crf, "label_crf": label_crf}
 
 
 def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps float32 [K, H, W] of an image and their labels uint8 [K]: of the very classes it has (bool [C])."""
+    """Load the maps float32 [K, H, W] and labels uint8 [K] of an image with the classes `image_labels`, bool [C].
+
+    Raises `InputError` if the maps are those of other classes.
+    """
     cams, labels = load_cams(path)
     expected = np.flatnonzero(image_labels) + 1
     if labels.tolist() != expected.tolist():

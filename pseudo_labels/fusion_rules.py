@@ -1,16 +1,16 @@
-"""Rules that join class activation maps and saliency into a label map, one pure function each.
+"""Rules that fuse class activation maps and saliency into a label map, one pure function each.
 
-The arguments of a rule before the star are what it needs to know of an image, those after it are its parameters:
+The positional arguments of a rule are its inputs, those after the star its parameters:
 
-cams         float32 [K, H, W], 0..1   the maps of the classes the image has; only these compete
-classes      uint8 [K]                 their labels, 1..C
+cams         float32 [K, H, W], 0..1   the maps of the classes in the image; other classes do not compete
+classes      uint8 [K]                 the labels of these classes, 1..C
 saliency     float32 [H, W], 0..1
 second_cams  float32 [K, H, W], 0..1   the maps of another classifier
 crf          function: scores [1 + K, H, W] in 0..1, background first → posteriors of the dense CRF of the image
 label_crf    function: label map uint8 [H, W] → label map of the dense CRF of the image
 
-→ uint8 [H, W]: 0 = background, 255 = ignore. Ties go to the background, then to the smaller label. The rules are
-described from the methods they are named after; where such a method trains further, only its rule is here.
+A rule returns uint8 [H, W]: 0 = background, 255 = ignore. Ties go to the background, then to the smaller label. The
+rules follow the papers they are named after; the trainings of these papers are not part of them.
 """
 
 import inspect
@@ -23,8 +23,7 @@ from formats.labels import IGNORE_LABEL
 
 
 def constant_background(cams, classes, *, bg_threshold=0.2) -> np.ndarray:
-    """The background has one score everywhere, as EPS (Lee et al., CVPR 2021) infers, 0.20, and L2G (Jiang et al.,
-    CVPR 2022), 0.25."""
+    """The background score is constant: 0.20 in EPS (Lee et al., CVPR 2021), 0.25 in L2G (Jiang et al., CVPR 2022)."""
     return strongest(np.full(cams.shape[1:], bg_threshold, cams.dtype), cams, classes)
 
 
@@ -39,69 +38,49 @@ def oaa(
     certain_threshold=0.8,
     smallest_share=0.01,
 ) -> np.ndarray:
-    """OAA (Jiang et al., ICCV 2019), MCIS (Sun et al., ECCV 2020): the background scores 1 − saliency; what is
-    doubtful is ignored.
+    """OAA (Jiang et al., ICCV 2019), MCIS (Sun et al., ECCV 2020): the background score is 1 − saliency.
 
-    Scores below `cam_threshold` count nothing. Ignored: two scores above `conflict_threshold`; background that is
-    salient or has a map above `certain_threshold`; everything, where foreground is below `smallest_share` of the image.
+    Scores below `cam_threshold` become 0. Ignored are pixels with two scores above `conflict_threshold`, background
+    that is salient or has a map above `certain_threshold`, and the whole image if its foreground is a smaller share
+    than `smallest_share`.
     """
-    scores = without_small(1 - saliency, cam_threshold), without_small(cams, cam_threshold)
+    scores = suppress_small(1 - saliency, cam_threshold), suppress_small(cams, cam_threshold)
     label = strongest(*scores, classes)
-    label[conflicts(*scores, conflict_threshold) >= 2] = IGNORE_LABEL
+    label[count_high(*scores, conflict_threshold) >= 2] = IGNORE_LABEL
     doubtful = (saliency >= np.float32(salient_threshold)) | (cams.max(axis=0) > certain_threshold)
     label[(label == 0) & doubtful] = IGNORE_LABEL
-    return unless_tiny(label, smallest_share)
+    return ignore_if_tiny(label, smallest_share)
 
 
 def drs(
     cams, classes, saliency, *, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9
 ) -> np.ndarray:
-    """DRS (Kim et al., AAAI 2021): as `bed`, and ignored where more than two scores are high. It takes the maximum of
-    the maps over scales."""
+    """DRS (Kim et al., AAAI 2021): `bed`, and pixels with more than two high scores are ignored. DRS merges the maps
+    of all scales by their maximum."""
     salient = saliency > np.float32(salient_threshold)
     label = bed(cams, classes, saliency, salient_threshold=salient_threshold, cam_threshold=cam_threshold)
-    label[conflicts(~salient, without_small(cams, cam_threshold), conflict_threshold) > 2] = IGNORE_LABEL
+    label[count_high(~salient, suppress_small(cams, cam_threshold), conflict_threshold) > 2] = IGNORE_LABEL
     return label
 
 
 def bed(cams, classes, saliency, *, salient_threshold=0.2, cam_threshold=0.1) -> np.ndarray:
-    """WSSS-BED: background outside the mask, the strongest map inside; ignored where no map reaches its threshold."""
+    """WSSS-BED: background outside the mask; inside, the strongest map, or ignore if no map reaches its threshold."""
     salient = saliency > np.float32(salient_threshold)
-    label = strongest(~salient, without_small(cams, cam_threshold), classes)
+    label = strongest(~salient, suppress_small(cams, cam_threshold), classes)
     label[salient & (label == 0)] = IGNORE_LABEL
     return label
 
 
-def rca(
-    cams,
-    classes,
-    saliency,
-    crf,
-    *,
-    bg_power=4.0,
-    conflict_threshold=0.9,
-    salient_threshold=32 / 255,
-    certain_threshold=0.8,
-    smallest_share=0.01,
-) -> np.ndarray:
-    """RCA (Zhou et al., CVPR 2022): posteriors of a dense CRF, with background (1 − strongest map)^`bg_power`,
-    take the place of the maps in `oaa`, which here has no least score."""
+def rca(cams, classes, saliency, crf, *, bg_power=4.0, cam_threshold=0.0, **oaa_parameters) -> np.ndarray:
+    """RCA (Zhou et al., CVPR 2022): `oaa` on the posteriors of a dense CRF with the background score
+    (1 − strongest map)^`bg_power`."""
     background = (1 - cams.max(axis=0)) ** np.float32(bg_power)
     posteriors = crf(np.concatenate([background[None], cams]))  # [1 + K, H, W]
-    return oaa(
-        posteriors[1:],
-        classes,
-        saliency,
-        cam_threshold=0.0,
-        conflict_threshold=conflict_threshold,
-        salient_threshold=salient_threshold,
-        certain_threshold=certain_threshold,
-        smallest_share=smallest_share,
-    )
+    return oaa(posteriors[1:], classes, saliency, cam_threshold=cam_threshold, **oaa_parameters)
 
 
 def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
-    """EDAM (Wu et al., CVPR 2021): the strongest map where it is salient, and at the peak of each map; nothing is
+    """EDAM (Wu et al., CVPR 2021): the strongest map in salient pixels and at the peak of each map; no pixel is
     ignored."""
     peaks = cams.max(axis=(1, 2), keepdims=True)
     at_peak = ((cams == peaks) & (peaks > 0)).any(axis=0)
@@ -110,8 +89,8 @@ def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
 
 
 def auxsegnet(cams, classes, saliency, *, cam_threshold=0.2, salient_threshold=0.06) -> np.ndarray:
-    """AuxSegNet (Xu et al., ICCV 2021): foreground where map and saliency agree, background where both deny it, else
-    ignored."""
+    """AuxSegNet (Xu et al., ICCV 2021): foreground if map and saliency are high, background if both are low, else
+    ignore."""
     found, salient = cams.max(axis=0) > cam_threshold, saliency > np.float32(salient_threshold)
     label = np.where(found & salient, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
     label[found != salient] = IGNORE_LABEL
@@ -119,45 +98,28 @@ def auxsegnet(cams, classes, saliency, *, cam_threshold=0.2, salient_threshold=0
 
 
 def icd(cams, classes, saliency) -> np.ndarray:
-    """ICD (Fan et al., CVPR 2020): the background scores 1 − saliency."""
+    """ICD (Fan et al., CVPR 2020): the background score is 1 − saliency."""
     return strongest(1 - saliency, cams, classes)
 
 
-def nsrom(
-    cams,
-    classes,
-    saliency,
-    second_cams,
-    *,
-    cam_threshold=0.3,
-    conflict_threshold=0.9,
-    salient_threshold=32 / 255,
-    certain_threshold=0.8,
-    smallest_share=0.01,
-) -> np.ndarray:
-    """NSROM (Yao et al., CVPR 2021): `oaa`, then background whose second map exceeds the median of that map inside the
-    class is ignored."""
-    label = oaa(
-        cams,
-        classes,
-        saliency,
-        cam_threshold=cam_threshold,
-        conflict_threshold=conflict_threshold,
-        salient_threshold=salient_threshold,
-        certain_threshold=certain_threshold,
-        smallest_share=smallest_share,
-    )
+def nsrom(cams, classes, saliency, second_cams, *, smallest_share=0.01, **oaa_parameters) -> np.ndarray:
+    """NSROM (Yao et al., CVPR 2021): `oaa`; then background is ignored if its second map exceeds the median of that
+    map inside the class."""
+    label = oaa(cams, classes, saliency, smallest_share=smallest_share, **oaa_parameters)
     background = label == 0
     for second_cam, label_of_class in zip(second_cams, classes):
         inside = label == label_of_class
         if inside.any():
             label[background & (second_cam > np.median(second_cam[inside]))] = IGNORE_LABEL
-    return unless_tiny(label, smallest_share)
+    return ignore_if_tiny(label, smallest_share)
 
 
 def affinity(cams, classes, label_crf, *, fg_threshold=0.4, bg_threshold=0.1) -> np.ndarray:
-    """What AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019) train their affinities on: classes
-    that a strict background leaves, background that a lenient one leaves, each after a dense CRF; else 255."""
+    """Affinity labels of AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019).
+
+    Two constant backgrounds are used, each followed by a dense CRF: pixels are foreground if they are so with the high
+    score `fg_threshold`, background if they are so with the low score `bg_threshold`, else ignored.
+    """
     strict = label_crf(constant_background(cams, classes, bg_threshold=fg_threshold))
     lenient = label_crf(constant_background(cams, classes, bg_threshold=bg_threshold))
     return np.where((strict == 0) & (lenient > 0), IGNORE_LABEL, strict).astype(np.uint8)
@@ -178,27 +140,27 @@ RULES = {
 
 
 def fuse(rule: str, evidence: dict, parameters: dict) -> np.ndarray:
-    """Applies a rule by its name; `evidence` holds what it needs, and may hold more. An image without classes is
-    background by every rule."""
+    """Apply a rule by its name to its inputs, by name in `evidence`. An image without classes is all background."""
     if len(evidence["classes"]) == 0:
         return np.zeros(evidence["cams"].shape[1:], np.uint8)
     return RULES[rule](*(evidence[name] for name in evidence_of(rule)), **parameters)
 
 
 def evidence_of(rule: str) -> list[str]:
-    """What a rule needs to know of an image, in order."""
+    """Names of the inputs of a rule, in order."""
     signature = inspect.signature(RULES[rule]).parameters.values()
     return [parameter.name for parameter in signature if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
 
 def parameters_of(rule: str) -> dict[str, float]:
-    """The parameters of a rule and their defaults."""
+    """Names and defaults of the parameters of a rule, with those that it passes on to `oaa`."""
     signature = inspect.signature(RULES[rule]).parameters.values()
-    return {parameter.name: parameter.default for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY}
+    passed_on = parameters_of("oaa") if any(each.kind is each.VAR_KEYWORD for each in signature) else {}
+    return passed_on | {each.name: each.default for each in signature if each.kind is each.KEYWORD_ONLY}
 
 
 def check_parameters(rule: str, given: dict) -> None:
-    """Raises `InputError` for a parameter that the rule does not have, or that is no number."""
+    """Raise `InputError` for a parameter that the rule does not have, or that is not a finite number."""
     known = parameters_of(rule)
     for name, value in given.items():
         if name not in known or type(value) not in (int, float) or not math.isfinite(value):
@@ -207,21 +169,21 @@ def check_parameters(rule: str, given: dict) -> None:
 
 
 def strongest(background: np.ndarray, cams: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The label with the largest score: background [H, W] against maps [K, H, W]."""
+    """Label of the largest score, uint8 [H, W], from background [H, W] and maps [K, H, W]."""
     return np.where(cams.max(axis=0) > background, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
 
 
-def without_small(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Scores below the threshold become 0."""
+def suppress_small(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Set scores below the threshold to 0."""
     return np.where(scores < threshold, 0, scores)
 
 
-def conflicts(background: np.ndarray, cams: np.ndarray, threshold: float) -> np.ndarray:
-    """How many scores of each pixel, background [H, W] and maps [K, H, W], are above the threshold."""
+def count_high(background: np.ndarray, cams: np.ndarray, threshold: float) -> np.ndarray:
+    """Number of scores above the threshold at each pixel, int [H, W], from background [H, W] and maps [K, H, W]."""
     return (cams > threshold).sum(axis=0) + (background > threshold)
 
 
-def unless_tiny(label: np.ndarray, smallest_share: float) -> np.ndarray:
-    """All ignored where less than this share of the image is foreground."""
+def ignore_if_tiny(label: np.ndarray, smallest_share: float) -> np.ndarray:
+    """Ignore the whole image if less than this share of it is foreground."""
     foreground = np.count_nonzero((label > 0) & (label != IGNORE_LABEL))
     return label if foreground >= smallest_share * label.size else np.full_like(label, IGNORE_LABEL)

@@ -1,25 +1,29 @@
-"""The salient object selector (SOS): a saliency mask may replace the foreground of a pseudo label.
+"""Salient object selector (SOS): replaces the foreground of a pseudo label by a saliency mask.
 
-It works on finished labels of any origin, on images of one class; with `select_regions` on those of several too.
-Source: "Salient Object Detection Enhanced Pseudo-Labels for Weakly Supervised Semantic Segmentation". The paper gives
-it twice, as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula; both come down to one threshold per class on the
-overlap of mask and label, and only where these thresholds agree do the two.
+It takes finished labels of any origin, and replaces those of images with one class; `select_regions` extends it to
+several classes. Source: "Salient Object Detection Enhanced Pseudo-Labels for Weakly Supervised Semantic Segmentation".
+The paper states it as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both compare the overlap of mask and label
+with one threshold per class, but not always the same one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from formats.errors import InputError, shorten
+from formats.images import check_size, load_aligned_grey
 from formats.labels import IGNORE_LABEL
+from pseudo_labels.fusion_inputs import load_checked_cams
 
-LARGEST_T0 = 0.5  # that `auto_threshold` chooses
+LARGEST_T0 = 0.5  # upper bound of `auto_threshold`
 
 
 def overlap(label: np.ndarray, mask: np.ndarray) -> float:
-    """IoU of the saliency mask (bool [H, W]) and the foreground of the label (uint8 [H, W]), 0..1.
+    """IoU of a saliency mask (bool [H, W]) and the foreground of a label (uint8 [H, W]), 0..1; 0 for an empty union.
 
-    Pixels that the label ignores (255) count neither in the intersection nor in the union; 0 for an empty union.
+    Pixels with label 255 (ignore) count neither in the intersection nor in the union.
     """
     counted = label != IGNORE_LABEL
     foreground = (label > 0) & counted
@@ -28,36 +32,36 @@ def overlap(label: np.ndarray, mask: np.ndarray) -> float:
 
 
 def select(label: np.ndarray, mask: np.ndarray, label_of_class: int, threshold: float) -> tuple[np.ndarray, bool]:
-    """The label of a single-class image after selection, and whether it was replaced.
+    """Select the label of a single-class image; return it and whether it was replaced.
 
-    label uint8 [H, W]; mask bool [H, W]; `threshold` is that of the class. The mask, painted with the class, replaces
-    the whole label if their overlap is above the threshold; an empty mask never.
+    label uint8 [H, W]; mask bool [H, W]; threshold of the class. The mask, filled with the class, replaces the whole
+    label if their overlap exceeds the threshold. An empty mask never replaces a label.
     """
     if label.shape != mask.shape:
         raise ValueError(f"label is {list(label.shape)}, saliency mask {list(mask.shape)}")
     if not mask.any() or overlap(label, mask) <= threshold:
         return label, False
-    return painted(mask, label_of_class), True
+    return fill_mask(mask, label_of_class), True
 
 
-def painted(mask: np.ndarray, label_of_class: int) -> np.ndarray:
-    """The mask, bool [H, W], as the label map of an image of one class."""
+def fill_mask(mask: np.ndarray, label_of_class: int) -> np.ndarray:
+    """Turn a mask, bool [H, W], into the label map of a single-class image, uint8 [H, W]."""
     return np.where(mask, label_of_class, 0).astype(np.uint8)
 
 
 def split_mask(mask: np.ndarray, cams: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """A mask, bool [H, W], divided by the strongest map: cams [K, H, W], classes [K] → uint8 [H, W], 0 outside."""
+    """Divide a mask, bool [H, W], by the strongest map: cams [K, H, W], classes [K] → uint8 [H, W], 0 outside."""
     return np.where(mask, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
 
 
 def select_regions(
     label: np.ndarray, regions: np.ndarray, classes: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, list[int]]:
-    """The label of an image of several classes after selection, and the classes replaced.
+    """Select the label of an image with several classes; return it and the classes that were replaced.
 
-    label uint8 [H, W]; regions uint8 [H, W] of `split_mask`; thresholds float [C + 1]. Class by class, as on images of
-    one: a region whose overlap with what the label gives the class is above the threshold replaces it. What a replaced
-    class had outside the mask is ignored from now on, for another class or the background may be there.
+    label uint8 [H, W]; regions uint8 [H, W] of `split_mask`; thresholds float [C + 1]. Each class is treated as on a
+    single-class image: its region replaces its part of the label if their overlap exceeds the threshold. The former
+    pixels of a replaced class outside the mask become 255 (ignore): they may show another class or the background.
     """
     selected, replaced = label.copy(), []
     for label_of_class in map(int, classes):
@@ -72,15 +76,15 @@ def select_regions(
 
 
 def saliency_norm(saliency: np.ndarray) -> float:
-    """‖S‖₂ of a map in 0..1 [H, W], divided by √(H·W) so that images of all sizes compare: 0..1."""
+    """‖S‖₂ of a map in 0..1 [H, W], divided by √(H·W) to be comparable over image sizes; 0..1."""
     return float(np.sqrt(np.mean(np.square(saliency, dtype=np.float64))))
 
 
 def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """‖S^c‖₂ / max ‖S‖₂: the mean norm of each class over its single-class images, as a share of the largest mean.
+    """‖S^c‖₂ / max ‖S‖₂: the mean norm of each class over its single-class images, relative to the largest mean.
 
-    norms float [N] and classes int [N] (1..C) of N single-class images → float [C + 1]; 1 for a class without an image,
-    and for all where every map is black.
+    norms float [N] and classes int [N] (1..C) of N single-class images → float [C + 1]; 1 for classes without images,
+    and for all classes if every map is black.
     """
     counts = np.bincount(classes, minlength=num_classes + 1)
     means = np.bincount(classes, weights=norms, minlength=num_classes + 1) / np.maximum(counts, 1)
@@ -89,24 +93,24 @@ def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> 
 
 
 def thresholds_of_algorithm(is_salient: np.ndarray, t0: float, t1: float) -> np.ndarray:
-    """The paper's algorithm: the overlap must exceed t0 for salient classes, t0 + t1 for the others; bool → float."""
+    """Thresholds of the paper's algorithm: t0 for salient classes, t0 + t1 for the others; bool [L] → float [L]."""
     return np.where(is_salient, t0, t0 + t1)
 
 
 def thresholds_of_formula(saliency_of_classes: np.ndarray, tau: float) -> np.ndarray:
-    """The paper's formula, α* = [overlap + ‖S^c‖₂ / max ‖S‖₂]_τ: the overlap must exceed τ − ‖S^c‖₂ / max ‖S‖₂."""
+    """Thresholds of the paper's formula, α* = [overlap + ‖S^c‖₂ / max ‖S‖₂]_τ: overlap > τ − ‖S^c‖₂ / max ‖S‖₂."""
     return tau - saliency_of_classes
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How the threshold of each class follows from the single-class images of a data set.
+    """Rule that derives the threshold of each class from the single-class images of a data set.
 
     form         "algorithm" or "formula"
-    t0           None: `auto_threshold` chooses it
+    t0           None: chosen by `auto_threshold`
     tau          for the formula; None: t0 + 1, so that the most salient class is replaced above t0
     salient      bool [C + 1] for the algorithm; None: classes of at least `least_saliency`
-    saliency     float [C + 1], relative class saliency; None: `class_saliency` measures it
+    saliency     float [C + 1], relative class saliency; None: measured by `class_saliency`
     """
 
     form: str = "algorithm"
@@ -119,17 +123,19 @@ class Thresholds:
 
     @property
     def depend_on_images(self) -> bool:
-        """Whether other images would give other thresholds."""
+        """Whether the thresholds are measured on the images."""
         if self.form == "formula":
             return self.saliency is None or (self.t0 is None and self.tau is None)
         return self.t0 is None or (self.salient is None and self.saliency is None and self.t1 > 0)
 
     def of_classes(self, measured: np.ndarray, classes: np.ndarray, num_classes: int) -> dict:
-        """measured float [N, 3], rows of `measure`, and classes int [N] (1..C) of N single-class images →
+        """Compute the thresholds of all classes from N single-class images.
 
-        "numbers"   those used: "t0" and "t1" of the algorithm, "tau" of the formula
+        measured float [N, 3], rows of `measure`; classes int [N], 1..C. Returns a dict of
+
+        "numbers"   "t0" and "t1" of the algorithm, or "tau" of the formula
         "saliency"  float [C + 1]
-        "salient"   bool [C + 1], of the algorithm alone
+        "salient"   bool [C + 1], only for the algorithm
         "values"    float [C + 1], the thresholds
         """
         overlaps, norms, certainties = measured.T
@@ -146,22 +152,25 @@ class Thresholds:
 def build_thresholds(
     classes: tuple[str, ...], form: str, t0, t1, tau, non_salient: list[str], given_saliency: dict, least_saliency
 ) -> Thresholds:
-    """From what a user says: t0 a number or "auto", non_salient class names, ["none"] or ["measured"], given_saliency
-    name → 0..1 (empty: measured). Raises `InputError` for names that are no classes."""
+    """Build `Thresholds` from the flags of a script.
+
+    t0 is a number or "auto"; non_salient a list of class names, ["none"] or ["measured"]; given_saliency a dict from
+    class name to 0..1 (empty: measured). Raises `InputError` for unknown class names.
+    """
     names = [] if non_salient in (["none"], ["measured"]) else non_salient
     unknown = [name for name in [*names, *given_saliency] if name not in classes]
     if unknown:
-        raise InputError(f"the selector's classes {shorten(unknown)} unknown; the classes are {', '.join(classes)}")
+        raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {', '.join(classes)}")
     saliency = np.array([1.0] + [given_saliency.get(name, 1.0) for name in classes]) if given_saliency else None
     salient = None if non_salient == ["measured"] else np.array([True] + [name not in names for name in classes])
     return Thresholds(form, None if t0 == "auto" else t0, t1, tau, salient, saliency, least_saliency)
 
 
 def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float, float]:
-    """Of a single-class image: the overlap of its label (uint8 [H, W]) with its mask, saliency (uint8 [H, W]) above a
-    threshold in 0..1; the norm of its saliency; and its certainty, the mean of |2 s − 1|, 0..1.
+    """Measure a single-class image: label uint8 [H, W], saliency uint8 [H, W], mask threshold in 0..1.
 
-    An empty mask overlaps by −1: it never replaces a label.
+    Returns the overlap of label and mask (−1 for an empty mask, which never replaces a label), the norm of the
+    saliency s, and its certainty, the mean of |2 s − 1|; both in 0..1.
     """
     mask, probs = saliency_mask(saliency, mask_threshold), saliency / 255
     share = overlap(label, mask) if mask.any() else -1.0
@@ -169,22 +178,22 @@ def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> t
 
 
 def saliency_mask(saliency: np.ndarray, threshold: float) -> np.ndarray:
-    """uint8 [H, W] → bool [H, W]: above the threshold, in 0..1."""
+    """Binarise a saliency map, uint8 [H, W] → bool [H, W], at a threshold in 0..1 (exclusive)."""
     return saliency > threshold * 255
 
 
 def auto_threshold(overlaps: np.ndarray, certainties: np.ndarray) -> float:
-    """t0 without truth, from single-class images: overlaps float [N] (below 0: empty mask), certainties float [N].
+    """Choose t0 without ground truth, from the overlaps (< 0: empty mask) and certainties, float [N], of N images.
 
-    A low overlap accuses the mask or the label. Three numbers tell which one: the upper quartile q of the overlaps, how
-    good labels are where the mask is right; the rank correlation ρ of overlaps and certainties, whether overlaps follow
-    the failures of the saliency network (ρ high: its masks are not to be trusted where they contradict the label) or
-    those of the labels; and u, one minus the mean certainty, the error that the maps expect of themselves.
+    A low overlap means that the mask or the label is wrong. Three numbers indicate which of them: the upper quartile q
+    of the overlaps (the quality of labels whose mask is right); the rank correlation ρ of overlaps and certainties (if
+    it is high, overlaps are low where the saliency network fails, and masks that contradict the label are not to be
+    trusted); and u, one minus the mean certainty, the error that the maps expect of themselves.
 
         t0 = 25 u · min(q − 0.5, ρ − 0.1), within 0 … 0.5
 
-    Maps that are all equally certain, as binary ones are, say nothing of ρ and u: then t0 = 2.5 (q − 0.5). The numbers
-    were fitted on photographs (benchmarks/auto_threshold.py) with the maps of two small networks, where u was 0.1.
+    Maps of constant certainty, such as binary ones, give no ρ and u: then t0 = 2.5 (q − 0.5). The numbers were fitted
+    on photographs (benchmarks/auto_threshold.py) with the maps of two small networks, whose u was 0.1.
     """
     found = overlaps >= 0
     if found.sum() < 2:
@@ -198,9 +207,59 @@ def auto_threshold(overlaps: np.ndarray, certainties: np.ndarray) -> float:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's ρ of float [N] and [N], neither of them constant; equal values share their mean rank."""
+    """Spearman's ρ of two arrays, float [N], neither of them constant; equal values share their mean rank."""
     ranks = []
     for values in (x, y):
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((counts.cumsum() - (counts - 1) / 2)[place])
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+@dataclass(frozen=True)
+class ImageSelector:
+    """The selector on N images whose labels are in memory; methods take an image by its index.
+
+    image_labels bool [N, C]; `maps` are the saliency maps; `split_cams` the class activation maps of all images if
+    masks of several classes are split, else None. All files of an image have the size of its label map in
+    `truth`.
+    """
+
+    thresholds: Thresholds
+    mask_threshold: float
+    image_labels: np.ndarray
+    maps: Sequence[Path]
+    split_cams: Sequence[Path] | None
+    truth: Sequence[Path]
+
+    def measure_image(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
+        """Return the class (1..C) of a single-class image, its `measure`, and its mask as label map, uint8 [H, W]."""
+        label_of_class = int(self.image_labels[index].argmax()) + 1
+        saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
+        mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
+        return label_of_class, measure(label, saliency, self.mask_threshold), mask
+
+    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Load the class activation maps of an image, their classes, and its saliency map."""
+        cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
+        check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
+        return cams, classes, load_aligned_grey(self.maps[index], self.truth[index], shape_hw)
+
+    def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+        """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
+        saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
+        classes = np.flatnonzero(self.image_labels[index]) + 1
+        if len(classes) == 1:
+            mask = saliency_mask(saliency, self.mask_threshold)
+            label, _ = select(label, mask, classes[0], thresholds[classes[0]])
+        elif len(classes) > 1 and self.split_cams:
+            label, *_ = self.split(index, label, thresholds)
+        return label
+
+    def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
+        """Select by a split mask; return the label, the classes of the image, and those that were replaced."""
+        cams, classes, saliency = self.load_split(index, label.shape)
+        if not len(classes):
+            return label, [], []
+        mask = saliency_mask(saliency, self.mask_threshold)
+        label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+        return label, classes.tolist(), replaced

@@ -1,4 +1,4 @@
-"""Shared fixtures: small drawn scenes, the scripts as functions, and real images where they are at hand."""
+"""Shared fixtures: small drawn scenes, scripts as functions, and real images if available."""
 
 import importlib
 import os
@@ -39,7 +39,7 @@ TINY_RESNEST = "--backbone resnest14 --backbone_args channels=8,8,16,32 stem_wid
 
 
 def run_main(script: str, command: str) -> None:
-    """Calls a script's `main` with the arguments of a command line; `script` is one word, or "export onnx"."""
+    """Call `main` of a script with a command line; `script` is its name, or "export onnx" with a command."""
     script, *subcommand = script.split()
     args = getattr(options, script)().parse_args([*subcommand, *shlex.split(command)])
     importlib.import_module(script).main(args)
@@ -50,15 +50,17 @@ def labels_in(folder) -> dict[str, np.ndarray]:
 
 
 def bytes_in(folder) -> dict[str, bytes]:
-    """What the files of a folder hold, but for options.json, which names folders."""
+    """Contents of the files of a folder by path, without options.json, which names folders."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "options.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    """`run_script` takes the signals of its process for good; here they are pytest's again after each test. In between
-    they are not ignored, as they are where pytest runs in the background."""
+    """Restore the signal handlers after each test, because `run_script` replaces them for the whole process.
+
+    During a test SIGINT is not ignored, as it would be if pytest runs in the background.
+    """
     before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -68,8 +70,11 @@ def own_signals():
 
 
 def balance_labels(path, images: list[Path]) -> None:
-    """A network of a few steps predicts one label everywhere, so that any two predictions of it agree. Here all labels
-    of a segmentation checkpoint get the same mean logit on these images of one size, and several are predicted."""
+    """Give all labels of a segmentation checkpoint the same mean logit on these images of one size.
+
+    A network after a few steps predicts one label everywhere; balanced, it predicts several, so that comparisons of its
+    predictions mean something.
+    """
     import torch
 
     from models.deeplabv3plus import build_deeplabv3plus
@@ -85,14 +90,13 @@ def balance_labels(path, images: list[Path]) -> None:
 
 
 def plain_network(network, device, *args):
-    """In place of `for_inference`: without its rounding, so that two ways to the same result can be compared to the
-    last digit."""
+    """Replace `for_inference` by a version without rounding, for comparisons to the last digit."""
     return network.to(device).eval()
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
-    """A folder with dataset/, data/ and voc12/ as in the README, of small drawn scenes. Not to be written to."""
+    """A read-only folder of small drawn scenes, with dataset/, data/ and voc12/ as in the README."""
     root = tmp_path_factory.mktemp("scenes")
     write_saliency_scenes(root / "dataset/DRAWN-TR", count=12, seed=1, height=64, width=80)
     write_saliency_scenes(root / "dataset/benchmark/DRAWN-TE", count=5, seed=2, height=64, width=80)
@@ -104,10 +108,10 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def label_parts(scenes, tmp_path_factory) -> Path:
-    """A folder with what labels are made from, all drawn from the truth. Not to be written to.
+    """A read-only folder of inputs of label generation, derived from the ground truth.
 
     classifier/last.pth, affinity/last.pth   networks after one epoch
-    cams/                                    maps: each class blurred, and a share of the others
+    cams/                                    maps: each class blurred, plus a share of the other classes
     saliency/                                objects blurred: every second image so dark that its mask is small, one
                                              image black
     rough/                                   labels: the truth moved by up to 9 px
@@ -161,8 +165,8 @@ def networks(scenes, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make(scenes, label_parts, tmp_path):
-    """Makes the labels tmp_path/NAME and gives them; of the ready maps, unless it is told another folder. In its
-    flags PARTS stands for the folder `label_parts`, HERE for tmp_path."""
+    """Make the labels tmp_path/NAME and return them, by default from existing maps. In the flags, PARTS stands for the
+    folder `label_parts`, HERE for tmp_path."""
 
     def run(name: str, flags: str = "", cams="PARTS/cams") -> dict[str, np.ndarray]:
         voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --label_name HERE/{name} --cam_dir {cams}"

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: its scores, its files, its time."""
+"""The demo: scores, files, time."""
 
 import json
 import subprocess
@@ -31,11 +31,11 @@ def test_the_whole_sequence(tmp_path):
 def test_only_its_own_folder_is_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds files that no demo made"):
+    with pytest.raises(InputError, match="holds files that no demo wrote"):
         run_main("pipeline demo", f"--work_dir {tmp_path}/mine --draw_only")
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     for _ in range(2):
-        flags = "--draw_only --num_saliency 2 --num_train 2 --num_val 1 --height 40"
+        flags = "--draw_only --num_saliency 2 --num_train 2 --num_val 1"
         run_main("pipeline demo", f"--work_dir {tmp_path}/demo {flags}")
     assert len(list((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())) == 2
-    assert load_image(next((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())).shape == (40, 160, 3)
+    assert load_image(next((tmp_path / "demo/dataset/DRAWN-TR/Images").iterdir())).shape == (128, 160, 3)

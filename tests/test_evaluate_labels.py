@@ -1,4 +1,4 @@
-"""evaluate.py on label maps: what it tells of selector, sweep and rules is true of make_pseudo_labels.py's files."""
+"""evaluate.py on label maps: selector, sweep and rules agree with the files of make_pseudo_labels.py."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def single(scenes, truth) -> list[str]:
 
 @pytest.fixture
 def score(scenes, label_parts, tmp_path):
-    """Scores labels of train_aug_id.txt, with image labels. PARTS and HERE as in `make`."""
+    """Score labels of train_aug_id.txt, with image labels; PARTS and HERE as in `make`."""
 
     def run(flags: str, image_labels: str = f"--image_labels {scenes}/voc12/cls_labels.npy") -> dict:
         lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt {image_labels}"
@@ -60,7 +60,7 @@ def quality(labels: dict, truth: dict, ids) -> dict:
 
 
 def flat(scores: dict) -> dict:
-    """Scores of a JSON file, or those of `LabelQuality`, as name → number."""
+    """Flatten scores of a JSON file or of `LabelQuality` to name → number."""
     numbers = {}
     for key in ("images", "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage", "boundary_IoU"):
         numbers[key] = scores[key]
@@ -134,16 +134,16 @@ def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_part
     assert_same(scores, quality(labels_in(label_parts / "rough"), truth, truth))
     assert_same(scores["selected"], quality(after, truth, truth))
     assert scores["selected"]["mIoU"] != scores["mIoU"]
-    told = json.loads((tmp_path / "sos/selector.json").read_text())
+    summary = json.loads((tmp_path / "sos/selector.json").read_text())
     numbers = {"tau"} if "formula" in flags else {"t0", "t1"}
-    assert told.keys() & {"t0", "t1", "tau"} == numbers
-    assert {name: scores["selector"][name] for name in numbers} == {name: told[name] for name in numbers}
+    assert summary.keys() & {"t0", "t1", "tau"} == numbers
+    assert {name: scores["selector"][name] for name in numbers} == {name: summary[name] for name in numbers}
     measured = "--class_saliency" not in flags and "--non_salient_classes" not in flags
-    assert ("thresholds measured on this list" in capsys.readouterr().out) is measured
+    assert ("thresholds are measured on this list" in capsys.readouterr().out) is measured
     ious = {"IoU_before", "IoU_after"}
     for name, row in scores["selector"]["classes"].items():
-        assert {key: value for key, value in row.items() if key not in ious} == told["classes"][name]
-    assert scores["selector"]["classes"].keys() == told["classes"].keys()
+        assert {key: value for key, value in row.items() if key not in ious} == summary["classes"][name]
+    assert scores["selector"]["classes"].keys() == summary["classes"].keys()
 
 
 def test_iou_of_each_class_before_and_after(scenes, truth, single, label_parts, make, score):
@@ -175,7 +175,7 @@ def test_sweep(truth, single, label_parts, make, score, tmp_path):
 
 
 def test_several_baselines(truth, label_parts, score, tmp_path):
-    """Side by side, each scored as alone; score dictionaries too; one table each, though their last folders agree."""
+    """Scores are those of each folder alone, also of score dictionaries; folders of one name get a table each."""
     shutil.copytree(label_parts / "rough", tmp_path / "one/labels")
     (tmp_path / "two/labels").mkdir(parents=True)
     for name in truth:
@@ -234,7 +234,7 @@ def test_tables(truth, label_parts, score, tmp_path, capsys):
     assert load_image(tmp_path / "tables/sweep_rough.png").shape[1] > 500
 
 
-def test_nothing_is_written_unasked(scenes, label_parts, tmp_path, monkeypatch):
+def test_nothing_is_written_by_default(scenes, label_parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(path for folder in (scenes, label_parts) for path in folder.rglob("*"))
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
@@ -245,7 +245,7 @@ def test_nothing_is_written_unasked(scenes, label_parts, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_split_where_no_image_has_one_class(scenes, truth, single, label_parts, make, score, tmp_path):
+def test_split_without_single_class_images(scenes, truth, single, label_parts, make, score, tmp_path):
     save_ids(tmp_path / "several.txt", [name for name in truth if name not in single])
     select = "--list HERE/several.txt --saliency_dir PARTS/saliency"
     with pytest.raises(InputError, match=r"several\.txt has exactly one class: there is nothing to select"):
@@ -258,20 +258,19 @@ def test_split_where_no_image_has_one_class(scenes, truth, single, label_parts, 
 
 
 def test_truth_that_is_all_ignored(scenes, label_parts, score, tmp_path):
-    """What is not defined is null in the file and a dash in the tables."""
+    """Undefined scores are null in the file and a dash in the tables."""
     shutil.copytree(scenes / "data/VOCdevkit/VOC2012", tmp_path / "voc")
     for path in (tmp_path / "voc/SegmentationClassAug").iterdir():
         save_label(path, np.full((64, 80), 255, np.uint8))
-    scores = score(
-        "--pred PARTS/rough --data_dir HERE/voc --gt SegmentationClassAug --saliency_dir PARTS/saliency --sweep"
-        " --tables HERE/tables"
-    )[f"{label_parts}/rough"]
+    scores = score("--pred PARTS/rough --data_dir HERE/voc --saliency_dir PARTS/saliency --sweep --tables HERE/tables")[
+        f"{label_parts}/rough"
+    ]
     assert scores["mIoU"] is scores["boundary_IoU"] is scores["IoU"]["star"] is None
     assert "NaN" not in (tmp_path / "scores.json").read_text()
     assert "–" in (tmp_path / "tables/tables.md").read_text(encoding="utf-8")
 
 
-def test_image_labels_beside_the_list_are_found_where_they_are_needed(score):
+def test_image_labels_beside_the_list_are_the_default(score):
     flags = "--pred PARTS/rough --saliency_dir PARTS/saliency --sweep"
     assert score(flags, image_labels="") == score(flags)
     assert "single_class" not in score("--pred PARTS/rough", image_labels="")
@@ -289,15 +288,15 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
             score(f"--pred PARTS/rough {flags}")
     with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
-    with pytest.raises(InputError, match="unicorn unknown"):
+    with pytest.raises(InputError, match="unknown classes of the selector: unicorn"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --class_saliency unicorn=0.4")
     with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
         score("--rules none --cam_dir PARTS/cams --list HERE/alone.txt", image_labels="")
     with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):
         score("--rules none icd oaa --cam_dir PARTS/cams")
-    with pytest.raises(InputError, match="holds score dictionaries: --image_labels must tell"):
+    with pytest.raises(InputError, match="holds score dictionaries: name the classes of the images by --image_labels"):
         score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
-    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has that name"):
+    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has this name"):
         score("--pred oaa --rules oaa --cam_dir PARTS/cams --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
         score("--pred PARTS/rough --t0 auto")
@@ -324,7 +323,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
 
 
 def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_path, capsys):
-    """Scored as if the list were shorter, and told."""
+    """Scores are those of a shorter list, and missing files are reported."""
     shutil.copytree(label_parts / "rough", tmp_path / "rough")
     gone = list(truth)[2]
     (tmp_path / f"rough/{gone}.png").unlink()
@@ -342,10 +341,10 @@ def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_p
     for part in (scores, expected):
         part["files"].pop("extra")
     assert scores == expected
-    told = score("--pred HERE/rough --allow_missing", image_labels="")[
+    summary = score("--pred HERE/rough --allow_missing", image_labels="")[
         f"{tmp_path}/rough"
     ]  # labels lie beside the list
-    assert told["mIoU"] == expected["mIoU"]
+    assert summary["mIoU"] == expected["mIoU"]
     for path in (tmp_path / "rough").iterdir():
         path.unlink()
     with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):
@@ -366,7 +365,7 @@ def test_page_of_labels(truth, label_parts, score, tmp_path):
 
 
 def test_several_processes_give_the_same_scores(scenes, truth, label_parts, tmp_path):
-    """Enough images to be worth two processes: the list of the images, repeated under other names."""
+    """The images are repeated under other names, so that two processes are used."""
     shutil.copytree(scenes / "data", tmp_path / "data")
     for place, name in ((place, name) for place in range(5) for name in truth):
         for folder, target in (
@@ -381,7 +380,7 @@ def test_several_processes_give_the_same_scores(scenes, truth, label_parts, tmp_
         run_main(
             "evaluate",
             f"segmentation --pred {tmp_path}/rough --data_dir {tmp_path}/data --list {tmp_path}/many.txt"
-            f" --gt SegmentationClass --workers {workers} --json {tmp_path}/scores.json --bootstrap 20",
+            f" --workers {workers} --json {tmp_path}/scores.json --bootstrap 20",
         )
         results.append(json.loads((tmp_path / "scores.json").read_text()))
     assert results[0] == results[1]
@@ -420,7 +419,7 @@ def test_evaluation_does_not_load_torch():
 
 
 def test_a_class_that_a_resample_lacks_is_not_left_out():
-    """A class of one image, which is never found: the mean over two classes is a half, whether it is drawn or not."""
+    """A class of one image that is never found: the mean over two classes is 0.5 in every resample."""
     plain, cat = np.zeros((10, 10), np.uint8), np.ones((10, 10), np.uint8)
     qualities = {index: LabelQuality(2).add(plain, plain).pack() for index in range(9)}
     qualities[9] = LabelQuality(2).add(np.full_like(cat, 255), cat).pack()

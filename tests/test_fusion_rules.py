@@ -1,4 +1,4 @@
-"""Every fusion rule: cases worked by hand, and grids of scores against the rule stated for one pixel."""
+"""Every fusion rule: worked examples, and grids of scores against a reference for one pixel."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def grid(num_classes: int, rounded=False) -> dict:
 
 
 def winner(background, scores) -> int:
-    """The label of the largest score; of equal ones the smallest."""
+    """The label of the largest score, the smallest label if scores are equal."""
     ranked = {0: background} | scores
     return min(label for label in ranked if ranked[label] == max(ranked.values()))
 
@@ -64,8 +64,8 @@ def oaa_of_pixel(
     return 255 if label == 0 and doubtful else label
 
 
-def rca_of_pixel(scores, s, **parameters):  # of posteriors
-    return oaa_of_pixel(scores, s, cam_threshold=0, **parameters)
+def rca_of_pixel(posteriors, s, cam_threshold=0, **parameters):
+    return oaa_of_pixel(posteriors, s, cam_threshold=cam_threshold, **parameters)
 
 
 def drs_of_pixel(scores, s, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9):
@@ -118,7 +118,12 @@ CHANGES = {
         {"cam_threshold": 0.9, "conflict_threshold": 0.2},
     ],
     "bed": [{"salient_threshold": 0.3}, {"cam_threshold": 0.3}],
-    "rca": [{"conflict_threshold": 0.8}, {"salient_threshold": 0.3}, {"certain_threshold": 0.9}],
+    "rca": [
+        {"cam_threshold": 0.3},
+        {"conflict_threshold": 0.8},
+        {"salient_threshold": 0.3},
+        {"certain_threshold": 0.9},
+    ],
     "edam": [{"salient_threshold": 0.3}],
     "auxsegnet": [{"cam_threshold": 0.3}, {"salient_threshold": 0.3}],
     "icd": [],
@@ -126,7 +131,7 @@ CHANGES = {
 
 
 def both_ways(rule, evidence, parameters) -> tuple[list, list]:
-    """The grid by the rule and, pixel by pixel, by its statement."""
+    """Labels of the grid by the rule and by its reference for one pixel."""
     scores_of_pixels = [dict(zip(evidence["classes"].tolist(), scores)) for scores in evidence["cams"][:, 0].T]
     crf = lambda scores: np.concatenate([scores[:1] * 0, evidence["cams"]])  # noqa: E731  posteriors: the grid
     found = fuse(rule, evidence | {"crf": crf}, parameters)
@@ -183,13 +188,13 @@ def test_rules_by_hand(rule, first, second, saliency, expected):
     assert fuse(rule, evidence, {}).tolist() == [expected]
 
 
-def test_maps_without_a_peak_are_no_foreground_of_edam():
+def test_maps_without_a_peak_give_no_foreground_in_edam():
     evidence = {"cams": row(0, 0)[None], "classes": np.array([3], np.uint8), "saliency": row(0, 1)}
     assert fuse("edam", evidence, {}).tolist() == [[0, 3]]
 
 
 @pytest.mark.parametrize("rule", ["oaa", "rca", "nsrom"])
-def test_all_is_ignored_where_foreground_is_under_one_percent(rule):
+def test_images_with_too_little_foreground_are_ignored(rule):
     cams, crf = np.zeros((1, 20, 20), np.float32), lambda scores: scores
     cams[0, 0, :4] = 0.85
     evidence = {"cams": cams, "classes": np.array([7], np.uint8), "saliency": np.minimum(cams[0], 0.5)}
@@ -203,7 +208,7 @@ def test_all_is_ignored_where_foreground_is_under_one_percent(rule):
 
 
 def test_nsrom_by_hand():
-    """Each class ignores the background above the median of its second map inside it."""
+    """Background is ignored above the median of the second map inside each class."""
     evidence = {
         "cams": np.stack([row(0.6, 0.6, 0.6, 0, 0, 0, 0, 0), row(0, 0, 0, 0.6, 0.6, 0, 0, 0)]),
         "classes": np.array([3, 8], np.uint8),
@@ -228,7 +233,7 @@ def test_nsrom_passes_its_parameters_on():
         assert np.array_equal(fuse("nsrom", evidence, change), fuse("oaa", evidence, change))
 
 
-def test_rca_gives_the_crf_scores_with_the_background_first():
+def test_rca_passes_the_background_first_to_the_crf():
     given = []
 
     def crf(scores):
@@ -255,7 +260,7 @@ def test_affinity_joins_a_strict_and_a_lenient_label():
 
 
 def test_real_crf(tmp_path):
-    """A red object on blue ground; the maps spill two columns over its edge, the CRF takes them back."""
+    """A red object on blue ground: the CRF removes the two columns of the maps outside it."""
     image = np.full((24, 32, 3), (20, 40, 200), np.uint8)
     image[:, :16] = 220, 30, 20
     cams = np.zeros((1, 24, 32), np.float32)
@@ -277,7 +282,7 @@ def test_real_crf(tmp_path):
         assert np.array_equal(labels[rule], np.where(saliency, 2, 0)), rule
 
 
-# ---- all rules alike
+# ---- properties of all rules
 
 
 def evidence_of_all() -> dict:
@@ -285,7 +290,7 @@ def evidence_of_all() -> dict:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rules_change_nothing_they_are_given(rule):
+def test_rules_do_not_modify_their_inputs(rule):
     evidence = evidence_of_all()
     label = fuse(rule, evidence, {})
     assert (label.shape, label.dtype) == (evidence["saliency"].shape, np.uint8)
@@ -302,7 +307,7 @@ def test_an_image_without_classes_is_background(rule):
     assert (label.dtype, label.tolist()) == (np.uint8, [[0, 0, 0], [0, 0, 0]])
 
 
-def test_what_rules_need_and_take():
+def test_inputs_and_parameters_of_rules():
     needs = {rule: evidence_of(rule)[2:] for rule in RULES}
     assert all(evidence_of(rule)[:2] == ["cams", "classes"] for rule in RULES)
     others = {"none": [], "rca": ["saliency", "crf"], "nsrom": ["saliency", "second_cams"], "affinity": ["label_crf"]}

@@ -132,7 +132,7 @@ def test_recomputation_saves_memory():
 
 
 def test_every_flag_at_once(scenes, tmp_path):
-    flags = "--ema 0.9 --accumulate 2 --grad_checkpointing --channels_last --train_scales 0.5 1 --compile"
+    flags = "--ema 0.9 --accumulate 2 --grad_checkpointing --train_scales 0.5 1 --compile"
     run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag run --max_epoch 2 --gpu_id 0 {flags}"))
     assert np.isfinite(losses_of(tmp_path / "run")[-1])
     maps = tmp_path / "maps"
@@ -142,7 +142,7 @@ def test_every_flag_at_once(scenes, tmp_path):
 
 def test_every_flag_of_the_segmentation_at_once(scenes, tmp_path):
     flags = "--mode normal --use_gn False --output_stride 8 --ema 0.9 --accumulate 2 --ohem 0.5 --class_balance 0.9"
-    flags += " --label_smoothing 0.1 --warmup_steps 2 --channels_last --compile --gpu_id 0 --max_epoch 2 --tag run"
+    flags += " --label_smoothing 0.1 --warmup_steps 2 --compile --gpu_id 0 --max_epoch 2 --tag run"
     run_main("train_segmentation", COMMANDS["train_segmentation"](scenes, tmp_path, flags))
     assert np.isfinite(losses_of(tmp_path / "run")[-1])
     photographs = f"--input {scenes}/data/VOCdevkit/VOC2012/JPEGImages --list {scenes}/voc12/val_id.txt"

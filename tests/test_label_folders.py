@@ -71,7 +71,7 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
     assert bytes_in(tmp_path) == bytes_in(whole)
     make("labels", ALL_STAGES, cams="HERE/cams")  # the same maps, whether or not the classifier is named
     next((tmp_path / "cams").glob("*.npz")).unlink()
-    with pytest.raises(InputError, match="lacks the maps of 1 images: --load_path must name a classifier"):
+    with pytest.raises(InputError, match="lacks the maps of 1 images: name a classifier by --load_path"):
         make("labels", "", cams="HERE/cams")
 
 
@@ -220,7 +220,7 @@ def test_refusals(scenes, label_parts, make, tmp_path):
         make("labels", "--fusion oaa")
     with pytest.raises(InputError, match="the parameters of rule icd are none"):
         make("labels", "--fusion icd --fusion_args power=2 --saliency_dir PARTS/saliency")
-    with pytest.raises(InputError, match="unicorn unknown; the classes are ball"):
+    with pytest.raises(InputError, match="unknown classes of the selector: unicorn; the classes are ball"):
         make("labels", "--selector sos --saliency_dir PARTS/saliency --non_salient_classes unicorn")
     for flags, words in (
         ("--multi_class split", "need --selector sos"),

@@ -1,4 +1,4 @@
-"""make_pseudo_labels.py by running it: every label follows from the files it is made of."""
+"""make_pseudo_labels.py by running it: labels agree with the files that they are made from."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from pseudo_labels.selector import select_regions, split_mask
 
 @pytest.fixture(scope="module")
 def classes_of(scenes) -> dict[str, np.ndarray]:
-    """Id → the labels of the classes it has."""
+    """Id → labels of the classes in the image."""
     ids = load_ids(scenes / "voc12/train_aug_id.txt")
     rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, CLASS_NAMES)
     return {name: (np.flatnonzero(row) + 1).astype(np.uint8) for name, row in zip(ids, rows)}
@@ -32,7 +32,7 @@ def classes_of(scenes) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def expanded(scenes, label_parts, tmp_path_factory):
-    """Maps after their random walk."""
+    """Folder of the expanded maps."""
     folder = tmp_path_factory.mktemp("expanded")
     voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams"
     walk = f"--affinity_path {label_parts}/affinity/last.pth --expanded_dir {folder}/maps"
@@ -70,7 +70,7 @@ def test_labels_follow_from_the_maps(label_parts, classes_of, make, tmp_path):
 
 @pytest.mark.parametrize("rule", FUSION_RULES)
 def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_path):
-    """As the function of the rule has it from what lies in the files; then the CRF."""
+    """Labels equal the function of the rule on the input files, and the CRF on its result."""
     save_ids(tmp_path / "some.txt", list(classes_of)[:4])
     flags = f"--list HERE/some.txt --fusion {rule} --saliency_dir PARTS/saliency"
     labels = make("fused", f"{flags} --second_cam_dir {expanded}")
@@ -88,7 +88,7 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
 
 def test_finished_labels_are_not_fused(make):
     for flags in ("--fusion icd --saliency_dir PARTS/saliency", "--crf"):
-        with pytest.raises(InputError, match="brings finished labels"):
+        with pytest.raises(InputError, match="--baseline_dir holds finished labels"):
             make("labels", f"--baseline_dir PARTS/rough {flags}")
 
 
@@ -121,7 +121,7 @@ def test_expansion(label_parts, expanded, classes_of, make, tmp_path):
 
 
 def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
-    """Both networks are asked in mixed precision alone: their weights are rounded."""
+    """Both networks run in mixed precision, with rounded weights."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for amp in ("False", "cpu"):
         flags = f"--load_path PARTS/classifier/last.pth --amp {amp} --scales 1 1.5 --flip"
@@ -133,7 +133,7 @@ def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
 
 
 def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
-    """Label maps stay as they are; scores, as stored here or as by AffinityNet, become what maps of that kind do."""
+    """Label maps are copied; score dictionaries, of this project or of AffinityNet, become labels like maps."""
     assert same(
         make("png", "--baseline_dir PARTS/rough"),
         {name: label for name, label in labels_in(label_parts / "rough").items() if name in classes_of},
@@ -165,9 +165,9 @@ def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
     ],
 )
 def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_path):
-    """Files, selector.csv and selector.json tell the same, which is the rule of the paper."""
+    """Labels, selector.csv and selector.json agree with each other and with the rule of the paper."""
     labels = make("sos", f"--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency {flags}")
-    rows, told = decisions_in(tmp_path / "sos"), json.loads((tmp_path / "sos/selector.json").read_text())
+    rows, summary = decisions_in(tmp_path / "sos"), json.loads((tmp_path / "sos/selector.json").read_text())
     recorded = json.loads((tmp_path / "sos/options.json").read_text())
     assert list(rows) == [name for name, classes in classes_of.items() if len(classes) == 1]
     for name, label in labels.items():
@@ -180,38 +180,38 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
             continue
         mask, row = saliency > recorded["saliency_threshold"] * 255, rows[name]
         assert row["class"] == CLASS_NAMES[classes_of[name][0] - 1]
-        of_class = told["classes"][row["class"]]
+        of_class = summary["classes"][row["class"]]
         assert float(row["overlap"]) == pytest.approx(iou(before, mask) if mask.any() else -1, abs=1e-6)
         assert float(row["threshold"]) == pytest.approx(of_class["threshold"], abs=1e-6)
         assert (row["replaced"] == "1") is (float(row["overlap"]) > float(row["threshold"]))
         assert np.array_equal(label, np.where(mask, classes_of[name], 0) if row["replaced"] == "1" else before)
         if recorded["selector_form"] == "formula":
-            assert told["tau"] == (recorded["tau"] or recorded["t0"] + 1)
-            assert of_class["threshold"] == pytest.approx(told["tau"] - of_class["saliency"])
+            assert summary["tau"] == (recorded["tau"] or recorded["t0"] + 1)
+            assert of_class["threshold"] == pytest.approx(summary["tau"] - of_class["saliency"])
         else:
-            raised = recorded["t1"] if row["class"] in told["non_salient"] else 0
-            assert of_class["threshold"] == pytest.approx(told["t0"] + raised)
-    for name, of_class in told["classes"].items():
+            raised = recorded["t1"] if row["class"] in summary["non_salient"] else 0
+            assert of_class["threshold"] == pytest.approx(summary["t0"] + raised)
+    for name, of_class in summary["classes"].items():
         mine = [row for row in rows.values() if row["class"] == name]
         assert of_class["images"] == len(mine)
         assert of_class["replaced"] == sum(row["replaced"] == "1" for row in mine)
     if recorded["selector_form"] == "algorithm":
-        assert recorded["t0"] == ("auto" if "auto" in flags else told["t0"])
-        assert recorded["t1"] == told["t1"]
+        assert recorded["t0"] == ("auto" if "auto" in flags else summary["t0"])
+        assert recorded["t1"] == summary["t1"]
     assert {row["replaced"] for row in rows.values()} == {"0", "1"}
 
 
 def test_parts_of_a_list_give_the_labels_of_the_whole(scenes, make, tmp_path):
-    """Where they are told the t0 and the non-salient classes of the whole (docs/scaling.md)."""
+    """Given the t0 and the non-salient classes of the whole list (docs/scaling.md)."""
     ids = load_ids(scenes / "voc12/train_aug_id.txt")
     parts = {"first": ids[:6], "second": ids[6:]}
     selector = "--fusion oaa --selector sos --saliency_dir PARTS/saliency"
     whole = make("whole", f"{selector} --t0 auto --salient_norm 0.8")
-    told, joined = json.loads((tmp_path / "whole/selector.json").read_text()), {}
-    assert told["non_salient"]
+    summary, joined = json.loads((tmp_path / "whole/selector.json").read_text()), {}
+    assert summary["non_salient"]
     for name, members in parts.items():
         save_ids(tmp_path / f"{name}_id.txt", members)
-        given = f"--t0 {told['t0']} --non_salient_classes {' '.join(told['non_salient'])}"
+        given = f"--t0 {summary['t0']} --non_salient_classes {' '.join(summary['non_salient'])}"
         joined |= make(name, f"{selector} {given} --list HERE/{name}_id.txt")
     assert same(joined, whole)
 
@@ -223,21 +223,21 @@ def test_class_saliency_is_that_of_the_maps(label_parts, classes_of, make, tmp_p
         saliency = load_grey(label_parts / f"saliency/{name}.png") / 255
         norms.setdefault(CLASS_NAMES[classes_of[name][0] - 1], []).append(np.linalg.norm(saliency) / (64 * 80) ** 0.5)
     means = {name: np.mean(values) for name, values in norms.items()}
-    told = json.loads((tmp_path / "sos/selector.json").read_text())
-    measured = {name: row["saliency"] for name, row in told["classes"].items()}
+    summary = json.loads((tmp_path / "sos/selector.json").read_text())
+    measured = {name: row["saliency"] for name, row in summary["classes"].items()}
     assert measured == pytest.approx({name: mean / max(means.values()) for name, mean in means.items()})
-    assert told["non_salient"] == [name for name in CLASS_NAMES if measured.get(name, 1) < 0.5]
+    assert summary["non_salient"] == [name for name in CLASS_NAMES if measured.get(name, 1) < 0.5]
 
 
 @pytest.mark.parametrize("origin", ["cams", "rough"])
 def test_split(origin, label_parts, classes_of, make, tmp_path):
-    """Labels of several classes, made of the maps or brought, are selected class by class."""
-    brought = "--baseline_dir PARTS/rough" if origin == "rough" else ""
-    select = f"{brought} --selector sos --saliency_dir PARTS/saliency --t0 0.1 --t1 0.2"
+    """Labels of several classes, from maps or from another method, are selected class by class."""
+    baseline = "--baseline_dir PARTS/rough" if origin == "rough" else ""
+    select = f"{baseline} --selector sos --saliency_dir PARTS/saliency --t0 0.1 --t1 0.2"
     kept, split = make("kept", select), make("split", f"{select} --multi_class split")
-    told = json.loads((tmp_path / "split/selector.json").read_text())["classes"]
+    summary = json.loads((tmp_path / "split/selector.json").read_text())["classes"]
     before, changed = labels_in(label_parts / "rough" if origin == "rough" else tmp_path / "split/before"), 0
-    thresholds = np.array([0.1] + [told.get(name, {"threshold": 0.1})["threshold"] for name in CLASS_NAMES])
+    thresholds = np.array([0.1] + [summary.get(name, {"threshold": 0.1})["threshold"] for name in CLASS_NAMES])
     for name, classes in classes_of.items():
         if len(classes) == 1:
             assert np.array_equal(kept[name], split[name])
@@ -270,7 +270,7 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
 
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
-    """Two processes, each with one thread, make the labels that this one makes; a mistake is one line of theirs too."""
+    """Two processes make the labels that one process makes, and report a mistake in one line."""
     monkeypatch.setattr("utils.processes.MIN_CRFS_PER_PROCESS", 5)
     command = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams --crf"
     for workers in (1, 2):
@@ -286,7 +286,7 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
     assert len(labels_in(tmp_path / "3")) == 13
 
 
-def test_maps_that_have_no_effect_are_told(make, capsys):
+def test_unused_maps_are_reported(make, capsys):
     make("a", "--saliency_dir PARTS/saliency")
     assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err
     make("second", "--second_cam_dir PARTS/cams")

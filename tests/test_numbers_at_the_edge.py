@@ -131,7 +131,7 @@ def test_the_smallest_images(script, tmp_path):
         ("train_segmentation", "", None),
         ("train_segmentation", "--mode normal --use_gn False", None),
         ("train_classification", "", None),
-        ("train_classification", "--puzzle", "--crop_size 1 must be 2 or more"),
+        ("train_classification", "--puzzle", "--crop_size 1 must be at least 2"),
         ("train_affinity", "", "no crop of epoch 1 holds two labelled pixels"),
     ],
 )
@@ -178,7 +178,7 @@ def test_labels_of_maps_of_one_value(cam, saliency, tmp_path):
     for index, label in enumerate(labels_in(root / "labels").values()):
         assert (label == (index + 1 if cam else 0)).all()
     pred = f"--pred {root}/labels --data_dir {root} --list {root}/train_aug_id.txt --bootstrap 0 --workers 1"
-    run_main("evaluate", f"segmentation {pred} --gt SegmentationClassAug --json {root}/scores.json")
+    run_main("evaluate", f"segmentation {pred} --json {root}/scores.json")
     (scores,) = json.loads((root / "scores.json").read_text()).values()
     share = 20 * 25 / (40 * 50)
     assert scores["Acc"] == pytest.approx(share if cam else 1 - share)
@@ -245,7 +245,7 @@ def test_affinity_labels_without_a_pair(tmp_path):
     """An image with a single labelled pixel has no pair of pixels."""
     point = np.where(np.arange(2000).reshape(40, 50) == 1025, 1, IGNORE_LABEL).astype(np.uint8)
     root = write_tree(tmp_path, dict.fromkeys(objects(4), point))
-    with pytest.raises(InputError, match="no crop of epoch 1 holds two labelled pixels nearer than --radius 2 px"):
+    with pytest.raises(InputError, match="no crop of epoch 1 holds two labelled pixels closer than --radius 2 px"):
         train("train_affinity", root, "--radius 2")
     assert not (root / "run/last.pth").exists()
 
@@ -258,7 +258,7 @@ def test_classes_that_a_split_lacks(flags, tmp_path, capsys):
     assert train("train_affinity", root, tag="affinity")[-1]["loss"] > 0
     if not flags:
         assert train("train_classification", root, tag="classifier")[-1]["val/mAP"] == 1  # of one image, of one class
-        assert "no training image holds bee, cat: these classes will not be found" in capsys.readouterr().out
+        assert "no training image holds bee, cat: these classes are not learned" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["train_aug_id.txt", "val_id.txt"])

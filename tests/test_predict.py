@@ -1,4 +1,4 @@
-"""predict.py by running it: files of every kind of network, repetition, broken images, refusals."""
+"""predict.py by running it: all kinds of networks, repeated runs, broken images, mistakes of the user."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def runs(scenes, label_parts, tmp_path_factory):
-    """A checkpoint of each kind of network after one epoch, that of the segmentation network with all labels."""
+    """A checkpoint of each kind of network after one epoch; the segmentation network predicts several labels."""
     root = tmp_path_factory.mktemp("runs")
     voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --label_name SegmentationClassAug --val_list none"
     short = f"--log_path {root} --max_epoch 1 --train_batch 4 --pretrained none"
@@ -82,7 +82,7 @@ def test_batches_of_mixed_sizes_change_nothing(scenes, runs, tmp_path):
     [("saliency", b"\xff\xd8\xff nothing more"), ("seg", b"\xff\xd8\xff nothing more"), ("seg", None)],
 )
 def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_path, capsys):
-    """Whether a header tells that they are broken, or only their pixels."""
+    """Images whose header is broken, and images whose pixels are."""
     (tmp_path / "in").mkdir()
     shutil.copy(next((scenes / "dataset/DRAWN-TR/Images").iterdir()), tmp_path / "in/good.jpg")
     (tmp_path / "in/broken.jpg").write_bytes(content or (tmp_path / "in/good.jpg").read_bytes()[:-2])  # lacks its end
@@ -97,7 +97,7 @@ def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_
 
 @pytest.mark.parametrize("stage", ["saliency", "segmentation", "classification"])
 def test_mixed_precision_on_cpus(stage, scenes, networks, tmp_path, monkeypatch):
-    """Everything a network is asked for is asked in mixed precision: with rounded weights nothing else would run."""
+    """All calls of a network use mixed precision: with rounded weights others would fail."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     rounded, halves = inference_network.round_weights, []
     monkeypatch.setattr(
@@ -159,7 +159,7 @@ def test_refusals_of_predict(runs, tmp_path):
         run_main("predict", f"{load} --input {tmp_path}/a.png --list {tmp_path}/ids.txt")
     affinity = load_checkpoint(f"{runs}/saliency/last.pth") | {"stage": "affinity"}
     torch.save(affinity, tmp_path / "affinity.pth")
-    with pytest.raises(InputError, match="is of the stage affinity: predict"):
+    with pytest.raises(InputError, match="is of stage affinity: predict"):
         run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
     for path, words in (
@@ -180,7 +180,7 @@ def test_windows_end_at_the_border(length, window, stride, expected):
 
 
 def test_overlapping_windows_are_averaged():
-    """Windows that answer their number: 0 to 3 from the left, at columns 0–3, 2–5, 4–7 and 5–8."""
+    """The network outputs the number of the window: 0 to 3, at columns 0–3, 2–5, 4–7 and 5–8."""
     seen = []
 
     def number(window):
@@ -197,8 +197,8 @@ def test_overlapping_windows_are_averaged():
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (16, 7), (17, 3), (23, 11), (24, 1)])
-def test_windows_change_nothing_where_each_pixel_is_judged_alone(window, stride):
-    """A 1×1 convolution of whole numbers, whose sums are exact."""
+def test_windows_do_not_change_a_pointwise_network(window, stride):
+    """A 1×1 convolution of integers, whose sums are exact."""
     generator = torch.Generator().manual_seed(0)
     images, weight = (torch.randint(-9, 9, shape, generator=generator).float() for shape in ((1, 3, 17, 23), (4, 3)))
 
@@ -222,7 +222,7 @@ def segmentation_network(runs):
     return network.eval()
 
 
-def test_a_window_that_holds_the_image_changes_nothing(scenes, segmentation_network):
+def test_a_window_larger_than_the_image_changes_nothing(scenes, segmentation_network):
     image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))  # 64 × 80
     how = {"scales": (0.5, 1.5), "flip": True}
     whole = segmentation_logits(segmentation_network, image[None], CPU, **how)
@@ -318,18 +318,18 @@ def test_flags_of_segmentation_are_refused_elsewhere(scenes, runs, tmp_path):
     command = f"--input {image} --output {tmp_path}/out --load_path {runs}"
     for run, stage in (("saliency", "saliency"), ("classifier", "classification")):
         for flags in ("--window 48", "--crf", f"--voc_submission {tmp_path}/a.tar.gz"):
-            words = f"{flags.split()[0]} can be used with segmentation alone: .* is of stage {stage}"
+            words = f"{flags.split()[0]} need a segmentation checkpoint: .* is of stage {stage}"
             with pytest.raises(InputError, match=words):
                 run_main("predict", f"{command}/{run}/last.pth {flags}")
     with pytest.raises(InputError, match="--window_stride 9 needs --window"):
         run_main("predict", f"{command}/seg/last.pth --window_stride 9")
-    with pytest.raises(InputError, match="--window_stride 49 is more than --window 48"):
+    with pytest.raises(InputError, match="--window_stride 49 is larger than --window 48"):
         run_main("predict", f"{command}/seg/last.pth --window 48 --window_stride 49")
     assert not (tmp_path / "out").exists()
 
 
 def test_batches_change_nothing(scenes, runs, tmp_path):
-    """Images of several sizes, one at a time and together, and where some results are there already."""
+    """Images of several sizes, one by one, in batches, and with some existing results."""
     for number, path in enumerate(sorted((scenes / "dataset/DRAWN-TR/Images").iterdir())[:7]):
         image = load_image(path)
         save_image(tmp_path / f"in/{path.stem}.png", image if number % 3 else image[:, :-9])
@@ -347,7 +347,7 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
-    """Two processes, each with one thread, make what this one makes."""
+    """Two processes write the files that one process writes."""
     monkeypatch.setattr("utils.processes.MIN_CRFS_PER_PROCESS", 5)
     command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
@@ -356,7 +356,7 @@ def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     assert bytes_in(tmp_path / "1") == bytes_in(tmp_path / "2")
 
 
-def test_predictions_never_go_among_the_photographs(scenes, runs, tmp_path):
+def test_outputs_among_the_input_images_are_refused(scenes, runs, tmp_path):
     shutil.copytree(scenes / "data/VOCdevkit/VOC2012/JPEGImages", tmp_path / "images")
     before = bytes_in(tmp_path / "images")
     with pytest.raises(InputError, match="holds images of --input: choose another folder"):

@@ -1,4 +1,4 @@
-"""Class activation maps and their merging over scales, by hand."""
+"""Class activation maps and their merging over scales: worked examples."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_scales_and_flips():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_scaled_images_keep_the_layout_of_the_images(layout):
-    """By which networks choose that of their features."""
+    """Networks choose the layout of their features by that of their inputs."""
     seen = []
     images = torch.rand(2, 3, 8, 6).to(memory_format=layout)
     merge_scales(lambda b: seen.append(b) or b, images, scales=(0.5, 1.0, 1.5), flip=True)
@@ -44,7 +44,7 @@ def test_scaled_images_keep_the_layout_of_the_images(layout):
     [("sum", False, [7, 4, 3]), ("max", False, [6, 2, 3]), ("sum", True, [10, 8, 10]), ("max", True, [6, 2, 6])],
 )
 def test_scales_and_mirror_images_are_joined(combine, flip, expected):
-    """A network that answers these, whatever it sees; the answer to the mirror image is mirrored."""
+    """A network with constant outputs; the output for the mirror image is mirrored."""
     answers = iter([torch.tensor([1.0, 2, 3]), torch.tensor([6.0, 2, 0])])
     found = merge_scales(
         lambda batch: next(answers).expand(len(batch), 1, 1, 3),

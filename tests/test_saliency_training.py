@@ -1,4 +1,4 @@
-"""The saliency training beyond its plain loop: interrupted steps, running means, parts of batches, scales, edges."""
+"""Options of the saliency training: resuming, running means, parts of batches, scales, edges."""
 
 import json
 import re
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 def interrupt_after(monkeypatch, module, steps: int) -> None:
-    """Lets `train_step` of a script work `steps` times, then fail."""
+    """Make `train_step` of a script fail after `steps` calls."""
     train_step, done = module.train_step, []
 
     def counted(*args):
@@ -52,7 +52,7 @@ def interrupt_after(monkeypatch, module, steps: int) -> None:
 
 
 @pytest.mark.parametrize("module", [SOD_train, train_classification, train_segmentation])
-def test_a_run_stopped_within_an_epoch_ends_like_one_that_was_not(module, scenes, tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_resumes_exactly(module, scenes, tmp_path, monkeypatch):
     script = module.__name__
     extra = f"{ALL_AT_ONCE[script]} --save_every 1"
     run_main(script, COMMANDS[script](scenes, tmp_path, f"--tag whole --max_epoch 2 {extra}"))
@@ -101,7 +101,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole():
         assert torch.allclose(value, parts[name], atol=1e-5), name
 
 
-def test_masks_may_come_in_8_bits():
+def test_masks_may_have_8_bits():
     wide, narrow = one_step(""), one_step("", masks_as=torch.uint8)
     assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
@@ -209,7 +209,7 @@ def test_a_pass_begins_where_it_stopped():
     assert list(batches) == whole[3:]
 
 
-def test_cache_modes_hold_what_they_say(scenes):
+def test_shares_of_cache_modes(scenes):
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
     on_disk = {path: path.stat().st_size for pair in pairs for path in pair}
     shares = {}
@@ -339,28 +339,22 @@ def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
     assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
 
 
-def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path, monkeypatch):
+def test_training_is_channels_last(scenes, tmp_path, monkeypatch):
     layouts = []
     train_step = SOD_train.train_step
 
-    def noted(model, *rest):
+    def note_layout(model, *rest):
         layouts.append(model.decoder[0].conv_a[0].weight.is_contiguous(memory_format=torch.channels_last))
         return train_step(model, *rest)
 
-    monkeypatch.setattr(SOD_train, "train_step", noted)
-    for value in ("True", "False"):
-        run_main(
-            "SOD_train",
-            saliency_command(scenes, tmp_path, f"--tag {value} --max_epoch 1 --dropout 0 --channels_last {value}"),
-        )
-    assert layouts == [True] * 3 + [False] * 3
-    one, other = log_of(tmp_path / "True")[0], log_of(tmp_path / "False")[0]
-    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    monkeypatch.setattr(SOD_train, "train_step", note_layout)
+    run_main("SOD_train", saliency_command(scenes, tmp_path, "--max_epoch 1"))
+    assert layouts == [True] * 3
 
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same():
-    """With and without recomputation, of which the compiler must know. (No machine code: that takes minutes.)"""
+    """With and without recomputation. Without code generation, which takes minutes."""
     images, moved = torch.randn(2, 3, 64, 64), {}
     for mode in ("plain", "compiled", "compiled and recomputed"):
         torch._dynamo.reset()

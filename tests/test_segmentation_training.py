@@ -1,5 +1,5 @@
-"""Training of the segmentation network: its losses, parts and processes that give the step of the whole, resuming, and
-what happens when a loss is not finite or memory is full."""
+"""Training of the segmentation network: losses, parts of batches, processes, resuming, losses that are not finite, and
+full memory."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def command(scenes, log, extra: str) -> str:
 
 
 def batch_of(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and labels 0..2, each image with another share of 255."""
+    """Images and labels 0..2; the images have different shares of 255."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (count, 3, 48, 48), generator=generator, dtype=torch.uint8)
     labels = torch.randint(3, (count, 48, 48), generator=generator)
@@ -136,7 +136,7 @@ def one_step(flags: str, labels_as=torch.int64) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("flags", ["", "--ohem 0.3 --class_balance 0.9 --label_smoothing 0.1"])
 def test_parts_of_a_batch_give_the_step_of_the_whole(flags):
-    """Though the parts have different numbers of labelled pixels."""
+    """The parts have different numbers of labelled pixels."""
     whole, parts = one_step(flags), one_step(f"{flags} --accumulate 3")
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
@@ -147,20 +147,25 @@ def test_variants_change_the_step(flags):
     assert not torch.allclose(plain["decoder.classifier.8.weight"], variant["decoder.classifier.8.weight"], atol=1e-6)
 
 
-def test_labels_may_come_in_8_bits():
+def test_labels_may_have_8_bits():
     wide, narrow = one_step("--ohem 0.5"), one_step("--ohem 0.5", labels_as=torch.uint8)
     assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
 
-def test_channels_last_changes_nothing_but_the_layout():
-    plain, last = one_step("--channels_last False"), one_step("--channels_last")
+def test_channels_last_changes_nothing_but_the_layout(monkeypatch):
+    plain = one_step("")
+    monkeypatch.setattr(train_segmentation, "memory_format", lambda device: torch.channels_last)
+    last = one_step("")
     assert all(torch.allclose(plain[name], last[name], atol=1e-4) for name in plain)
-    assert memory_format("gpu", CPU) == memory_format(False, CPU) == torch.contiguous_format
-    assert memory_format("gpu", torch.device("cuda")) == memory_format(True, CPU) == torch.channels_last
+
+
+def test_training_is_channels_last_on_gpus_only():
+    assert memory_format(CPU) == torch.contiguous_format
+    assert memory_format(torch.device("cuda")) == torch.channels_last
 
 
 def test_a_compiled_network_learns_the_same(scenes, tmp_path, monkeypatch):
-    """Images of all sizes are validated by the network that is not compiled. (No machine code: that takes minutes.)"""
+    """Validation uses the network that is not compiled. Without code generation, which takes minutes."""
     compiled = []
 
     def compile_fast(network):
@@ -193,7 +198,7 @@ def test_synchronised_batch_norm_keeps_names_and_fixed_statistics():
 
 @pytest.mark.slow
 def test_one_process_and_two_have_the_same_loss_curve(scenes, tmp_path):
-    """Twenty steps, the labelled pixels spread unevenly over the processes and the parts that each takes."""
+    """Twenty steps, with labelled pixels spread unevenly over processes and parts."""
     flags = "--train_batch 14 --max_epoch 20 --dropout 0 --val_list none --lr 0.02"
     line = command(scenes, tmp_path, flags).replace("--train_batch 4", "")
     for tag, launcher, parts in (("one", [sys.executable], "1"), ("two", TWO_PROCESSES, "7")):
@@ -231,7 +236,7 @@ def test_validation_is_that_of_evaluate_and_shows_pictures(scenes, tmp_path, mon
     assert (events.Images(titles[0])[0].height, events.Images(titles[0])[0].width) == (64, 3 * 80)
 
 
-def test_all_weights_of_a_checkpoint_start_a_training(scenes, tmp_path):
+def test_training_starts_from_all_weights_of_a_checkpoint(scenes, tmp_path):
     run_main("train_segmentation", command(scenes, tmp_path, "--tag first --max_epoch 1"))
     still = f"--tag second --max_epoch 1 --lr 1e-12 --load_path {tmp_path}/first/last.pth --seed 5"
     run_main("train_segmentation", command(scenes, tmp_path, still))
@@ -248,7 +253,7 @@ def test_all_weights_of_a_checkpoint_start_a_training(scenes, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_its_images(scenes, tmp_path, monkeypatch):
-    """It is read later than it comes, and the weights are spoilt by then: nothing of that is saved."""
+    """The loss is read after the weights are already NaN: they are not saved."""
     run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 2"))
     before = (tmp_path / "run/last.pth").read_bytes()
     taken, cross_entropy = [], train_segmentation.summed_cross_entropy
@@ -269,7 +274,7 @@ def test_a_loss_that_is_not_finite_names_its_images(scenes, tmp_path, monkeypatc
 
 
 def test_weights_that_are_not_finite_are_not_saved(scenes, tmp_path):
-    """The loss of the step that spoils them still is finite."""
+    """The loss of the step that makes them NaN is still finite."""
     run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 1 --save_every 1"))
     before = (tmp_path / "run/last.pth").read_bytes()
     network = torch.nn.Linear(2, 1)
@@ -299,12 +304,14 @@ def test_other_images_of_the_same_number_are_refused(scenes, tmp_path):
         run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --max_epoch 2 --resume"))
 
 
-def test_a_run_older_than_an_option_goes_on(scenes, tmp_path):
+def test_runs_with_other_flags_recorded_resume(scenes, tmp_path):
+    """Flags that were added or deleted after the run was started."""
     run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 1"))
     path = tmp_path / "run/options.json"
     recorded = json.loads(path.read_text())
     for name in ("output_stride", "ohem", "ema"):
         del recorded["options"][name]
+    recorded["options"]["channels_last"] = "gpu"
     path.write_text(json.dumps(recorded))
     run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 2 --resume"))
     assert log_of(tmp_path / "run")[-1]["step"] == 6
@@ -330,8 +337,8 @@ PHOTOGRAPHS = "--backbone mobilenetv2_035 --pixel_mean 0.5 0.5 0.5 --pixel_std 0
 
 
 @pytest.mark.slow
-def test_eight_photographs_by_heart(real_data, tmp_path):
-    """mIoU of at least 95 % on the first eight that show one class, on more than a tenth of the picture."""
+def test_eight_photographs_are_overfitted(real_data, tmp_path):
+    """mIoU of at least 95 % on eight images with one class that covers more than a tenth of the image."""
     root, lists = real_data / "voc12-photos/data/voc12", real_data / "voc12-photos/voc12"
     masks = root / "VOCdevkit/VOC2012/SegmentationClass"
     truth: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""The salient object selector: by hand, exhaustively, and its two forms against each other."""
+"""The salient object selector: worked examples, all 2×2 cases, and its two forms against each other."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def test_overlap_does_not_count_ignored_pixels():
 
 
 def test_selector_exhaustively():
-    """All labels and masks of 2×2 pixels against the rule of the paper, written down pixel by pixel."""
+    """All labels and masks of 2×2 pixels against the rule of the paper, pixel by pixel."""
     for values in itertools.product((0, 4, 255), repeat=4):
         for mask_values in itertools.product((False, True), repeat=4):
             label, mask = np.array(values, np.uint8).reshape(2, 2), np.array(mask_values).reshape(2, 2)
@@ -58,7 +58,7 @@ def test_a_mask_of_another_size_is_refused():
 
 
 @pytest.mark.parametrize(("t0", "t1"), [(0.375, 0.25), (0.5, 0.125), (0, 0.5)])  # exact in binary
-def test_algorithm_and_formula_agree_where_the_norm_is_t1_or_0(t0, t1):
+def test_algorithm_and_formula_agree_if_the_norm_is_t1_or_0(t0, t1):
     is_salient = np.array([True, True, False])
     algorithm = thresholds_of_algorithm(is_salient, t0, t1)
     assert algorithm.tolist() == [t0, t0, t0 + t1]
@@ -70,7 +70,7 @@ def test_algorithm_and_formula_agree_where_the_norm_is_t1_or_0(t0, t1):
         assert (overlaps > formula[label_of_class]).tolist() == expected
 
 
-def test_the_forms_differ_where_the_norm_is_measured():
+def test_the_forms_differ_if_the_norm_is_measured():
     """Overlap 0.5 of a salient class: above t0 = 0.4, but below τ − 0.8 with τ = 1.4."""
     label, mask = np.array([[1, 1, 0]], np.uint8), np.array([[True, False, False]])
     measured, image = np.array([1, 0.8]), (np.array([[0.5, 0.6, 1.0]]), np.array([1]))
@@ -86,7 +86,7 @@ def test_norm_of_saliency():
     assert saliency_norm(np.array([[1.0, 0, 0, 0]])) == pytest.approx(0.5)
 
 
-def test_class_saliency_is_a_share_of_the_largest_mean():
+def test_class_saliency_is_relative_to_the_largest_mean():
     norms, classes = np.array([0.9, 0.7, 0.4, 0.2]), np.array([1, 1, 2, 3])  # means 0.8, 0.4, 0.2, none
     assert class_saliency(norms, classes, num_classes=4) == pytest.approx([1, 1, 0.5, 0.25, 1])
     assert class_saliency(np.zeros(2), np.array([1, 2]), num_classes=2).tolist() == [1, 1, 1]
@@ -147,14 +147,14 @@ SALIENT, SALIENCY = np.ones(4, bool), np.ones(4)
     ],
 )
 def test_whether_thresholds_depend_on_images(thresholds, depend):
-    """As other images of the same classes show."""
+    """Compare with the thresholds of other images of the same classes."""
     others = np.array([[0.9, 0.2, 0.5], [0.8, 0.9, 0.4], [0.3, 0.8, 0.9]])
     values = [thresholds.of_classes(rows, IMAGES[1], num_classes=3)["values"] for rows in (MEASURED, others)]
     assert thresholds.depend_on_images is not np.array_equal(*values)
     assert thresholds.depend_on_images is depend
 
 
-def test_thresholds_from_what_a_user_says():
+def test_thresholds_from_flags():
     built = build_thresholds(CLASSES, "formula", "auto", 0.2, 1.5, ["chair", "sofa"], {"sofa": 0.25}, 0.5)
     assert (built.form, built.t0, built.t1, built.tau, built.least_saliency) == ("formula", None, 0.2, 1.5, 0.5)
     assert built.salient.tolist() == [True, True, False, False]
@@ -167,12 +167,12 @@ def test_thresholds_from_what_a_user_says():
 @pytest.mark.parametrize(
     ("non_salient", "saliency", "message"),
     [
-        (["chair", "cow"], {}, "cow unknown; the classes are dog, chair, sofa"),
-        (["none", "chair"], {}, "none unknown"),
-        (["none"], {"cow": 0.5}, "cow unknown"),
+        (["chair", "cow"], {}, "unknown classes of the selector: cow; the classes are dog, chair, sofa"),
+        (["none", "chair"], {}, "unknown classes of the selector: none"),
+        (["none"], {"cow": 0.5}, "unknown classes of the selector: cow"),
     ],
 )
-def test_what_a_user_cannot_say(non_salient, saliency, message):
+def test_unknown_classes_are_refused(non_salient, saliency, message):
     with pytest.raises(InputError, match=message):
         build_thresholds(CLASSES, "algorithm", 0.4, 0.2, None, non_salient, saliency, 0.5)
 
@@ -239,7 +239,7 @@ def test_measures_of_an_image():
 
 
 def test_automatic_threshold_follows_the_better_of_the_two():
-    """200 images; the certainty of a map tells how good its mask is."""
+    """200 images, in which the certainty of a map indicates the quality of its mask."""
     rng = np.random.default_rng(0)
     mask_quality = rng.uniform(0.2, 1, 200)
     certainty = 0.8 + 0.2 * mask_quality
@@ -257,7 +257,7 @@ def test_automatic_threshold_by_hand():
     # q = 0.725; ranks 1 2 3 4 and 1 3 2 4: ρ = 0.8; u = 1 − 0.92: 25 · 0.08 · min(0.225, 0.7)
     assert auto_threshold(overlaps, certainties) == pytest.approx(0.45)
     assert auto_threshold(overlaps - 0.1, np.ones(5)) == pytest.approx(2.5 * 0.125)  # binary maps: q alone
-    assert auto_threshold(np.array([-1.0, 0.3]), np.ones(2)) == LARGEST_T0  # one image tells nothing
+    assert auto_threshold(np.array([-1.0, 0.3]), np.ones(2)) == LARGEST_T0  # one image is not enough
 
 
 def test_rank_correlation_agrees_with_scipy():

@@ -1,5 +1,4 @@
-"""Training is proven, not assumed: loss falls, a tiny set is overfitted, resumed equals uninterrupted, two
-processes give the gradients of one; mistakes are met before any training starts."""
+"""Trainings learn, resume exactly, and refuse mistakes of the user before they start."""
 
 import json
 import shutil
@@ -47,7 +46,7 @@ def log_of(path) -> list[dict]:
 
 
 def losses_of(path) -> list[float]:
-    """One of each epoch; validations have rows of their own."""
+    """Losses of the epochs, without the rows of validations."""
     return [row["loss"] for row in log_of(path) if "loss" in row]
 
 

@@ -248,7 +248,7 @@ def test_from_a_checkpoint_to_a_valid_archive(scenes, checkpoints, tmp_path, cap
     run_main("predict", f"{command} --voc_submission {tmp_path}/b.tgz")  # all masks are there already
     assert f"6 masks packed as {COMP6}" in capsys.readouterr().out
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tgz").read_bytes()
-    run_main("predict", f"{command} --voc_submission {tmp_path}/c.tar.gz --voc_competition comp5")
+    run_main("predict", f"{command} --voc_submission {tmp_path}/c.tar.gz")
     check = f"submission {lists} --data_dir {scenes}/data --json {tmp_path}/scores.json --archive {tmp_path}"
     run_main("evaluate", f"{check}/c.tar.gz")
     output = capsys.readouterr().out

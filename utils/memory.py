@@ -13,10 +13,9 @@ MOST_PX = 1_000_000  # of an image at its largest scale: a whole batch of these 
 SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
-def memory_format(channels_last: bool | str, device: torch.device) -> torch.memory_format:
-    """The layout that `--channels_last` True, False or gpu (on GPUs only) means on a device."""
-    wanted = device.type == "cuda" if channels_last == "gpu" else channels_last
-    return torch.channels_last if wanted else torch.contiguous_format
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the faster layout for training on a device: channels last on GPUs, contiguous on CPUs."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def batch_for(wanted: int, device: torch.device, on_gpu: int) -> int:
