@@ -44,15 +44,14 @@ from formats.voc_layout import (
     mask_folder,
     truth_folder,
 )
-from metrics.interval_tables import compare, comparison_table, interval_table
+from metrics.bootstrap import compare, comparison_table, interval_table
 from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
-from metrics.label_tables import label_tables, short_names
+from metrics.label_tables import label_tables, scores_over_seeds, seed_table, short_names
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
 from metrics.saliency_folders import find_maps, map_pictures, score_maps, sets_with_masks
 from metrics.saliency_tables import four_digits, saliency_plots, saliency_tables
 from metrics.scored_files import FileReport
-from metrics.seed_tables import scores_over_seeds, seed_table
 from metrics.tables import Table, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
@@ -107,7 +106,7 @@ class Evaluation:
 
     def note_files(self, name: str, report: FileReport, allow_missing: bool) -> None:
         """Notes what became of the files of one method; a failure, where some should have been scored and were not."""
-        self.notes.extend(f"{name}: {line}" for line in report.lines())
+        self.notes.extend(f"{name}: {line}" for line in report.summarize())
         if report.unusable and not (allow_missing and report.scored):
             reasons = "; ".join(list(report.unusable.values())[:3])
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")

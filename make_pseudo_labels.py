@@ -65,7 +65,7 @@ from utils.inference_network import for_inference
 from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
 from utils.multi_scale import merge_scales, resize
-from utils.output_folder import claimed_folder, recorded_options
+from utils.output_folder import lock_output_folder, recorded_options
 from utils.precision import autocast, checked_finite, compute_deterministically, half_type
 from utils.processes import do_in_processes
 
@@ -253,7 +253,7 @@ def make_cams(images: Images, args, world: World) -> None:
         return
     half = half_type(world.device, args.amp)
     network = for_inference(load_classifier(args.load_path, images.classes), world.device, half) if absent else None
-    with claimed_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
+    with lock_output_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
         if absent:
             write_cams(network, images, absent, args, world)
 
@@ -303,7 +303,10 @@ def expand_cams(images: Images, args, world: World) -> None:
     half = half_type(world.device, args.amp)
     network = for_inference(load_affinity_net(args.affinity_path), world.device, half) if absent else None
     bar = progress(absent, world, "expansion")
-    with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)), WriteBehind() as write:
+    with (
+        lock_output_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)),
+        WriteBehind() as write,
+    ):
         for index, (cams, classes, image) in read_ahead(lambda index: cams_and_image(images, index, args), bar):
             if image is not None:
                 cams = walked_cams(network, image, cams, args, world)
@@ -336,7 +339,7 @@ def make_labels(images: Images, folder: Path, args, world: World) -> None:
     """Writes the labels before the selector that are absent; in several processes where they take a CRF."""
     absent = absent_files(folder, images.ids, ".png")
     takes_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
-    with claimed_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
+    with lock_output_folder(world, folder, label_options(args, images), ".png", writes=bool(absent)):
         bar = progress(absent, world, "labels")
         tasks = ((folder / f"{images.ids[index]}.png", *files_of_image(images, index, args)) for index in bar)
         do_in_processes(partial(make_label, args), tasks, len(bar), args.workers if takes_crf else 1, world.local_size)
@@ -412,7 +415,7 @@ def select_labels(images: Images, before: Path, folder: Path, args, world: World
         return label, load_aligned_grey(images.maps[index], path, label.shape)
 
     absent = absent_files(folder, images.ids, ".png")
-    with claimed_folder(world, folder, selector_options(args, images), ".png"):
+    with lock_output_folder(world, folder, selector_options(args, images), ".png"):
         decisions = decide(images, read, args, world)
         for index in progress(absent, world, "selection"):
             label = selected_label(images, index, *read(index), decisions.chosen["values"], args)

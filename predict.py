@@ -54,7 +54,7 @@ from utils.inference_network import SIDE_PX, for_inference
 from utils.interruption import run_script
 from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
 from utils.multi_scale import merge_scales
-from utils.output_folder import claimed_folder, recorded_options
+from utils.output_folder import lock_output_folder, recorded_options
 from utils.precision import autocast, compute_deterministically, half_type
 from utils.processes import do_in_processes
 
@@ -96,7 +96,7 @@ def main(args) -> None:
     batches, unreadable = find_batches(stage, images, args, world.device)
     share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
 
-    with claimed_folder(world, output, options_of_files(args, output), ".png"):
+    with lock_output_folder(world, output, options_of_files(args, output), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)

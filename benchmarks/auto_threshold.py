@@ -1,11 +1,11 @@
-r"""How near `--t0 auto` comes to the best fixed threshold, on labels of several strengths.
+r"""mIoU with `--t0 auto` compared with all fixed thresholds, on labels of several qualities.
 
     python -m benchmarks.auto_threshold --baseline_dir experiments/pseudo_labels/cam experiments/pseudo_labels/walk \
         --degrade 0.07 --saliency_dir experiments/saliency/ours/VOC2012 --data_dir data/voc12 \
         --list voc12/train_id.txt --image_labels voc12/cls_labels.npy
 
-Besides the folders given it scores the truth, degraded: the outline of each object moves by smooth random noise whose
-amplitude is --degrade times the side of a square of the object's area (times a random factor of each image, mean 1).
+Besides the given folders it scores degraded truth: the outline of each object is moved by smooth noise. The amplitude
+is --degrade times the square root of the object's area, times a random factor per image with mean 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.report import environment_line, keep
+from benchmarks.report import environment_line, save_page
 from formats.image_labels import load_image_labels
 from formats.labels import load_label, save_label
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
@@ -30,12 +30,12 @@ GRID = [round(0.05 * step, 2) for step in range(21)]
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="mIoU with --t0 auto beside that of all fixed thresholds.")
-    parser.add_argument("--baseline_dir", nargs="+", required=True, metavar="DIR", help="labels to select on")
-    parser.add_argument("--degrade", nargs="*", type=float, default=[], metavar="X", help="amplitudes of the noise")
+    parser = argparse.ArgumentParser(description="mIoU with --t0 auto and with fixed thresholds.")
+    parser.add_argument("--baseline_dir", nargs="+", required=True, metavar="DIR", help="folders of labels")
+    parser.add_argument("--degrade", nargs="*", type=float, default=[], metavar="X", help="noise amplitudes")
     for flag in ("--saliency_dir", "--data_dir", "--list", "--image_labels"):
         parser.add_argument(flag, required=True, metavar="PATH", help="as for evaluate.py labels")
-    parser.add_argument("--name", default="auto_threshold", help="of the file in benchmarks/results")
+    parser.add_argument("--name", default="auto_threshold", help="name of the page in benchmarks/results")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         degraded = {f"truth, degraded by {amplitude}": Path(folder) / str(amplitude) for amplitude in args.degrade}
@@ -43,13 +43,14 @@ def main(argv: list[str]) -> None:
             degrade_truth(path, amplitude, args)
         names = dict(zip(args.baseline_dir, short_names(args.baseline_dir)))
         names |= {str(path): name for name, path in degraded.items()}
-        scores = sweep(list(names), Path(folder) / "scores.json", args)
+        scores = score_folders(list(names), Path(folder) / "scores.json", args)
     command = f"python -m benchmarks.auto_threshold {' '.join(argv)}"
-    keep(args.name, command, [*tables({name: scores[path] for path, name in names.items()}), environment_line()])
+    tables = build_tables({name: scores[path] for path, name in names.items()})
+    save_page(args.name, command, [*tables, environment_line()])
 
 
 def degrade_truth(folder: Path, amplitude: float, args) -> None:
-    """Writes the masks of the single-class images with displaced outlines."""
+    """Write the masks of the single-class images with displaced outlines."""
     voc_root = find_voc_root(args.data_dir)
     ids = load_ids(args.list)
     image_labels = load_image_labels(args.image_labels, ids, load_class_names(voc_root))
@@ -59,12 +60,12 @@ def degrade_truth(folder: Path, amplitude: float, args) -> None:
             label_of_class = int(row.argmax()) + 1
             mask = load_label(truth_folder(voc_root, ids) / f"{name}.png") == label_of_class
             save_label(
-                folder / f"{name}.png", np.where(displaced(mask, amplitude, rng), label_of_class, 0).astype("u1")
+                folder / f"{name}.png", np.where(displace_outline(mask, amplitude, rng), label_of_class, 0).astype("u1")
             )
 
 
-def displaced(mask: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
-    """A mask, bool [H, W], with its outline moved by noise that is smooth over a quarter of the object's side."""
+def displace_outline(mask: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Move the outline of a mask, bool [H, W], by noise, smooth over a quarter of the square root of its area."""
     if not mask.any():
         return mask
     side_px = np.sqrt(np.count_nonzero(mask))
@@ -74,8 +75,8 @@ def displaced(mask: np.ndarray, amplitude: float, rng: np.random.Generator) -> n
     return (inside - outside) / side_px + amplitude * rng.gamma(2, 0.5) * noise > 0
 
 
-def sweep(folders: list[str], path: Path, args) -> dict:
-    """What evaluate.py says of every folder, by fixed thresholds and by `auto`."""
+def score_folders(folders: list[str], path: Path, args) -> dict:
+    """Scores of evaluate.py for each folder, with fixed thresholds and with `auto`."""
     command = [sys.executable, str(PROJECT / "evaluate.py"), "labels", "--baseline_dir", *folders]
     command += ["--data_dir", args.data_dir, "--list", args.list, "--single_class", args.image_labels]
     command += ["--saliency_dir", args.saliency_dir, "--sweep", *map(str, GRID), "--t0", "auto", "--t1", "0"]
@@ -83,8 +84,8 @@ def sweep(folders: list[str], path: Path, args) -> dict:
     return json.loads(path.read_text())
 
 
-def tables(scores: dict) -> list[str]:
-    """One row per baseline; then the mean over baselines of `auto` and of each fixed threshold."""
+def build_tables(scores: dict) -> list[str]:
+    """A table with one row per baseline, and one of means over baselines, for `auto` and each fixed threshold."""
     rows, curves, chosen = [], [], []
     for name, result in scores.items():
         curve = [100 * row["mIoU"] for row in result["sweep"]]

@@ -1,12 +1,12 @@
-"""Training pictures per second of one loader process, beside the way of most public code.
+"""Time per training image of one loader process, compared with a plain loader.
 
     python -m benchmarks.data_loading --data_dir data/voc12 --train_root dataset/ECSSD
 
-The plain way, in PIL and torchvision: decode all, resize the whole image to its random scale, flip, then crop; for
-saliency crop, rotate and change the colours of the whole image, then resize to 224 px; float tensors, normalised. Ours:
-the data sets that the training scripts use, which hand over 8 bits, to be normalised on the device. On one core,
-from the files and from decoded pictures, batches put together on both sides. The sides take turns with some batches
-each, for a loader does one thing all the time, and the fastest of their turns counts.
+The plain loader uses PIL and torchvision as most public code does. Segmentation: decode, resize the whole image to a
+random scale, flip, crop. Saliency: crop, rotate and change the colours of the whole image, then resize to 224 px. It
+returns normalised float tensors. Ours: the data sets of the training scripts, which return 8-bit tensors that are
+normalised on the device. One core, from files and from decoded images, with batches collated on both sides; see
+benchmarks/timing.py.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import functional as TF
 
-from benchmarks.report import environment_line, keep
+from benchmarks.report import environment_line, save_page
 from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import SaliencyTraining, load_pair
@@ -42,21 +42,21 @@ from formats.saliency_layout import training_pairs
 from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
 from metrics.tables import markdown_table
 
-BATCH, BATCHES, TURNS = 16, 5, 3  # images, batches of a turn, turns
+BATCH, BATCHES, TURNS = 16, 5, 3  # images per batch, batches per turn, turns
 CROP_PX, SALIENCY_PX = 512, 224
-LONG_SIDES_PX = ((256, 1024), (320, 640))  # of the segmentation network, and of the classifier
-MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+LONG_SIDES_PX = ((256, 1024), (320, 640))  # of the segmentation network and of the classifier
+MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Training pictures per second of one loader process.")
+    parser = argparse.ArgumentParser(description="Time per training image of one loader process.")
     parser.add_argument("--data_dir", required=True, help="VOC tree, as in train_segmentation.py")
     parser.add_argument("--list_dir", default="voc12", help="folder of the lists")
     parser.add_argument("--list", default="train_id.txt", help="ids of images with masks")
     parser.add_argument("--train_root", required=True, help="saliency data set, as in SOD_train.py")
-    parser.add_argument("--images", type=int, default=320, help="of each kind, at most")
+    parser.add_argument("--images", type=int, default=320, help="largest number of images per data set")
     args = parser.parse_args(argv)
-    cv2.setNumThreads(0)  # as in a loader's process
+    cv2.setNumThreads(0)  # as in a loader process
     torch.set_num_threads(1)
     voc_root = find_voc_root(args.data_dir)
     ids = load_ids(list_path(args.list_dir, args.list))
@@ -67,11 +67,11 @@ def main(argv: list[str]) -> None:
     rows.append(saliency_row(training_pairs([args.train_root])[: args.images]))
     header = ["", "plain, ms/image", "ours, ms/image", "speed-up", "plain, decoded", "ours, decoded", "speed-up"]
     command = f"python -m benchmarks.data_loading {shlex.join(argv)}"
-    keep("data_loading", command, [markdown_table(header, rows), environment_line()])
+    save_page("data_loading", command, [markdown_table(header, rows), environment_line()])
 
 
-class Pictures(Dataset):
-    """`make(source, rng)` of each source; key (epoch, index, …), the same random numbers each time."""
+class GeneratedImages(Dataset):
+    """Items `make(source, rng)` by key (epoch, index, …), with the same random numbers for equal keys."""
 
     def __init__(self, sources: list, make):
         self.sources, self.make = sources, make
@@ -107,17 +107,17 @@ def saliency_row(pairs: list) -> list[str]:
 
 
 def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_px=()) -> list[str]:
-    """ms per image of both sides and their ratio: from the files, and from decoded pictures."""
+    """Cells of a row: ms per image of both sides and their ratio, from files and from decoded images."""
     as_pil = [tuple(map(Image.fromarray, pair)) for pair in decoded]
     sides = {
-        "plain": Pictures(pairs, lambda pair, rng: plain(*open_pair(pair), rng)),
+        "plain": GeneratedImages(pairs, lambda pair, rng: plain(*open_pair(pair), rng)),
         "ours": from_files,
-        "plain, decoded": Pictures(as_pil, lambda pair, rng: plain(*pair, rng)),
-        "ours, decoded": Pictures(decoded, ours),
+        "plain, decoded": GeneratedImages(as_pil, lambda pair, rng: plain(*pair, rng)),
+        "ours, decoded": GeneratedImages(decoded, ours),
     }
     keys = [key for batch in EpochBatches(len(pairs), BATCH, seed=0, sides_px=sides_px) for key in batch]
-    ways = {name: partial(make_batches, pictures) for name, pictures in sides.items()}
-    ms = milliseconds(ways, list(parts_of(keys, BATCH * BATCHES)), TURNS)
+    ways = {name: partial(collate_batches, pictures) for name, pictures in sides.items()}
+    ms = milliseconds(ways, list(split_chunks(keys, BATCH * BATCHES)), TURNS)
     cells = []
     for kind in ("", ", decoded"):
         slow, fast = ms["plain" + kind], ms["ours" + kind]
@@ -125,12 +125,12 @@ def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_
     return cells
 
 
-def make_batches(pictures: Dataset, keys: list[tuple]) -> None:
-    for batch in parts_of(keys, BATCH):
+def collate_batches(pictures: Dataset, keys: list[tuple]) -> None:
+    for batch in split_chunks(keys, BATCH):
         default_collate([pictures[key] for key in batch])
 
 
-def parts_of(items: list, length: int) -> Iterator[list]:
+def split_chunks(items: list, length: int) -> Iterator[list]:
     return (items[first : first + length] for first in range(0, len(items), length))
 
 
@@ -140,7 +140,7 @@ def open_pair(paths: tuple[Path, Path]) -> tuple[Image.Image, Image.Image]:
 
 
 def plain_segmentation(image: Image.Image, label: Image.Image, rng, long_side_px: tuple[int, int]):
-    """→ float32 [3, S, S], int64 [S, S]: the whole image is resized, then flipped, cropped and normalised."""
+    """Resize, flip, crop and normalise the whole image. Returns float32 [3, S, S], int64 [S, S]."""
     scale = rng.uniform(*long_side_px) / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     image, label = image.resize(size, Image.Resampling.BICUBIC), label.resize(size, Image.Resampling.NEAREST)
@@ -152,12 +152,13 @@ def plain_segmentation(image: Image.Image, label: Image.Image, rng, long_side_px
     place, square = (max(0, -left), max(0, -top)), (CROP_PX, CROP_PX)
     canvas, label_canvas = Image.new("RGB", square, MEAN_COLOUR), Image.new("L", square, IGNORE_LABEL)
     canvas.paste(image.crop(window), place)
-    label_canvas.paste(Image.fromarray(np.asarray(label.crop(window))), place)  # of its indices, not its colours
+    label_canvas.paste(Image.fromarray(np.asarray(label.crop(window))), place)  # the indices, not the colours
     return TF.normalize(TF.to_tensor(canvas), *MEAN_STD), torch.from_numpy(np.array(label_canvas)).long()
 
 
 def plain_saliency(image: Image.Image, mask: Image.Image, rng):
-    """→ float32 [3, S, S], float32 [1, S, S]: flip, crop, rotation and colours of the whole image, then its size."""
+    """Flip, crop, rotate and change the colours of the whole image, then resize it. Returns float32 [3, S, S] and
+    [1, S, S]."""
     if rng.random() < 0.5:
         image, mask = TF.hflip(image), TF.hflip(mask)
     width, height = image.size

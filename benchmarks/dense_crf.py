@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.report import device_kind, environment_line, keep
+from benchmarks.report import device_kind, environment_line, save_page
 from benchmarks.timing import milliseconds
 from formats.images import image_stems, load_image
 from metrics.tables import markdown_table
 from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_present, present_labels
 from utils.memory import keep_freed_memory
-from utils.processes import in_processes, usable_cores
+from utils.processes import map_in_processes, usable_cores
 
 NUM_LABELS = 21
 TURNS = 2
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     parts.append(f"Processes that refine an image each, from their start: {start / 1e3:.1f} s.")
     parts.append(f"Pixels of the same label with all labels and with those present: {100 * same:.3f} %.")
     command = f"python -m benchmarks.dense_crf {shlex.join(argv)}"
-    keep(f"dense_crf_{device_kind()}", command, [*parts, environment_line()])
+    save_page(f"dense_crf_{device_kind()}", command, [*parts, environment_line()])
 
 
 def refine_here(only_present: bool, tasks: list) -> None:
@@ -61,7 +61,7 @@ def refine_here(only_present: bool, tasks: list) -> None:
 
 
 def refine_in_processes(processes: int, tasks: list) -> None:
-    for _ in in_processes(partial(refine, only_present=True), tasks, processes):
+    for _ in map_in_processes(partial(refine, only_present=True), tasks, processes):
         pass
 
 

@@ -29,7 +29,7 @@ import make_pseudo_labels
 import options
 import predict
 from benchmarks.plain_networks import as_published
-from benchmarks.report import device_kind, environment_line, keep
+from benchmarks.report import device_kind, environment_line, save_page
 from benchmarks.timing import milliseconds
 from formats.images import image_stems, load_image
 from formats.labels import save_label
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     title = f"{args.backbone}, {len(images)} photographs"
     command = f"python -m benchmarks.inference {shlex.join(argv)}"
     parts = [title, markdown_table(header, rows), environment_line()]
-    keep(f"inference_{args.backbone}_{device_kind()}", command, parts)
+    save_page(f"inference_{args.backbone}_{device_kind()}", command, parts)
 
 
 def in_a_process(stack: ExitStack, kind: str, way: str, args, images: dict[str, Path]):

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import forget_peak, peak_mb, resident_mb
-from benchmarks.report import environment_line, keep
+from benchmarks.memory import peak_mb, reset_peak, resident_mb
+from benchmarks.report import environment_line, save_page
 from metrics.tables import markdown_table
 from pseudo_labels.cams import normalised_cams
 from pseudo_labels.pixel_paths import path_offsets
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     title = f"{args.num_classes} maps of {height}×{width} px, {height * width} pixels"
     header = [title, "s", "of ours", "peak memory, MB", "ours / this", "largest difference from ours"]
     command = f"python -m benchmarks.random_walk {shlex.join(argv)}".rstrip()
-    keep("random_walk", command, [markdown_table(header, rows), environment_line()])
+    save_page("random_walk", command, [markdown_table(header, rows), environment_line()])
 
 
 def in_own_process(name: str, num_classes: int, size_hw: list[int], repeat: int) -> tuple[float, float, Tensor]:
@@ -69,7 +69,7 @@ def measure(name: str, num_classes: int, size_hw: list[int], repeat: int) -> tup
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
-        forget_peak()
+        reset_peak()
     before_mb = torch.cuda.memory_allocated() / 1e6 if on_gpu else resident_mb()
     started = time.perf_counter()
     for _ in range(repeat):

@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a Markdown file in benchmarks/results with its command, tables and machine."""
+"""Markdown pages of the benchmarks in benchmarks/results: command, tables, machine and versions."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def environment_line() -> str:
-    """Machine and versions a figure was measured with."""
+    """The machine and the versions of packages."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     cpu = f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "numpy"))
@@ -21,7 +21,7 @@ def environment_line() -> str:
 
 
 def cpu_name() -> str:
-    """The processor by the name it has itself, where the system tells it."""
+    """Model name of the processor, "CPU" if the system does not report it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -29,12 +29,12 @@ def cpu_name() -> str:
 
 
 def device_kind() -> str:
-    """For names of results: "cuda", or the kind of CPU, such as "cpu_avx2"."""
+    """Device for names of pages: "cuda", or the CPU capability such as "cpu_avx2"."""
     return "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
-def keep(name: str, command: str, parts: list[str]) -> None:
-    """Prints the parts and writes them, with the command, to benchmarks/results/<name>.md."""
+def save_page(name: str, command: str, parts: list[str]) -> None:
+    """Print the parts and write them with the command to benchmarks/results/<name>.md."""
     text = "\n\n".join([f"# {name}", f"    {command}", *parts]) + "\n"
     print(text)
     write_text(RESULTS / f"{name}.md", text)

@@ -1,11 +1,10 @@
-"""Saliency metrics beside PySODMetrics: time and memory.
+"""Time of the saliency metrics, compared with PySODMetrics and with decoding the files.
 
     python -m benchmarks.saliency_metrics
     python -m benchmarks.saliency_metrics --maps maps/CSNet/ECSSD --masks dataset/benchmark/ECSSD/Masks
 
-Drawn pairs in memory: MAE, F, S and E with their curves by PySODMetrics, beside every measure of metrics/saliency.py.
-With --maps and --masks also pairs from disk: merely decoding them, beside decoding and scoring, and the memory held.
-All on one core; the ways take turns.
+Drawn pairs in memory: MAE, F, S and E with their curves by PySODMetrics, and all measures of metrics/saliency.py. With
+--maps and --masks also pairs of files: decoding, and decoding and scoring. One core; see benchmarks/timing.py.
 """
 
 import argparse
@@ -18,38 +17,36 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.memory import resident_mb
-from benchmarks.report import environment_line, keep
+from benchmarks.report import environment_line, save_page
 from benchmarks.timing import milliseconds
 from formats.errors import MissingInputError, shorten
 from formats.images import image_stems, load_grey, load_mask
 from metrics.saliency import SaliencyMetrics
 from metrics.tables import markdown_table
 
-CHUNK = 50  # pairs of files between which the ways take turns
-EARLY = 200  # pairs after which memory is read for the first time
+CHUNK = 50  # pairs of files per turn
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Speed and memory of the saliency metrics.")
-    parser.add_argument("--maps", help="folder of maps, of the stems of --masks")
-    parser.add_argument("--masks", help="folder of their truth")
-    parser.add_argument("--drawn_pairs", type=int, default=20, help="pairs in memory")
-    parser.add_argument("--image_size", type=int, nargs=2, default=[300, 400], help="height and width of these, px")
-    parser.add_argument("--repeat", type=int, default=5, help="turns over these, after one that does not count")
-    parser.add_argument("--file_pairs", type=int, default=1000, help="pairs from disk; files are used repeatedly")
+    parser = argparse.ArgumentParser(description="Time of the saliency metrics.")
+    parser.add_argument("--maps", help="folder of maps with the stems of --masks")
+    parser.add_argument("--masks", help="folder of masks")
+    parser.add_argument("--drawn_pairs", type=int, default=20, help="number of pairs in memory")
+    parser.add_argument("--image_size", type=int, nargs=2, default=[300, 400], help="height and width in px")
+    parser.add_argument("--repeat", type=int, default=5, help="turns over drawn pairs")
+    parser.add_argument("--file_pairs", type=int, default=1000, help="pairs of files, repeated if there are fewer")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
-    parts = [in_memory(args.drawn_pairs, args.image_size, args.repeat)]
+    parts = [compare_in_memory(args.drawn_pairs, args.image_size, args.repeat)]
     if args.maps and args.masks:
-        parts += from_disk(pairs_of_files(Path(args.maps), Path(args.masks), args.file_pairs))
+        parts.append(compare_files(find_pairs(Path(args.maps), Path(args.masks), args.file_pairs)))
     command = f"python -m benchmarks.saliency_metrics {shlex.join(argv)}".rstrip()
-    keep("saliency_metrics", command, [*parts, environment_line()])
+    save_page("saliency_metrics", command, [*parts, environment_line()])
 
 
-def in_memory(count: int, size_hw: list[int], repeat: int) -> str:
-    """A table: PySODMetrics' time and ours, without and with weighted F, on one core."""
-    pairs = [drawn_pair(seed, *size_hw) for seed in range(count)]
+def compare_in_memory(count: int, size_hw: list[int], repeat: int) -> str:
+    """Table of the times of PySODMetrics and ours, without and with weighted F."""
+    pairs = [draw_pair(seed, *size_hw) for seed in range(count)]
     ways = {
         (score, wf): partial(score, weighted_f=wf) for wf in (False, True) for score in (score_reference, score_ours)
     }
@@ -62,27 +59,16 @@ def in_memory(count: int, size_hw: list[int], repeat: int) -> str:
     return markdown_table([title, "PySODMetrics, ms/pair", "ours, ms/pair", "speed-up"], rows)
 
 
-def from_disk(paths: list[tuple[Path, Path]]) -> list[str]:
-    """A table: the time of decoding, and of decoding and scoring; and a line on memory."""
-    held_mb = {}
-
-    def read_memory(done: int) -> None:
-        if done == min(EARLY, len(paths)) or done == len(paths):
-            held_mb[done] = resident_mb()
-
+def compare_files(paths: list[tuple[Path, Path]]) -> str:
+    """Table of the times of decoding, and of decoding and scoring."""
     ways = {
         "decoding": load_pairs,
         "and scoring without weighted F": lambda chunk: score_ours(load_pairs(chunk), weighted_f=False),
         "and scoring with weighted F": lambda chunk: score_ours(load_pairs(chunk), weighted_f=True),
     }
-    chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
-    ms = milliseconds(ways, chunks, after=read_memory)
+    ms = milliseconds(ways, [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)])
     rows = [[name, f"{way:.2f}", f"{way / ms['decoding']:.2f} ×"] for name, way in ms.items()]
-    memory = ", ".join(f"{held:.0f} MB after {done} pairs" for done, held in held_mb.items())
-    return [
-        markdown_table([f"{len(paths)} pairs from disk", "ms/pair", "of decoding"], rows),
-        f"Memory held: {memory}.",
-    ]
+    return markdown_table([f"{len(paths)} pairs from disk", "ms/pair", "of decoding"], rows)
 
 
 def score_ours(pairs, weighted_f: bool) -> dict[str, float]:
@@ -96,7 +82,7 @@ def score_reference(pairs, weighted_f: bool) -> list[dict]:
     import py_sod_metrics as sod
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Fmeasure, which is faster than what is to replace it, warns of its future
+        warnings.simplefilter("ignore")  # Fmeasure is deprecated, but faster than its successor
         metrics = [sod.MAE(), sod.Fmeasure(), sod.Smeasure(), sod.Emeasure()]
     if weighted_f:
         metrics.append(sod.WeightedFmeasure())
@@ -111,8 +97,8 @@ def load_pairs(paths: list[tuple[Path, Path]]) -> list[tuple[np.ndarray, np.ndar
     return [(load_grey(map_path), load_mask(mask_path)) for map_path, mask_path in paths]
 
 
-def drawn_pair(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy, blurred map of one to three ellipses, and these as the truth; many maps have every grey level."""
+def draw_pair(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy, blurred map of one to three ellipses, uint8 [H, W], and its truth, bool [H, W]."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(1, 4)):
@@ -124,7 +110,7 @@ def drawn_pair(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarr
     return np.clip(saliency, 0, 255).astype(np.uint8), mask > 0
 
 
-def pairs_of_files(maps: Path, masks: Path, count: int) -> list[tuple[Path, Path]]:
+def find_pairs(maps: Path, masks: Path, count: int) -> list[tuple[Path, Path]]:
     found, truth = image_stems(maps), image_stems(masks)
     missing = [stem for stem in truth if stem not in found]
     if missing or not truth:

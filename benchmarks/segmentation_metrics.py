@@ -1,24 +1,23 @@
-"""Time and memory of scoring label maps: beside merely decoding them, and beside a comparison for each label.
+"""Time of scoring label maps, compared with decoding them and with a plain mIoU.
 
     python -m benchmarks.segmentation_metrics --masks dataset/voc12/VOC2012/SegmentationClass
 
-Each mask is scored against itself moved by a few pixels, as a palette PNG too. The plain mIoU, as much public code has
-it, passes over the pixels for each of 21 labels: where is it predicted, where true, where both; it gives the same
-score, or the run ends. One core; the sides take turns, a chunk of masks each, and a chunk counts by the fastest of its
-turns.
+Each mask is scored against a copy shifted by a few pixels, also a palette PNG. The plain mIoU, as in much public code,
+compares whole maps for each of 21 labels; its score must equal ours. One core; see benchmarks/timing.py.
 """
 
 import argparse
-import resource
+import shlex
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.report import environment_line, keep
+from benchmarks.report import environment_line, save_page
+from benchmarks.timing import milliseconds
 from formats.errors import InputError
 from formats.labels import load_label, save_label
 from metrics.label_quality import LabelQuality
@@ -28,13 +27,12 @@ from metrics.tables import markdown_table
 NUM_LABELS = 21
 SHIFT_YX_PX = (3, 5)
 CHUNK, TURNS = 50, 3
-EARLY = 200  # masks after which memory is read for the first time
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of scoring label maps.")
+    parser = argparse.ArgumentParser(description="Time of scoring label maps.")
     parser.add_argument("--masks", required=True, help="folder of palette PNGs")
-    parser.add_argument("--limit", type=int, help="masks, all if not given")
+    parser.add_argument("--limit", type=int, help="number of masks (default: all)")
     args = parser.parse_args(argv)
     masks = sorted(Path(args.masks).glob("*.png"))[: args.limit]
     if not masks:
@@ -42,23 +40,16 @@ def main(argv: list[str]) -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         pairs = [(write_shifted(mask, Path(folder)), mask) for mask in masks]
-        seconds, memory_mb = measure(pairs)
-    times = [
-        [name, f"{value:.2f}", f"{1e3 * value / len(pairs):.3f}", f"{value / seconds['decoding']:.2f}"]
-        for name, value in seconds.items()
-    ]
-    plain_s, ours_s = (seconds[name] - seconds["decoding"] for name in ("decoding + plain mIoU", "decoding + mIoU"))
-    ratio = plain_s / max(ours_s, 1e-9)
-    memory = [[done, f"{mb:.1f}"] for done, mb in memory_mb.items()]
-    rows, columns = SHIFT_YX_PX
+        ms = measure([pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)])
+    rows = [[name, f"{time:.3f}", f"{time / ms['decoding']:.2f}"] for name, time in ms.items()]
+    plain_ms, ours_ms = (ms[f"decoding + {name}"] - ms["decoding"] for name in ("plain mIoU", "mIoU"))
     parts = [
-        f"{len(pairs)} masks, each against itself moved by {rows} rows and {columns} columns; one core.",
-        markdown_table(["", "s", "ms/pair", "× decoding"], times),
-        f"Without decoding, mIoU takes {ratio:.1f} times less than the plain mIoU.",
-        markdown_table(["after pairs", "largest resident memory, MB"], memory),
+        f"{len(pairs)} masks, each against itself shifted by {SHIFT_YX_PX} pixels (rows, columns); one core.",
+        markdown_table(["", "ms/pair", "× decoding"], rows),
+        f"Without decoding, mIoU is {plain_ms / max(ours_ms, 1e-9):.1f} times as fast as the plain mIoU.",
         environment_line(),
     ]
-    keep("segmentation_metrics", f"python -m benchmarks.segmentation_metrics {' '.join(argv)}", parts)
+    save_page("segmentation_metrics", f"python -m benchmarks.segmentation_metrics {shlex.join(argv)}", parts)
 
 
 def write_shifted(mask: Path, folder: Path) -> Path:
@@ -67,27 +58,24 @@ def write_shifted(mask: Path, folder: Path) -> Path:
     return path
 
 
-def measure(pairs: list[tuple[Path, Path]]) -> tuple[dict[str, float], dict[int, float]]:
-    """Processor time of each side in seconds, and memory in MB after so many pairs."""
-    matrix, quality, plain = ConfusionMatrix(NUM_LABELS), LabelQuality(NUM_LABELS), PassesOfLabels(NUM_LABELS)
-    sides = {"decoding": lambda *pair: None, "decoding + plain mIoU": plain.add, "decoding + mIoU": matrix.add}
-    sides |= {"decoding + all scores": quality.add}
-    seconds, memory_mb = dict.fromkeys(sides, 0.0), {}
-    for start in range(0, len(pairs), CHUNK):
-        chunk = pairs[start : start + CHUNK]
-        turns = [{name: cpu_seconds(score, chunk) for name, score in sides.items()} for _ in range(TURNS)]
-        for name in sides:
-            seconds[name] += min(turn[name] for turn in turns)
-        done = start + len(chunk)
-        if done in (EARLY, len(pairs)):
-            memory_mb[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def measure(chunks: list[list[tuple[Path, Path]]]) -> dict[str, float]:
+    """Time per pair of each way, in ms."""
+    matrix, quality, plain = ConfusionMatrix(NUM_LABELS), LabelQuality(NUM_LABELS), PlainCounts(NUM_LABELS)
+    ways = {"decoding": lambda *pair: None, "decoding + plain mIoU": plain.add, "decoding + mIoU": matrix.add}
+    ways |= {"decoding + all scores": quality.add}
+    ms = milliseconds({name: partial(score_files, add) for name, add in ways.items()}, chunks, TURNS)
     if not np.isclose(plain.miou(), matrix.scores()["mIoU"], rtol=1e-12):
         raise AssertionError(f"plain mIoU {plain.miou()}, ours {matrix.scores()['mIoU']}")
-    return seconds, memory_mb
+    return ms
 
 
-class PassesOfLabels:
-    """Counts of true positives, predicted and true pixels of each label, by comparisons of whole maps."""
+def score_files(add, pairs: list[tuple[Path, Path]]) -> None:
+    for prediction, truth in pairs:
+        add(load_label(prediction), load_label(truth))
+
+
+class PlainCounts:
+    """True positives, predicted and true pixels of each label, by comparisons of whole maps."""
 
     def __init__(self, num_labels: int):
         self.counts = np.zeros((3, num_labels))
@@ -102,13 +90,6 @@ class PassesOfLabels:
         both, predicted, true = self.counts
         union = predicted + true - both
         return float(np.mean(both[union > 0] / union[union > 0]))
-
-
-def cpu_seconds(score, pairs: list[tuple[Path, Path]]) -> float:
-    started = time.process_time()
-    for prediction, truth in pairs:
-        score(load_label(prediction), load_label(truth))
-    return time.process_time() - started
 
 
 if __name__ == "__main__":

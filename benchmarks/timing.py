@@ -1,26 +1,24 @@
-"""Several ways of doing one thing, timed side by side in one process."""
+"""Time several implementations of one task side by side in one process."""
 
 import time
 from collections.abc import Callable
 
 
-def milliseconds(
-    ways: dict, chunks: list[list], turns: int = 1, after: Callable[[int], None] = lambda done: None
-) -> dict:
-    """Time per item of each way, in ms; a chunk counts by the fastest of its turns.
+def milliseconds(ways: dict, chunks: list[list], turns: int = 1) -> dict:
+    """Time per item of each way, in ms.
 
-    The ways take turns, so that what else the machine does meets them alike; `after` is told how many items were done.
+    ways: key → function of a chunk of items. On each chunk the ways take turns, so that other load on the machine
+    affects all of them, and the fastest of the turns counts. One call of each way on the first chunk is not counted.
     """
-    seconds, done = dict.fromkeys(ways, 0.0), 0
+    seconds = dict.fromkeys(ways, 0.0)
     for way in ways.values():
-        way(chunks[0])  # does not count
+        way(chunks[0])
     for chunk in chunks:
         rounds = [{name: _seconds(way, chunk) for name, way in ways.items()} for _ in range(turns)]
         for name in ways:
             seconds[name] += min(times[name] for times in rounds)
-        done += len(chunk)
-        after(done)
-    return {name: 1e3 * total / done for name, total in seconds.items()}
+    num_items = sum(map(len, chunks))
+    return {name: 1e3 * total / num_items for name, total in seconds.items()}
 
 
 def _seconds(way: Callable, chunk: list) -> float:

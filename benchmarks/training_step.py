@@ -24,7 +24,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import device_kind, environment_line, keep
+from benchmarks.report import device_kind, environment_line, save_page
 from benchmarks.training_loops import TASKS, OurLoop, PlainLoop
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from metrics.tables import markdown_table
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         times["plain loop, cuDNN's fastest"] = in_a_process_of_its_own("cudnn_benchmark", argv)
     parts = [describe(task, device), speed_table(times, flops, device), loading, profiles, environment_line()]
     command = f"python -m benchmarks.training_step {shlex.join(argv)}"
-    keep(f"training_step_{args.network}_{device_kind()}", command, parts)
+    save_page(f"training_step_{args.network}_{device_kind()}", command, parts)
 
 
 def parse(argv: list[str]):

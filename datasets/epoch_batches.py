@@ -83,7 +83,7 @@ class EpochBatches:
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
     """Build a loader over batches of keys. Its generator keeps the start of workers out of the global random state."""
-    interruption.end_servants_at_exit()
+    interruption.kill_workers_at_exit()
     # PyTorch warns about more workers than cores, which do no harm when images are decoded
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
@@ -98,6 +98,6 @@ def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) 
 
 
 def _start_worker(worker_id: int) -> None:
-    interruption.serve_parent(*interruption.SIGNALS)  # workers finish the current step after a signal
+    interruption.exit_with_parent(*interruption.SIGNALS)  # the training finishes its step before it stops
     cv2.setNumThreads(0)  # one thread per worker, because the workers run in parallel
     torch.set_num_threads(1)

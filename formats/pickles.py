@@ -1,165 +1,116 @@
-"""Pickled `.npy` files, as np.save writes dictionaries, read without running anything that they ask for.
+"""Reading of object arrays that `np.save` pickled, without executing code that the file names.
 
-A pickle may call any function by its name. Here the few names of which arrays, tensors and numbers consist are answered
-by stand-ins that only keep what they are given, and every other name is refused; the arrays are built afterwards from
-bytes whose number was checked. So a file that came from elsewhere can be damaged, but it cannot do anything.
+A pickle can call any function by its name. This reader resolves a short list of names, to functions that build arrays
+of plain numbers and text from checked values, and refuses every other name.
 """
 
 import io
+import math
 import pickle
 import re
-import struct
-import tokenize
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from formats.errors import InputError, first_line
 from formats.images import read_bytes
-from formats.pickled_tensors import TYPES, Tensor, check_memo
 
-PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
-NUMBER_OR_TEXT = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O[48]?")  # dtypes as a pickle writes them
-DAMAGE = (
-    *(ValueError, EOFError, pickle.UnpicklingError, struct.error, AttributeError, IndexError, KeyError, TypeError),
-    *(OverflowError, MemoryError, RecursionError, ImportError),
-    *(SyntaxError, tokenize.TokenError),  # numpy parses the header as Python
-)
+PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O[48]?")  # type codes as numpy pickles them
 
 
-def load_object_array(path) -> np.ndarray:
-    """The array of objects in a `.npy` file, of the shape it was saved in; a dict given to np.save has shape [].
+def load_object_array(path, extra_functions: Mapping[str, Callable] | None = None) -> np.ndarray:
+    """Load an array of objects from a `.npy` file; a dict that was given to `np.save` has the shape [].
 
-    It holds arrays, numbers, strings, None, dicts, lists and tuples; tensors of PyTorch become arrays. Anything else is
-    an `InputError`.
+    The objects are arrays and numbers of numpy, strings, None and containers of Python.
+
+    extra_functions   functions for more names in the pickle, by "module.name". They must be safe for any arguments,
+                      and must not return modules, functions or classes.
+
+    Raises `InputError` for any other file.
     """
     stream = io.BytesIO(read_bytes(path))
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)  # the only version np.save uses for objects
         if not dtype.hasobject:
             raise InputError(f"it is an array of {dtype} {list(shape)}, not a pickled dict")
-        check_memo(stream)
-        loaded = _plain(_ArrayUnpickler(stream, encoding="latin1").load(), {})  # latin1: bytes written by Python 2
-    except DAMAGE as error:
-        raise InputError(f"{path} cannot be read as pickled arrays: {first_line(error)}") from None
-    if not isinstance(loaded, np.ndarray):
-        raise InputError(f"{path} holds a {type(loaded).__name__} where np.save writes an array")
-    return loaded
+        loaded = _ArrayUnpickler(stream, FUNCTIONS | (extra_functions or {})).load()
+        if not isinstance(loaded, _Array):
+            raise InputError(f"it holds a {type(loaded).__name__} instead of an array")
+    except Exception as error:  # numpy and pickle fail in many ways on a damaged file
+        raise InputError(f"{path} cannot be read as pickled arrays: {first_line(error)}") from error
+    return loaded.view(np.ndarray)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        known = f"{module.replace('numpy.core', 'numpy._core').replace('__builtin__', 'builtins')}.{name}"
-        if known in TYPES:
-            return TYPES[known]
-        if known not in STAND_INS:
-            raise InputError(f"it asks for {module}.{name}, which arrays and plain containers never need")
-        # a new function each time, since a pickle may also set attributes of what it is given
-        return lambda *args: STAND_INS[known](*args)
+    def __init__(self, stream, functions: Mapping[str, Callable]):
+        super().__init__(stream, encoding="latin1")  # strings of Python 2 may be bytes
+        self.functions = functions
+
+    def find_class(self, module: str, name: str) -> Callable:
+        full_name = f"{module}.{name}".replace("numpy.core.", "numpy._core.").replace("__builtin__.", "builtins.")
+        if full_name not in self.functions:
+            raise InputError(f"it asks for {module}.{name}, which is not among the names allowed in data files")
+        function = self.functions[full_name]
+        # A pickle can set attributes of what it gets, so it gets a new function each time, and never a class.
+        return lambda *args: function(*args)
 
 
-class _Type:
-    """Stands in for a numpy.dtype."""
+class _DType:
+    """Stand-in for `numpy.dtype`, whose own `__setstate__` accepts flags that turn bytes into object pointers."""
 
-    def __init__(self, code, align, copy):
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state):
-        _, self.order, *structure = state
-        if structure[:3] != [None] * 3:
-            raise InputError("it holds a structured array")
-
-    def dtype(self) -> np.dtype:
-        if not isinstance(self.code, str) or not NUMBER_OR_TEXT.fullmatch(self.code) or self.order not in tuple("<>|="):
-            raise InputError(f"it holds an array of type {self.code!r}")
-        return np.dtype(self.order + self.code)
-
-
-class _Array:
-    """Stands in for a numpy.ndarray."""
-
-    axes = None  # only protocol 5 names an order of them
+    def __init__(self, code: str, align=False, copy=True):
+        if not PLAIN_DTYPE.fullmatch(code):
+            raise InputError(f"it holds an array of type {code!r}")
+        self.dtype = np.dtype(code)
 
     def __setstate__(self, state):
-        _, self.shape, self.of_type, self.is_fortran, self.content = state
-
-    def array(self, seen: dict) -> np.ndarray:
-        dtype = self.of_type.dtype()
-        if dtype.hasobject:
-            flat = self.objects(seen)
-        else:
-            flat = np.frombuffer(_as_bytes(self.content), dtype).astype(dtype.newbyteorder("="))
-        array = flat.reshape(self.shape, order="F" if self.is_fortran else "C")
-        return array if self.axes is None else array.transpose(self.axes)
-
-    def objects(self, seen: dict) -> np.ndarray:
-        if type(self.content) is not list:
-            raise InputError("it holds an array of objects that does not list them")
-        flat = np.empty(len(self.content), object)
-        for index, value in enumerate(self.content):
-            flat[index] = _plain(value, seen)
-        return flat
+        _version, byte_order, *_ = state
+        self.dtype = self.dtype.newbyteorder(byte_order)
 
 
-def _plain(value, seen: dict):
-    """`value` with arrays in the places of their stand-ins; `seen` has those that were met before, by identity."""
-    if isinstance(value, PLAIN):
-        return value
-    if id(value) not in seen:
-        if type(value) is _Array:
-            seen[id(value)] = value.array(seen)
-        elif type(value) is Tensor:
-            seen[id(value)] = value.array()
-        elif type(value) is dict:
-            seen[id(value)] = {_plain(key, seen): _plain(item, seen) for key, item in value.items()}
-        elif type(value) in (list, tuple):
-            seen[id(value)] = type(value)(_plain(item, seen) for item in value)
-        else:
-            raise InputError(f"it holds a {type(value).__name__}, which is neither an array nor a plain container")
-    return seen[id(value)]
+class _Array(np.ndarray):
+    """An array whose pickled state is checked, because numpy trusts the length of a list of objects."""
+
+    def __setstate__(self, state):
+        _version, shape, dtype, is_fortran, content = state
+        shape, dtype, content = tuple(map(int, shape)), dtype.dtype, _to_bytes(content)
+        kind, item_length = (list, 1) if dtype.hasobject else (bytes, dtype.itemsize)
+        if self.shape != (0,):  # memory of a filled array may be shared, and numpy would free it
+            raise InputError("it fills an array twice")
+        if min(shape, default=0) < 0 or type(content) is not kind or len(content) != math.prod(shape) * item_length:
+            raise InputError(f"it holds an array of {dtype} {list(shape)} whose content has another type or length")
+        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
 
 
-def _blank_array(of_class, shape, code) -> _Array:
-    return _Array()  # the pickle gives its contents next
+def _to_bytes(content):
+    return content.encode("latin1") if isinstance(content, str) else content  # a string of Python 2
 
 
-def _array_of_buffer(buffer, of_type, shape, order, axes=None) -> _Array:
-    array = _Array()
-    array.__setstate__((1, shape, of_type, order == "F", buffer))
-    array.axes = axes
-    return array
+def _array_from_buffer(buffer, dtype: _DType, shape, order: str, axes=None) -> np.ndarray:
+    array = _Array(0)
+    array.__setstate__((1, shape, dtype, order == "F", bytes(buffer)))
+    return array if axes is None else array.transpose(axes)
 
 
-def _scalar(of_type, content) -> np.generic:
-    dtype = of_type.dtype()
-    if dtype.hasobject:
-        raise InputError("it holds a number that is an object")
-    (value,) = np.frombuffer(_as_bytes(content), dtype)
+def _scalar(dtype: _DType, content) -> np.generic:
+    (value,) = np.frombuffer(_to_bytes(content), dtype.dtype)  # numpy refuses to read objects from bytes
     return value
 
 
-def _latin1_bytes(text, encoding) -> bytes:
+def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise InputError(f"it asks for the encoding {encoding!r}")
     return text.encode("latin1")
 
 
-def _as_bytes(content) -> bytes:
-    return content.encode("latin1") if isinstance(content, str) else content  # Python 2 wrote bytes as str
-
-
-STAND_INS = {
-    "numpy.ndarray": None,  # only ever an argument
-    "numpy.dtype": _Type,
-    "numpy._core.multiarray._reconstruct": _blank_array,
+FUNCTIONS = {
+    "numpy.ndarray": lambda: None,  # only an argument of _reconstruct
+    "numpy.dtype": _DType,
+    "numpy._core.multiarray._reconstruct": lambda _class, _shape, _code: _Array(0),  # its state follows
     "numpy._core.multiarray.scalar": _scalar,
-    "numpy._core.numeric._frombuffer": _array_of_buffer,
-    "_codecs.encode": _latin1_bytes,  # how Python 3 writes bytes for Python 2
-    "builtins.bytes": lambda: b"",  # and empty ones
+    "numpy._core.numeric._frombuffer": _array_from_buffer,
+    "_codecs.encode": _encode,  # bytes, as Python 3 pickles them by protocol 2
+    "builtins.bytes": lambda: b"",  # empty bytes by the same protocol
     "collections.OrderedDict": dict,
-    "torch.storage._load_from_bytes": _as_bytes,
-    "torch._utils._rebuild_tensor": Tensor,
-    "torch._utils._rebuild_tensor_v2": Tensor,
-    "torch._utils._rebuild_tensor_v3": Tensor,
 }

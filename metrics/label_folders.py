@@ -1,6 +1,6 @@
-"""Labels of one folder or rule: scored as they are, and as a selector changes them, in memory."""
+"""Scores of the labels of one folder or fusion rule, before and after the selector, in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,19 +9,18 @@ import numpy as np
 
 from formats.errors import InputError
 from formats.labels import load_label, paint_label
-from metrics.interval_tables import Sampled
-from metrics.label_quality import LabelQuality
-from metrics.label_sets import LabelSets, plain_scores, sum_of
-from metrics.page import Picture, photograph
-from metrics.scored_files import FileReport, worst_first
+from metrics.bootstrap import BootstrapScores
+from metrics.label_quality import LabelQuality, name_scores, score_images, sum_packed
+from metrics.page import Picture, load_photograph
+from metrics.scored_files import FileReport, select_worst
 from utils.processes import measure_all
 
-OF_IMAGES = ("mIoU", "Acc")  # measures that a single image is shown with
+IMAGE_MEASURES = ("mIoU", "Acc")  # measures shown with a single image
 
 
 @dataclass(frozen=True)
 class LabelData:
-    """The images to score: N ids, their truth, and where they are known their image labels, bool [N, C]."""
+    """The N images to score: ids, files of their truth and, if known, their image labels, bool [N, C]."""
 
     ids: list[str]
     names: tuple[str, ...]  # of the labels, background first
@@ -30,13 +29,13 @@ class LabelData:
 
     @cached_property
     def is_single(self) -> np.ndarray | None:
-        """bool [N]: which images have exactly one class; None where that is not known."""
+        """Whether an image has exactly one class, bool [N]; None without image labels."""
         return None if self.image_labels is None else self.image_labels.sum(axis=1) == 1
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Labels of one folder or rule: `read(index, shape_hw)` for the images that it has, by their places in the list."""
+    """Labels of one folder or rule. `read(index, shape_hw)` returns the label of an image of `indices`."""
 
     read: Callable
     indices: list[int]
@@ -45,16 +44,17 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class Choice:
-    """A single-class image as the selector sees it, and its quality, packed, with the mask in place of its label."""
+    """A single-class image for the selector: its label, the measures of its mask, packed qualities of both options."""
 
     label: int
-    measured: tuple[float, float, float]
+    measures: tuple[float, float, float]
+    kept: tuple
     replaced: tuple
 
 
 @dataclass(frozen=True)
 class MeasuredLabel:
-    """The quality of one label, packed; its scores; with a selector, where there is one class, what it chooses from."""
+    """Packed quality of one label, its IMAGE_MEASURES, and with a selector the choice of a single-class image."""
 
     quality: tuple
     scores: dict[str, float]
@@ -63,11 +63,14 @@ class MeasuredLabel:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """One folder or rule: `scores`; by its name, and that of what is selected from it, the replicates, where there was
-    a bootstrap; and of each image that could be scored, by its place in the list, the measures `OF_IMAGES`."""
+    """Results of one folder or rule.
+
+    scores: for the JSON file. sampled: the bootstrap, if there is one, by the name of the labels, before and after the
+    selector. images: index → IMAGE_MEASURES of each image that could be scored.
+    """
 
     scores: dict
-    sampled: dict[str, Sampled]
+    sampled: dict[str, BootstrapScores]
     images: dict[int, dict[str, float]]
 
 
@@ -81,137 +84,134 @@ def score_labels(
     workers: int = 1,
     progress: Callable = lambda count, title: iter,
 ) -> LabelScores | None:
-    """Scores of all images and, where image labels are known, of those with one and with several classes apart; the
-    same "selected"; statistics of the selector by class; the "sweep" over these thresholds.
+    """Score the labels of a source; None if no image can be scored. Fills `source.report`.
 
-    selector: an `ImageSelector` of pseudo_labels. progress: wraps the iterator over the images. Fills `source.report`;
-    None where no image could be scored.
+    selector: an `ImageSelector` of pseudo_labels, which adds the scores of the "selected" labels, statistics of the
+    "selector" and the "sweep" over these thresholds. progress(count, title): wraps the iterator over the images.
     """
-    sets, images = LabelSets(data.names, data.is_single, num_replicates), {}
-    kept = {}  # what the selector needs of the images, once all are known
-    measured = measure_all(partial(measure_label, source.read, data, selector), source.indices, workers)
-    for index, found in zip(source.indices, progress(len(source.indices), name)(measured)):
-        if isinstance(found, InputError):
-            source.report.unusable[data.ids[index]] = str(found)
-            continue
-        sets.add(index, found.quality)
-        images[index] = found.scores
-        if selector:
-            kept[index] = found
-    source.report.scored = len(images)
-    if not images:
+
+    def measure_many(measure: Callable, indices: list[int], title: str) -> Iterable:
+        return progress(len(indices), title)(measure_all(measure, indices, workers))
+
+    measured = {}
+    results = measure_many(partial(measure_label, source.read, data, selector), source.indices, name)
+    for index, result in zip(source.indices, results):
+        if isinstance(result, InputError):
+            source.report.unusable[data.ids[index]] = str(result)
+        else:
+            measured[index] = result
+    source.report.scored = len(measured)
+    if not measured:
         return None
-    if not selector:
-        return LabelScores(sets.scores(), {name: sets.sampled()} if num_replicates else {}, images)
-    selected, told = select_labels(name, source, data, kept, selector, num_replicates, workers, progress)
-    choices = choices_of(kept)
-    told["sweep"] = [{"threshold": t, **sweep_scores(kept, choices, t, data)} for t in (sweep if choices else ())]
-    versions = {name: sets, f"{name} + selector": selected} if num_replicates else {}
-    sampled = {version: of_version.sampled() for version, of_version in versions.items()}
-    return LabelScores(sets.scores() | told, sampled, images)
+    score = partial(score_images, names=data.names, is_single=data.is_single, num_replicates=num_replicates)
+    sampled = {}
+    scores, sampled[name] = score({index: label.quality for index, label in measured.items()})
+    if selector:
+        choices = {index: label.choice for index, label in measured.items() if label.choice}
+        qualities, statistics = select_labels(name, source, data, measured, choices, selector, measure_many)
+        selected, sampled[f"{name} + selector"] = score(qualities)
+        scores |= {"selected": selected, "selector": statistics, "sweep": sweep_scores(choices, sweep, data)}
+    images = {index: label.scores for index, label in measured.items()}
+    return LabelScores(scores, sampled if num_replicates else {}, images)
 
 
 def select_labels(
-    name: str, source: LabelSource, data: LabelData, kept: dict, selector, num_replicates: int, workers: int, progress
-) -> tuple[LabelSets, dict]:
-    """The labels after the selector, and what `score_labels` tells of them, but for the sweep."""
-    choices = choices_of(kept)
-    chosen = choose(choices, selector, len(data.names) - 1)
-    statistics = chosen["numbers"] | {"classes": class_statistics(kept, choices, chosen, data)}
-    qualities = {index: quality_after(found, chosen["replaced"].get(index, False)) for index, found in kept.items()}
+    name: str, source: LabelSource, data: LabelData, measured: dict, choices: dict, selector, measure_many: Callable
+) -> tuple[dict[int, tuple], dict]:
+    """Packed qualities of all labels after the selector by image, and statistics of the selector."""
+    thresholds, is_replaced = choose_labels(choices, selector, len(data.names) - 1)
+    statistics = thresholds["numbers"] | {"classes": summarize_classes(choices, is_replaced, thresholds, data)}
+    qualities = {index: label.quality for index, label in measured.items()}
+    qualities |= {index: choice.replaced for index, choice in choices.items() if is_replaced[index]}
     if selector.split_cams:
-        indices = [index for index in kept if not data.is_single[index]]
-        measured = measure_all(partial(measure_split, source.read, data, selector, chosen["values"]), indices, workers)
-        splits = dict(zip(indices, progress(len(indices), f"{name}, split")(measured)))
-        for found in splits.values():
-            if isinstance(found, InputError):  # a file that was whole a moment ago
-                raise found
+        indices = [index for index in measured if not data.is_single[index]]
+        measure = partial(measure_split, source.read, data, selector, thresholds["values"])
+        splits = dict(zip(indices, measure_many(measure, indices, f"{name}, split")))
+        for split in splits.values():
+            if isinstance(split, InputError):  # the file was intact when it was first read
+                raise split
         qualities |= {index: quality for index, (quality, _, _) in splits.items()}
-        statistics["split"] = split_statistics(splits.values(), data)
-    selected = LabelSets(data.names, data.is_single, num_replicates)
-    for index, quality in qualities.items():
-        selected.add(index, quality)
-    return selected, {"selected": selected.scores(), "selector": statistics}
-
-
-def choices_of(kept: dict[int, MeasuredLabel]) -> dict[int, Choice]:
-    return {index: found.choice for index, found in kept.items() if found.choice}
+        statistics["split"] = summarize_splits(splits.values(), data)
+    return qualities, statistics
 
 
 def measure_label(read: Callable, data: LabelData, selector, index: int) -> MeasuredLabel:
-    """Raises `InputError` where a file of the image cannot be used."""
+    """Measure the label of one image. Raises `InputError` if a file of the image cannot be used."""
     truth = load_label(data.truth[index])
     label, choice = read(index, truth.shape), None
-    quality = quality_of(label, truth, data, index)
+    quality = measure_quality(label, truth, data, index)
+    packed = quality.pack()
     if selector and data.is_single[index]:
-        label_of_class, measured, mask = selector.measure_image(index, label)
-        choice = Choice(label_of_class, measured, quality_of(mask, truth, data, index).packed())
+        label_of_class, measures, mask = selector.measure_image(index, label)
+        choice = Choice(label_of_class, measures, packed, measure_quality(mask, truth, data, index).pack())
     elif selector and selector.split_cams:
-        selector.load_split(index, label.shape)  # what cannot be split later is told now
+        selector.load_split(index, label.shape)  # raises now instead of after the whole list
     scores = quality.scores()
-    return MeasuredLabel(quality.packed(), {measure: scores[measure] for measure in OF_IMAGES}, choice)
+    return MeasuredLabel(packed, {measure: scores[measure] for measure in IMAGE_MEASURES}, choice)
 
 
 def measure_split(read: Callable, data: LabelData, selector, thresholds: np.ndarray, index: int) -> tuple:
-    """→ packed quality of the image's label after the selector, its classes, and those that were replaced."""
+    """Packed quality of a multi-class label after the selector, the classes of the image, and the replaced ones."""
     truth = load_label(data.truth[index])
     label, classes, replaced = selector.split(index, read(index, truth.shape), thresholds)
-    return quality_of(label, truth, data, index).packed(), classes, replaced
+    return measure_quality(label, truth, data, index).pack(), classes, replaced
 
 
-def quality_of(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> LabelQuality:
+def measure_quality(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> LabelQuality:
+    """Quality of one label. Raises `InputError`, naming the image, if it does not fit its truth."""
     try:
         return LabelQuality(len(data.names)).add(label, truth)
     except ValueError as error:
         raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
 
 
-def choose(choices: dict[int, Choice], selector, num_classes: int) -> dict:
-    """The thresholds by class, and "replaced": place of an image → whether its label is."""
-    measured = np.array([choice.measured for choice in choices.values()]).reshape(-1, 3)
+def choose_labels(choices: dict[int, Choice], selector, num_classes: int) -> tuple[dict, dict[int, bool]]:
+    """Thresholds by class, as of `Thresholds.of_classes`, and for each image whether its label is replaced."""
+    measures = np.array([choice.measures for choice in choices.values()]).reshape(-1, 3)
     classes = np.array([choice.label for choice in choices.values()], int)
-    chosen = selector.thresholds.of_classes(measured, classes, num_classes)
-    return chosen | {"replaced": dict(zip(choices, measured[:, 0] > chosen["values"][classes]))}
+    thresholds = selector.thresholds.of_classes(measures, classes, num_classes)
+    return thresholds, dict(zip(choices, measures[:, 0] > thresholds["values"][classes]))
 
 
-def quality_after(found: MeasuredLabel, is_replaced: bool) -> tuple:
-    return found.choice.replaced if is_replaced else found.quality
+def score_choices(choices: dict[int, Choice], is_replaced: dict[int, bool], data: LabelData) -> dict:
+    """Scores of the images of `is_replaced` after this choice, and "replaced", the number of replaced labels."""
+    pairs = ((choices[index], replaced) for index, replaced in is_replaced.items())
+    qualities = [choice.replaced if replaced else choice.kept for choice, replaced in pairs]
+    scores = name_scores(sum_packed(qualities, len(data.names)), data.names)
+    return {"replaced": int(sum(is_replaced.values())), **scores}
 
 
-def scores_after(kept: dict[int, MeasuredLabel], replaced: dict[int, bool], data: LabelData) -> dict:
-    """How many labels are replaced, and the scores of these images then."""
-    qualities = (quality_after(kept[index], is_replaced) for index, is_replaced in replaced.items())
-    return {
-        "replaced": sum(map(int, replaced.values())),
-        **plain_scores(sum_of(qualities, len(data.names)), data.names),
-    }
+def sweep_scores(choices: dict[int, Choice], thresholds: Sequence[float], data: LabelData) -> list[dict]:
+    """`score_choices` of the single-class images for each threshold on the overlap, used for all classes."""
+    rows = []
+    for threshold in thresholds if choices else ():
+        is_replaced = {index: choice.measures[0] > threshold for index, choice in choices.items()}
+        rows.append({"threshold": threshold, **score_choices(choices, is_replaced, data)})
+    return rows
 
 
-def sweep_scores(kept: dict[int, MeasuredLabel], choices: dict[int, Choice], t0: float, data: LabelData) -> dict:
-    """`scores_after` of the single-class images, with one threshold on the overlap for all classes."""
-    return scores_after(kept, {index: choice.measured[0] > t0 for index, choice in choices.items()}, data)
-
-
-def class_statistics(kept, choices: dict[int, Choice], chosen: dict, data: LabelData) -> dict:
-    """Class name → its single-class images, how many labels were replaced, and its IoU on them before and after."""
+def summarize_classes(
+    choices: dict[int, Choice], is_replaced: dict[int, bool], thresholds: dict, data: LabelData
+) -> dict[str, dict]:
+    """Statistics of the selector on the single-class images of each class, by its name."""
     statistics = {}
     for label in sorted({choice.label for choice in choices.values()}):
-        name, mine = data.names[label], [index for index, choice in choices.items() if choice.label == label]
-        before = scores_after(kept, dict.fromkeys(mine, False), data)
-        after = scores_after(kept, {index: chosen["replaced"][index] for index in mine}, data)
+        name, indices = data.names[label], [index for index, choice in choices.items() if choice.label == label]
+        before = score_choices(choices, dict.fromkeys(indices, False), data)
+        after = score_choices(choices, {index: is_replaced[index] for index in indices}, data)
         statistics[name] = {
-            "images": len(mine),
+            "images": len(indices),
             "replaced": after["replaced"],
-            "saliency": float(chosen["saliency"][label]),
-            "threshold": float(chosen["values"][label]),
+            "saliency": float(thresholds["saliency"][label]),
+            "threshold": float(thresholds["values"][label]),
             "IoU_before": before["IoU"][name],
             "IoU_after": after["IoU"][name],
         }
     return statistics
 
 
-def split_statistics(splits, data: LabelData) -> dict:
-    """Class name → how many regions of images with several classes it had, and how many were replaced."""
+def summarize_splits(splits: Iterable[tuple], data: LabelData) -> dict[str, dict]:
+    """Numbers of regions in multi-class images and of replaced ones, by class name; splits of `measure_split`."""
     counts = {}
     for _, classes, replaced in splits:
         for label in classes:
@@ -224,15 +224,17 @@ def split_statistics(splits, data: LabelData) -> dict:
 def label_pictures(
     sources: dict[str, LabelSource], scored: dict[str, LabelScores], data: LabelData, photographs: Path, count: int
 ) -> Iterator[Picture]:
-    """The `count` images of lowest mIoU, on average over folders and rules; scores in percent. photographs: their
-    folder."""
+    """Yield the `count` images with the lowest mean mIoU over folders and rules, scores in percent.
+
+    photographs: folder of the JPEG images.
+    """
     images: dict[int, dict[str, dict]] = {}
     for name, labels in scored.items():
         for index, scores in labels.images.items():
             images.setdefault(index, {})[name] = scores
-    for index in worst_first(images, "mIoU", count):
+    for index in select_worst(images, "mIoU", count):
         truth = load_label(data.truth[index])
-        shown = photograph(photographs / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
+        shown = load_photograph(photographs / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
         shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in images[index]}
         classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
         percent = {name: {key: 100 * score for key, score in scores.items()} for name, scores in images[index].items()}

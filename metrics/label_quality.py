@@ -1,67 +1,100 @@
-"""Quality of label maps in full: what the confusion matrix tells, by both conventions for 255, and boundary IoU."""
+"""Quality of label maps: scores of the confusion matrix for both conventions of 255, and Boundary IoU."""
+
+from collections.abc import Iterable
 
 import numpy as np
 
-from metrics.boundary_iou import BoundaryIoU, boundary_iou
-from metrics.segmentation import ConfusionMatrix, scores_of_counts
+from metrics.bootstrap import Bootstrap, BootstrapScores
+from metrics.segmentation import ConfusionMatrix, count_boundaries, mean_boundary_iou, score_counts, unpack_scalars
+
+BOOTSTRAP_MEASURES = ("mIoU", "Acc", "Acc_class", "fwIoU", "boundary_IoU")  # measures with intervals and comparisons
+TINY_WEIGHT = 1e-9  # of the whole data set in each replicate: below rounding wherever a replicate has pixels
 
 
 class LabelQuality:
-    """Sums over images of all that `scores` needs; the sums of two sets of images may be added up."""
+    """Sums over images of everything that `scores` needs.
+
+    `state` int64 [K]: number of images, confusion matrix, intersections and unions of boundary bands. States of several
+    sets of images may be added.
+    """
 
     def __init__(self, num_labels: int):
-        self.num_labels, self.num_images = num_labels, 0
-        self.matrix, self.boundary = ConfusionMatrix(num_labels), BoundaryIoU(num_labels)
+        self.num_labels = num_labels
+        self.state = np.zeros(1 + num_labels * (num_labels + 1) + 2 * num_labels, np.int64)
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> "LabelQuality":
         """prediction, truth: uint8 [H, W], 0..L-1 or 255. Raises ValueError for other values or shapes."""
-        self.matrix.add(prediction, truth)
-        self.boundary.add(prediction, truth)
-        self.num_images += 1
+        matrix = ConfusionMatrix(self.num_labels)
+        matrix.add(prediction, truth)
+        boundaries = count_boundaries(prediction, truth, self.num_labels)
+        self.state += np.concatenate([[1], matrix.counts.ravel(), *boundaries])
         return self
 
-    @property
-    def state(self) -> np.ndarray:
-        """The sums as int64 [K]: number of images, confusion matrix, intersections and unions of boundary bands."""
-        matrix, boundary = self.matrix, self.boundary
-        return np.concatenate([[self.num_images], matrix.counts.ravel(), boundary.intersections, boundary.unions])
+    def pack(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and values of the nonzero sums, which are few for one image."""
+        indices = np.flatnonzero(self.state)
+        return indices, self.state[indices]
 
-    def packed(self) -> tuple[int, np.ndarray, np.ndarray]:
-        """The sums in a form that is small for few images: their number, and what is not 0 with its place."""
-        sums = self.state[1:]
-        places = np.flatnonzero(sums)
-        return self.num_images, places, sums[places]
-
-    def add_packed(self, packed: tuple[int, np.ndarray, np.ndarray]) -> None:
-        """Adds what `packed` gave."""
-        num_images, places, values = packed
-        sums = np.zeros(self.matrix.counts.size + 2 * self.num_labels, np.int64)
-        sums[places] = values
-        counts, intersections, unions = split_sums(sums, self.num_labels)
-        self.matrix.counts += counts
-        self.boundary.intersections += intersections
-        self.boundary.unions += unions
-        self.num_images += num_images
+    def add_packed(self, packed: tuple[np.ndarray, np.ndarray]) -> None:
+        """Add a result of `pack`."""
+        indices, values = packed
+        self.state[indices] += values
 
     def scores(self) -> dict:
-        """Those of `scores_of_states`, single ones as float; and "images"."""
-        scores = scores_of_states(self.state, self.num_labels)
-        return {key: value if value.ndim else float(value) for key, value in scores.items()} | {
-            "images": self.num_images
-        }
+        """Scores of `score_states`, scalars as float, and "images", their number."""
+        return unpack_scalars(score_states(self.state, self.num_labels)) | {"images": int(self.state[0])}
 
 
-def scores_of_states(states: np.ndarray, num_labels: int) -> dict[str, np.ndarray]:
-    """States [..., K] → the scores of `scores_of_counts`, a prediction of 255 being a miss; "mIoU_dropped", where it
-    is dropped; "boundary_IoU". A state of NaN has scores of NaN."""
-    counts, intersections, unions = split_sums(states[..., 1:], num_labels)
-    return scores_of_counts(counts) | {
-        "mIoU_dropped": scores_of_counts(counts, "dropped")["mIoU"],
-        "boundary_IoU": boundary_iou(intersections, unions),
+def score_states(states: np.ndarray, num_labels: int) -> dict[str, np.ndarray]:
+    """Scores of states [..., K]: those of `score_counts` with a prediction of 255 as a miss; "mIoU_dropped", with such
+    pixels dropped; "boundary_IoU". A state of NaN has scores of NaN."""
+    counts, intersections, unions = np.split(states[..., 1:], [-2 * num_labels, -num_labels], axis=-1)
+    counts = counts.reshape(*counts.shape[:-1], num_labels, num_labels + 1)
+    return score_counts(counts) | {
+        "mIoU_dropped": score_counts(counts, "dropped")["mIoU"],
+        "boundary_IoU": mean_boundary_iou(intersections, unions),
     }
 
 
-def split_sums(sums: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All sums but the number of images → counts [..., L, L + 1], intersections and unions [..., L]."""
-    counts, intersections, unions = np.split(sums, [-2 * num_labels, -num_labels], axis=-1)
-    return counts.reshape(*counts.shape[:-1], num_labels, num_labels + 1), intersections, unions
+def sum_packed(qualities: Iterable[tuple], num_labels: int) -> LabelQuality:
+    """The quality of several images from results of `LabelQuality.pack`."""
+    total = LabelQuality(num_labels)
+    for quality in qualities:
+        total.add_packed(quality)
+    return total
+
+
+def name_scores(quality: LabelQuality, names: tuple[str, ...]) -> dict:
+    """Scores with arrays over labels as {name: number}; undefined scores are None."""
+
+    def convert(value):
+        if isinstance(value, np.ndarray):
+            return {name: convert(number) for name, number in zip(names, value.tolist())}
+        return None if value != value else value
+
+    return {key: convert(value) for key, value in quality.scores().items()}
+
+
+def score_images(
+    qualities: dict[int, tuple], names: tuple[str, ...], is_single: np.ndarray | None, num_replicates: int = 0
+) -> tuple[dict, BootstrapScores | None]:
+    """Score a set of images.
+
+    qualities: image index → result of `LabelQuality.pack`. is_single: bool [N], whether an image has exactly one class,
+    None if unknown. Returns the scores of all images, with those of "single_class" and "multi_class" images if these
+    are known (None for no image), and with `num_replicates` the bootstrap of the scores of all images.
+    """
+    total = sum_packed(qualities.values(), len(names))
+    scores = name_scores(total, names)
+    if is_single is not None:
+        for key, wanted in (("single_class", True), ("multi_class", False)):
+            part = [quality for index, quality in qualities.items() if is_single[index] == wanted]
+            scores[key] = name_scores(sum_packed(part, len(names)), names) if part else None
+    if not num_replicates:
+        return scores, None
+    bootstrap = Bootstrap(num_replicates)
+    for index, quality in qualities.items():
+        bootstrap.add(index, sum_packed([quality], len(names)).state)
+    # A class that a replicate lacks keeps its score on all images: excluding it would shift the mean over classes.
+    replicates = score_states(bootstrap.sums() + TINY_WEIGHT * total.state, len(names))
+    return scores, BootstrapScores(total.scores(), {name: replicates[name] for name in BOOTSTRAP_MEASURES})

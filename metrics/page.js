@@ -1,6 +1,6 @@
 "use strict";
 
-// Sorts b after a where this is positive; what is missing (NaN) stands last in both directions.
+// Comparison for sort: positive if b comes first. Missing values (NaN) come last in both directions.
 function compare(a, b, sign) {
   return Number.isNaN(a) || Number.isNaN(b) ? Number.isNaN(a) - Number.isNaN(b) : sign * (a - b);
 }
@@ -47,22 +47,22 @@ const pictures = Array.from(gallery.children, (card, place) => ({
 const form = document.getElementById("controls");
 const controls = form.elements;
 
-// Fills a select with what there is; one that would have fewer choices than `least` is not shown.
-function offer(select, choices, least) {
+// Fills a select; it is hidden if it has fewer choices than `least`.
+function fillSelect(select, choices, least) {
   for (const [value, text] of choices) select.append(new Option(text, value));
   select.parentNode.hidden = choices.size < least;
 }
 
 const sorted = (texts) => new Map([...new Set(texts)].sort(words.compare).map((text) => [text, text]));
-offer(controls.class, sorted(pictures.flatMap(({ classes }) => classes)), 1);
-offer(controls.group, sorted(pictures.map(({ group }) => group)), 2);
+fillSelect(controls.class, sorted(pictures.flatMap(({ classes }) => classes)), 1);
+fillSelect(controls.group, sorted(pictures.map(({ group }) => group)), 2);
 const measures = new Map();
 for (const { scores } of pictures) {
   for (const [method, values] of Object.entries(scores)) {
     for (const name of Object.keys(values)) measures.set(JSON.stringify([method, name]), `${name} · ${method}`);
   }
 }
-offer(controls.measure, measures, 1);
+fillSelect(controls.measure, measures, 1);
 
 function update() {
   const [method, measure] = JSON.parse(controls.measure.value || "[]");

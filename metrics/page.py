@@ -1,6 +1,6 @@
-"""One HTML file of everything that was scored: tables to sort, curves, and pictures to search, filter and sort.
+"""One HTML file of all scores: sortable tables, curves, and pictures that can be searched, filtered and sorted.
 
-Style, script and images are inside the file, which fetches nothing. Without scripts it lacks the controls alone.
+Style, script and images are inside the file, which loads nothing else. Without scripts only the controls are missing.
 """
 
 import base64
@@ -23,15 +23,16 @@ from metrics.tables import UNDEFINED, Table
 
 PHOTOGRAPH = "image"
 JPEG_QUALITY = 80
+THUMBNAIL_PX = 160  # longest side of an image
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the gallery, under its truth and several methods.
+    """A photograph of the gallery with its truth and the results of several methods.
 
-    group: its data set. classes: those that it shows, or none. images: PHOTOGRAPH, "truth" and methods in order, RGB
-    uint8 [H, W, 3] or grey uint8 [H, W]; RGB other than the photograph are painted labels. scores: method → measure →
-    value, None where it is not defined.
+    group: its data set. classes: names of the classes in it. images: PHOTOGRAPH, "truth" and methods in order, RGB
+    uint8 [H, W, 3] or grey uint8 [H, W]; RGB images other than the photograph are painted labels. scores: method →
+    measure → value, None if undefined.
     """
 
     title: str
@@ -41,8 +42,8 @@ class Picture:
     scores: dict[str, dict[str, float | None]]
 
 
-def photograph(path: Path | None) -> dict[str, np.ndarray]:
-    """The entry of a picture's `images`; none where the file is missing or damaged, which is no matter of scores."""
+def load_photograph(path: Path | None) -> dict[str, np.ndarray]:
+    """Entry of `Picture.images`; empty if the file is missing or damaged, because no score depends on it."""
     try:
         return {PHOTOGRAPH: load_image(path)} if path else {}
     except InputError:
@@ -58,20 +59,19 @@ def write_page(
     notes: list[str],
     lower: tuple[str, ...] = (),
     order: str = "order of the file",
-    thumbnail_px: int = 160,
 ) -> None:
-    """Writes the page; one picture at a time is in memory.
+    """Write the page with one picture in memory at a time.
 
-    pictures: in the order of the gallery, worst first. lower: measures of their scores of which the lowest value is
-    the best. order: what the pictures are in order of. thumbnail_px: the longest side of an image.
+    pictures: in the order of the gallery, worst first. lower: measures of their scores for which lower is better.
+    order: name of the order of the pictures.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(_page(title, tables, plots, pictures, notes, lower, order, thumbnail_px))
+        file.writelines(render_page(title, tables, plots, pictures, notes, lower, order))
 
 
-def _page(title, tables, plots, pictures, notes, lower, order, thumbnail_px) -> Iterator[str]:
+def render_page(title, tables, plots, pictures, notes, lower, order) -> Iterator[str]:
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy = f"default-src 'none'; img-src data:; style-src '{hash_source(style)}'; script-src '{hash_source(script)}'"
     yield f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -88,17 +88,17 @@ def _page(title, tables, plots, pictures, notes, lower, order, thumbnail_px) -> 
 <ul id="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
 <section id="tables"><h2>Tables</h2><div class="blocks">
 """
-    yield from map(_table, tables)
+    yield from map(render_table, tables)
     yield '</div></section>\n<section id="curves"><h2>Curves</h2><div class="blocks">\n'
-    yield from map(_curve, plots)
+    yield from map(render_curve, plots)
     yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS.format(order=escape(order))}'
-    yield f'<div id="gallery" data-lower="{_json(lower)}">\n'
+    yield f'<div id="gallery" data-lower="{encode_json(lower)}">\n'
     for picture in pictures:
-        yield _card(picture, thumbnail_px)
+        yield render_card(picture)
     yield f"</div></section>\n<script>{script}</script>\n</body>\n</html>\n"
 
 
-# Their choices are filled in by the script, from the pictures; without it they stay hidden.
+# The script fills in the choices from the pictures; without scripts the form stays hidden.
 CONTROLS = """<form id="controls" autocomplete="off" hidden>
 <label>search <input name="text" type="search"></label>
 <label>class <select name="class"><option value="">all</option></select></label>
@@ -111,7 +111,7 @@ CONTROLS = """<form id="controls" autocomplete="off" hidden>
 """
 
 
-def _table(table: Table) -> str:
+def render_table(table: Table) -> str:
     classes, best = ["number" if is_number else "text" for is_number in table.number_columns()], table.best()
     name = escape(table.name)
     head = "".join(f'<th scope="col" class="{kind}">{escape(cell)}</th>' for kind, cell in zip(classes, table.header))
@@ -130,70 +130,65 @@ def _table(table: Table) -> str:
     )
 
 
-def _curve(plot: Plot) -> str:
-    source = _data_uri("svg+xml", plot_svg(plot).encode("utf-8"))
+def render_curve(plot: Plot) -> str:
+    source = encode_data_uri("svg+xml", plot_svg(plot).encode("utf-8"))
     alt = escape(f"{plot.name}: {plot.y_label} over {plot.x_label}")
     return f'<div><h3>{escape(plot.name)}</h3>\n<img src="{source}" alt="{alt}"></div>\n'
 
 
-def _card(picture: Picture, thumbnail_px: int) -> str:
-    scores = {
-        method: {measure: _finite(value) for measure, value in values.items()}
-        for method, values in picture.scores.items()
-    }
+def render_card(picture: Picture) -> str:
+    scores = {method: dict(zip(values, map(drop_nan, values.values()))) for method, values in picture.scores.items()}
     about = " · ".join(part for part in (picture.group, ", ".join(picture.classes)) if part)
     names = dict.fromkeys([*picture.images, *scores])
     return (
         f'<article data-title="{escape(picture.title)}" data-group="{escape(picture.group)}"'
-        f' data-classes="{_json(picture.classes)}" data-scores="{_json(scores)}">'
+        f' data-classes="{encode_json(picture.classes)}" data-scores="{encode_json(scores)}">'
         f"<h3>{escape(picture.title)} <small>{escape(about)}</small></h3>\n"
-        + "".join(_figure(name, picture, scores.get(name, {}), thumbnail_px) for name in names)
+        + "".join(render_figure(name, picture, scores.get(name, {})) for name in names)
         + "</article>\n"
     )
 
 
-def _figure(name: str, picture: Picture, scores: dict[str, float | None], thumbnail_px: int) -> str:
+def render_figure(name: str, picture: Picture, scores: dict[str, float | None]) -> str:
     image = ""
     if name in picture.images:
-        kind, content, (height, width) = thumbnail(picture.images[name], name == PHOTOGRAPH, thumbnail_px)
+        kind, content, (height, width) = encode_thumbnail(picture.images[name], name == PHOTOGRAPH, THUMBNAIL_PX)
         alt = f"{picture.title}: {name}"
-        source = _data_uri(kind, content)
+        source = encode_data_uri(kind, content)
         image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
-    values = "".join(f"<dt>{escape(measure)}</dt><dd>{_score(value)}</dd>" for measure, value in scores.items())
+    shown = {measure: UNDEFINED if value is None else f"{value:.3g}" for measure, value in scores.items()}
+    values = "".join(f"<dt>{escape(measure)}</dt><dd>{value}</dd>" for measure, value in shown.items())
     return f"<figure>{image}<figcaption>{escape(name)}</figcaption>" + f"<dl>{values}</dl>" * bool(values) + "</figure>"
 
 
-def thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) -> tuple[str, bytes, tuple[int, int]]:
-    """ "jpeg" or "png", the bytes of a file no larger than so many pixels, and its height and width."""
+def encode_thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) -> tuple[str, bytes, tuple[int, int]]:
+    """Encode an image with its longest side at most `longest_px`: "jpeg" or "png", the bytes, and (height, width)."""
     if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
         raise ValueError(f"an image is uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
     shrink = min(1, longest_px / max(image.shape[:2]))
     height, width = (max(1, round(shrink * side)) for side in image.shape[:2])
-    is_painted = image.ndim == 3 and not is_photograph  # a mean of two labels' colours would be a third label's
+    is_painted = image.ndim == 3 and not is_photograph  # a mean of the colours of two labels is no label
     if shrink < 1:
-        way = cv2.INTER_NEAREST if is_painted else cv2.INTER_AREA
-        image = cv2.resize(image, (width, height), interpolation=way)
+        interpolation = cv2.INTER_NEAREST if is_painted else cv2.INTER_AREA
+        image = cv2.resize(image, (width, height), interpolation=interpolation)
     kind = "jpeg" if is_photograph else "png"
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_photograph else []
     bgr = np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
     return kind, cv2.imencode(f".{kind}", bgr, options)[1].tobytes(), (height, width)
 
 
-def _score(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3g}"
-
-
-def _finite(value: float | None) -> float | None:
+def drop_nan(value: float | None) -> float | None:
+    """The value as float, None if it is not finite: JSON has no NaN."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _json(content) -> str:
+def encode_json(content) -> str:
     return escape(json.dumps(content))
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def encode_data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _hash(source: str) -> str:
+def hash_source(source: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode('utf-8')).digest()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Curves, drawn without a screen: as PNG files, and as SVG for a page."""
+"""Plots of curves as PNG files and as SVG for an HTML page, drawn without a display."""
 
 import io
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 
 from formats.atomic_files import atomic_path
 
-MARKED_POINTS = 30  # a longer line shows no points
-LEGEND_CHARACTERS = 80  # that stand side by side below a figure
+MARKED_POINTS = 30  # lines with more points have no markers
+LEGEND_CHARACTERS = 80  # per row of the legend
 STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """`lines`: name → x, y; a y of NaN is a gap. `name` is that of its file."""
+    """Curves of one figure. name: of its file; lines: name → x, y, where a y of NaN is a gap."""
 
     name: str
     x_label: str
@@ -26,20 +26,20 @@ class Plot:
 
 
 def save_plot(path, plot: Plot) -> None:
-    """Writes the curves as PNG."""
+    """Write a plot as PNG."""
     with atomic_path(path) as temporary:
         _draw(plot, temporary, format="png", dpi=120)
 
 
 def plot_svg(plot: Plot) -> str:
-    """The same bytes for the same curves: without the date."""
+    """The plot as SVG; equal plots give equal bytes."""
     text = io.StringIO()
     _draw(plot, text, format="svg", metadata={"Date": None})
     return text.getvalue()
 
 
 def _draw(plot: Plot, target, **form) -> None:
-    # a $ in the name of a method is no formula; the salt makes the ids in an SVG those of every run
+    # Names of methods may contain $, which is no formula; the salt makes the ids of an SVG repeatable.
     with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": plot.name}):
         longest = max(map(len, plot.lines), default=0)
         columns = max(1, min(len(plot.lines), 4, LEGEND_CHARACTERS // (longest + 6)))

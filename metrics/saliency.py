@@ -1,8 +1,8 @@
 """Saliency metrics equal to PySODMetrics 1.6 within 1e-9 (weighted F: 1e-6), from one joint histogram per image.
 
-The map is 8-bit, / 255, stretched to 0..1 per image unless constant; the truth is bool. The histogram counts pixels by
-quadrant around the centroid of the truth × truth × grey level, and everything but the weighted F-measure and the
-Boundary IoU follows from it.
+The map is 8-bit, divided by 255 and stretched to 0..1 per image unless constant; the truth is bool. The histogram has
+counts by quadrant around the centroid of the truth × truth × grey level. All measures except weighted F and Boundary
+IoU follow from it.
 
     MAE           mean |map − truth| (Perazzi et al., CVPR 2012)
     F             β² = 0.3 (Achanta et al., CVPR 2009)
@@ -12,129 +12,110 @@ Boundary IoU follows from it.
     IoU, Dice, Specificity, Accuracy; BER: balanced error rate, lower is better
     boundary_IoU  of the stretched map ≥ 0.5 (Cheng et al., CVPR 2021)
 
-Of F, E and the family of IoU there are three scores: adp, with the map cut at twice its mean (at 1 at most); mean and
-max (of BER: min) of the mean curve over the thresholds 255 … 0 on the stretched map, truncated to 8 bits. Papers mix
-two other meanings of "max F" with maxF: maxF_of_mean_PR, from the mean precision and recall, and mean_of_maxF.
+F, E and the measures from IoU to BER have three scores: adp, with the map thresholded at twice its mean (at most 1);
+mean and max (BER: min) of the mean curve over the thresholds 255 … 0 of the stretched map, truncated to 8 bits. Papers
+also use two other definitions of max F: maxF_of_mean_PR, from mean precision and mean recall, and mean_of_maxF.
 
-What the reference leaves undefined is defined here; `strict_reference` gives it as the reference does:
-    S         quadrants without pixels count nothing (NaN: a centroid that rounds to the last row or column)
-    E         a mean over 1 is given as 1, for the sum over an image is divided by its pixels less one (a perfect map of
-              N pixels: N / (N − 1)); an image of one pixel has 0 or 1 (4.5e15)
-As in the reference, an empty truth has F, wF, IoU, Dice 0, whatever the map, and BER at least 0.5; S 1 − mean of the
-map and E its empty share. A full truth has Specificity 0, S the mean of the map and E its chosen share.
-Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has.
+Cases that the reference leaves undefined are defined here; `strict_reference` returns the values of the reference:
+    S         empty quadrants are excluded (reference: NaN if the centroid rounds to the last row or column)
+    E         a mean above 1 is reported as 1 (reference: N / (N − 1) for a perfect map, because the sum over N pixels
+              is divided by N − 1); an image of one pixel has 0 or 1 (reference: 4.5e15)
+As in the reference, an empty truth has F, wF, IoU and Dice 0 for any map, BER at least 0.5, S 1 − mean of the map, and
+E the share of pixels below the threshold. A full truth has Specificity 0, S the mean of the map, and E the share of
+pixels at or above the threshold. Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has none.
 """
 
 import cv2
 import numpy as np
 
-from metrics.boundary_iou import band_distance_px, boundary_band
-from metrics.weighted_f import EPS, box_with_margin, stretched_values
+from metrics.segmentation import band_distance_px, boundary_band
+from metrics.weighted_f import EPS, find_box, stretch_levels
 from metrics.weighted_f import weighted_f as measure_weighted_f
 
 F_BETA2 = 0.3
 S_ALPHA = 0.5
 NUM_LEVELS = 256
-EXACT_COUNT = 2**24  # up to which the float32 counts of OpenCV's histogram are exact
 
-# The state of an image: its count 1, these values, and the curves, float64 [9, 257], the adaptive threshold at the end.
+# State of an image, [K]: 1, VALUES, and CURVES [9, 257], with the adaptive threshold as the last point.
 VALUES = ("MAE", "S", "wF", "boundary_IoU", "mean_of_maxF")
 CURVES = ("precision", "recall", "F", "IoU", "Dice", "Specificity", "Accuracy", "BER", "E")
 STATE_SIZE = 1 + len(VALUES) + len(CURVES) * (NUM_LEVELS + 1)
 
 
 class SaliencyMetrics:
-    """Scores of a set of images, as sums that can be added up over processes.
+    """Scores of a set of images from a sum of their states.
 
-    `add` one image at a time; `scores` at the end. `state` is a flat float64 array: its sum over processes, given to
-    `from_state`, stands for all images.
+    `state`, float64 [K], may be summed over processes and passed to `from_state`.
     """
 
     def __init__(self, weighted_f: bool = True, strict_reference: bool = False):
-        self.weighted_f = weighted_f
-        self.strict_reference = strict_reference
+        self.weighted_f, self.strict_reference = weighted_f, strict_reference
         self.state = np.zeros(STATE_SIZE)
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """prediction: uint8 [H, W]; truth: bool [H, W]."""
-        self.add_state(measure_map(prediction, truth, self.weighted_f, self.strict_reference))
-
-    def add_state(self, state: np.ndarray) -> None:
-        """Adds what `measure_map` gave for one image, or a sum of such states."""
-        self.state = self.state + state
+        """Add one image. prediction: uint8 [H, W]; truth: bool [H, W]."""
+        self.state = self.state + measure_map(prediction, truth, self.weighted_f, self.strict_reference)
 
     @classmethod
     def from_state(cls, state: np.ndarray, strict_reference: bool = False) -> "SaliencyMetrics":
-        """Of a state, or a sum of states of several processes."""
+        """Metrics of a state, or of a sum of states."""
         metrics = cls(strict_reference=strict_reference)
-        metrics.add_state(state)
+        metrics.state = state
         return metrics
 
     def scores(self) -> dict[str, float]:
-        """Every score by its name; without wF where it was not measured of each image."""
-        return {name: float(score) for name, score in scores_of_state(self.state, self.strict_reference).items()}
-
-    def curves(self) -> dict[str, np.ndarray]:
-        """The mean curves by their names, [256], over the thresholds 255 … 0."""
-        return curves_of_state(self.state, self.strict_reference)
+        """All scores by name; wF only if it was measured on each image."""
+        return {name: float(score) for name, score in score_states(self.state, self.strict_reference).items()}
 
 
-def scores_of_state(state: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
-    """Scores of a sum of states [K], or of each of several sums [B, K] → values or arrays [B] by name.
+def score_states(states: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
+    """Scores by name, 0..1, [...], of sums of states [..., K].
 
-    0..1; wF only where it was measured of every image. A sum of NaN has scores of NaN.
+    wF is included only if it was measured on every image. A state of NaN has scores of NaN.
     """
-    values, curves = means_of_state(state)
+    values, curves = mean_states(states)
     adaptive = {name: curve[..., NUM_LEVELS] for name, curve in curves.items()}
     curves = {name: curve[..., :NUM_LEVELS] for name, curve in curves.items()}
-    f_of_means = f_measure(curves["precision"], curves["recall"])
-    scores = {"MAE": values["MAE"], "S": values["S"]}
-    if not np.isnan(values["wF"]).all():
-        scores["wF"] = values["wF"]
-    for name in ("F", "E", "IoU", "Dice", "Specificity", "Accuracy"):
-        scores |= {
-            f"max{name}": curves[name].max(-1),
-            f"mean{name}": curves[name].mean(-1),
-            f"adp{name}": adaptive[name],
-        }
-    scores |= {"minBER": curves["BER"].min(-1), "meanBER": curves["BER"].mean(-1), "adpBER": adaptive["BER"]}
-    scores |= {"maxF_of_mean_PR": f_of_means.max(-1), "mean_of_maxF": values["mean_of_maxF"]}
-    scores["boundary_IoU"] = values["boundary_IoU"]
+    scores = {name: values[name] for name in ("MAE", "S", "wF") if name != "wF" or not np.isnan(values["wF"]).all()}
+    for name in ("F", "E", "IoU", "Dice", "Specificity", "Accuracy", "BER"):
+        best = {"minBER": curves["BER"].min(-1)} if name == "BER" else {f"max{name}": curves[name].max(-1)}
+        scores |= best | {f"mean{name}": curves[name].mean(-1), f"adp{name}": adaptive[name]}
+    scores["maxF_of_mean_PR"] = f_measure(curves["precision"], curves["recall"]).max(-1)
+    scores |= {name: values[name] for name in ("mean_of_maxF", "boundary_IoU")}
     return scores if strict_reference else {name: np.minimum(score, 1) for name, score in scores.items()}
 
 
-def curves_of_state(state: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
-    """Mean curves by name, [256] (of several sums [B, 256]), over the thresholds 255 … 0, level ≥ threshold."""
-    curves = {name: curve[..., :NUM_LEVELS] for name, curve in means_of_state(state)[1].items()}
+def mean_curves(states: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
+    """Mean curves by name, [..., 256], over the thresholds 255 … 0 (level ≥ threshold), of sums of states [..., K]."""
+    curves = {name: curve[..., :NUM_LEVELS] for name, curve in mean_states(states)[1].items()}
     return curves if strict_reference else {name: np.minimum(curve, 1) for name, curve in curves.items()}
 
 
-def means_of_state(state: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Means over the images: of the values, and of the curves with their adaptive threshold [..., 257], by name."""
-    state = np.asarray(state)
-    if state.shape[-1] != STATE_SIZE:
-        raise ValueError(f"expected a state of {STATE_SIZE} sums, got {list(state.shape)}")
-    if not state[..., 0].all():
+def mean_states(states: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Means over images by name: of VALUES [...], and of CURVES with the adaptive threshold [..., 257]."""
+    if states.shape[-1] != STATE_SIZE:
+        raise ValueError(f"expected a state of {STATE_SIZE} sums, got {list(states.shape)}")
+    if not states[..., 0].all():
         raise ValueError("no image was scored")
-    means = np.moveaxis(state[..., 1:] / state[..., :1], -1, 0)
-    values, curves = means[: len(VALUES)], means[len(VALUES) :].reshape(len(CURVES), NUM_LEVELS + 1, *means.shape[1:])
-    return dict(zip(VALUES, values)), dict(zip(CURVES, np.moveaxis(curves, 1, -1)))
+    values, curves = np.split(states[..., 1:] / states[..., :1], [len(VALUES)], axis=-1)
+    curves = curves.reshape(*states.shape[:-1], len(CURVES), NUM_LEVELS + 1)
+    return dict(zip(VALUES, np.moveaxis(values, -1, 0))), dict(zip(CURVES, np.moveaxis(curves, -2, 0)))
 
 
 def measure_map(
     prediction: np.ndarray, truth: np.ndarray, weighted_f: bool = True, strict_reference: bool = False
 ) -> np.ndarray:
-    """The state, float64 [K], of one image. prediction: uint8 [H, W]; truth: bool [H, W].
+    """State, float64 [K], of one image. prediction: uint8 [H, W]; truth: bool [H, W].
 
-    Without `weighted_f` its place holds NaN, which sums keep.
+    Without `weighted_f` its value is NaN, which sums preserve. Raises ValueError for other types or shapes.
     """
     check_pair(prediction, truth)
-    parts = quadrants_of(truth)
-    quadrants = np.stack([class_histograms(prediction[part], truth[part]) for part in parts])  # [4, 2, 256]
+    parts = split_quadrants(truth)
+    quadrants = np.stack([count_levels(prediction[part], truth[part]) for part in parts])  # [4, 2, 256]
     counts = quadrants.sum(axis=0)  # [2, 256]: background, foreground
     present = np.flatnonzero(counts.any(axis=0))
-    values = stretched_values(present[0], present[-1])  # [256]
-    curves = measure_thresholds(counts, first_levels(prediction, counts, values), strict_reference)  # [9, 257]
+    values = stretch_levels(present[0], present[-1])  # [256]
+    curves = measure_thresholds(counts, lowest_levels(prediction, counts, values), strict_reference)  # [9, 257]
     measured = (
         mean_absolute_error(counts, values),
         s_measure(quadrants, values, prediction, parts, strict_reference),
@@ -146,34 +127,31 @@ def measure_map(
 
 
 def check_pair(prediction: np.ndarray, truth: np.ndarray) -> None:
-    """Raises `ValueError` that shows both unless it is uint8 and bool [H, W] of one size."""
-    kinds = prediction.dtype == np.uint8 and truth.dtype == bool
-    if not kinds or prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
+    """Raise `ValueError` unless map and truth are uint8 and bool [H, W] of one size."""
+    types = prediction.dtype == np.uint8 and truth.dtype == bool
+    if not types or prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
         raise ValueError(
             f"expected a uint8 map and a bool truth of one size [H, W], got {prediction.dtype} "
             f"{list(prediction.shape)} and {truth.dtype} {list(truth.shape)}"
         )
 
 
-def quadrants_of(truth: np.ndarray) -> list[tuple[slice, slice]]:
-    """Rows and columns of the quadrants around the centroid of the truth, in reading order; some may be empty."""
-    row, column = centroid(truth)
+def split_quadrants(truth: np.ndarray) -> list[tuple[slice, slice]]:
+    """Row and column slices of the quadrants around the centroid of the truth, row by row; some may be empty."""
+    row, column = find_centroid(truth)
     return [(y, x) for y in (slice(row), slice(row, None)) for x in (slice(column), slice(column, None))]
 
 
-def class_histograms(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How often each grey level occurs in background and foreground, float64 [2, 256]."""
+def count_levels(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Histograms of the grey levels of background and foreground, float64 [2, 256]."""
     if prediction.size == 0:
         return np.zeros((2, NUM_LEVELS))
-    if prediction.size > EXACT_COUNT:
-        codes = prediction.ravel() + NUM_LEVELS * truth.ravel().astype(np.int64)
-        return np.bincount(codes, minlength=2 * NUM_LEVELS).reshape(2, NUM_LEVELS).astype(np.float64)
     images = [truth.view(np.uint8), prediction]
     return cv2.calcHist(images, [0, 1], None, [2, NUM_LEVELS], [0, 2, 0, NUM_LEVELS]).astype(np.float64)
 
 
-def centroid(truth: np.ndarray) -> tuple[int, int]:
-    """First row and column below and right of the foreground's rounded centroid; (0, 0) if there is none."""
+def find_centroid(truth: np.ndarray) -> tuple[int, int]:
+    """First row below and first column right of the rounded centroid of the foreground; (0, 0) without foreground."""
     mask = truth.view(np.uint8)
     rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
     columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
@@ -184,38 +162,37 @@ def centroid(truth: np.ndarray) -> tuple[int, int]:
 
 
 def mean_absolute_error(counts: np.ndarray, values: np.ndarray) -> float:
-    """Mean of |value − truth|, 0..1; counts [2, 256] of background and foreground, values [256] in 0..1."""
+    """Mean of |value − truth|, 0..1. counts: [2, 256] of background and foreground; values: [256] in 0..1."""
     background, foreground = counts
     return (background @ values + foreground @ (1 - values)) / counts.sum()
 
 
-def first_levels(prediction: np.ndarray, counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The lowest grey level that each threshold chooses, int [257], 256 if none: thresholds 255 … 0, and the adaptive
-    one, min(2 · mean, 1)."""
+def lowest_levels(prediction: np.ndarray, counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lowest grey level at or above each threshold, int [257], 256 if there is none.
+
+    The thresholds are 255 … 0 and the adaptive one, min(2 · mean, 1).
+    """
     truncated = np.clip(values * 255, 0, 255).astype(np.uint8)
     threshold = 2 * (counts.sum(axis=0) @ values) / counts.sum()
     if threshold < 1 and np.abs(values - threshold).min() < 1e-12:
-        threshold = 2 * values[prediction].mean()  # a tie, which the reference leaves to the rounding of this sum
+        threshold = 2 * values[prediction].mean()  # in a tie the rounding of this sum decides, as in the reference
     first = np.searchsorted(truncated, np.arange(NUM_LEVELS - 1, -1, -1, dtype=np.uint8))
     return np.append(first, np.searchsorted(values, min(threshold, 1)))
 
 
 def measure_thresholds(counts: np.ndarray, first: np.ndarray, strict_reference: bool) -> np.ndarray:
-    """The measures named in CURVES, [9, T], at each of T thresholds, given by the lowest level that it chooses.
-
-    Where a measure is 0 / 0 it is 0.
-    """
+    """CURVES at T thresholds, [9, T]; 0 / 0 is 0. counts: [2, 256]; first: lowest selected grey level, int [T]."""
     at_least = np.zeros((2, NUM_LEVELS + 1))
     at_least[:, :NUM_LEVELS] = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
-    alarms, hits = at_least[:, first]  # [T]: chosen background and chosen foreground
+    alarms, hits = at_least[:, first]  # [T]: selected background and selected foreground
     rest, area = counts.sum(axis=1)
-    chosen = alarms + hits
+    selected = alarms + hits
     measures = {
-        "precision": ratio(hits, chosen),
+        "precision": ratio(hits, selected),
         "recall": ratio(hits, area),
-        "F": ratio((1 + F_BETA2) * hits, F_BETA2 * area + chosen),
+        "F": ratio((1 + F_BETA2) * hits, F_BETA2 * area + selected),
         "IoU": ratio(hits, area + alarms),
-        "Dice": ratio(2 * hits, area + chosen),
+        "Dice": ratio(2 * hits, area + selected),
         "Specificity": ratio(rest - alarms, rest),
         "Accuracy": ratio(hits + rest - alarms, area + rest),
         "E": e_measure(alarms, hits, rest, area, strict_reference),
@@ -225,7 +202,7 @@ def measure_thresholds(counts: np.ndarray, first: np.ndarray, strict_reference: 
 
 
 def ratio(count, total):
-    """count / total of pixel counts, 0 where the total is 0."""
+    """Ratio of pixel counts, 0 where the total is 0."""
     return count / np.maximum(total, 1)
 
 
@@ -236,17 +213,17 @@ def f_measure(precision, recall):
 
 
 def e_measure(alarms, hits, rest, area, strict_reference: bool) -> np.ndarray:
-    """Enhanced alignment [T] of T binary maps with `hits` chosen of the object's `area`, `alarms` of the `rest`."""
-    number, chosen = area + rest, alarms + hits
+    """Enhanced alignment [T] of T binary maps that select `hits` of the object's `area` and `alarms` of the `rest`."""
+    number, selected = area + rest, alarms + hits
     if area == 0:
-        aligned = number - chosen
+        aligned = number - selected
     elif rest == 0:
-        aligned = chosen
+        aligned = selected
     else:
-        mean = chosen / number
-        of_map = np.stack([-mean, 1 - mean])[:, None]  # [2, 1, T]: what is not chosen and what is, less the mean
-        of_truth = np.array([-area / number, 1 - area / number])[None, :, None]  # [1, 2, 1]
-        alignment = 2 * of_map * of_truth / (of_map**2 + of_truth**2 + EPS)
+        mean = selected / number
+        bias_map = np.stack([-mean, 1 - mean])[:, None]  # [2, 1, T]: not selected, selected; minus the mean
+        bias_truth = np.array([-area / number, 1 - area / number])[None, :, None]  # [1, 2, 1]
+        alignment = 2 * bias_map * bias_truth / (bias_map**2 + bias_truth**2 + EPS)
         sizes = np.stack([rest - alarms, area - hits, alarms, hits]).reshape(2, 2, -1)
         aligned = ((alignment + 1) ** 2 / 4 * sizes).sum(axis=(0, 1))
     return aligned / (number - 1 + EPS if strict_reference else max(number - 1, 1))
@@ -268,7 +245,7 @@ def s_measure(quadrants, values, prediction, parts, strict_reference: bool) -> f
 
 
 def object_score(counts: np.ndarray, values: np.ndarray) -> float:
-    """2μ / (μ² + 1 + σ) of the values counted in `counts` [256]."""
+    """2μ / (μ² + 1 + σ) of the values with `counts` [256]."""
     number = counts.sum()
     mean = counts @ values / number
     deviation = np.sqrt(counts @ (values - mean) ** 2 / max(number - 1, 1))
@@ -276,7 +253,7 @@ def object_score(counts: np.ndarray, values: np.ndarray) -> float:
 
 
 def region_scores(quadrants, values, prediction, parts) -> np.ndarray:
-    """Structural similarity of map and truth in each quadrant, [4]; arguments as of `s_measure`."""
+    """Structural similarity of map and truth in each quadrant, [4]. Arguments as of `s_measure`."""
     both, foreground = quadrants.sum(axis=1), quadrants[:, 1]  # [4, 256]
     number = np.maximum(both.sum(axis=1), 1)
     freedom = np.maximum(number - 1, 1)
@@ -284,7 +261,7 @@ def region_scores(quadrants, values, prediction, parts) -> np.ndarray:
     deviations = values - x[:, None]
     variance_x = (both * deviations**2).sum(axis=1) / freedom
     variance_y = number * y * (1 - y) / freedom
-    covariance = (foreground * deviations).sum(axis=1) / freedom  # Σ (v − x)(g − y) = Σ of the foreground's (v − x)
+    covariance = (foreground * deviations).sum(axis=1) / freedom  # Σ (v − x)(g − y) is Σ (v − x) over the foreground
     scores = 4 * x * y * covariance / ((x**2 + y**2) * (variance_x + variance_y) + EPS)
     for place in np.flatnonzero(variance_y == 0):
         scores[place] = is_constant(values[both[place] > 0], values, prediction, parts[place])
@@ -292,19 +269,21 @@ def region_scores(quadrants, values, prediction, parts) -> np.ndarray:
 
 
 def is_constant(present: np.ndarray, values: np.ndarray, prediction: np.ndarray, part) -> bool:
-    """Whether a part of the map has one value, by its variance as the reference sums it: a mean that is rounded makes
-    a constant part, other than of 0 or 1, vary. present: the values that occur in it."""
+    """Whether the reference finds variance 0 in a part of the map. present: the values that occur in it.
+
+    The mean of a constant part is rounded, so that its variance may be above 0 unless the value is 0 or 1.
+    """
     if len(present) != 1 or present[0] in (0, 1):
         return len(present) == 1
     return values[prediction][part].mean() == present[0]
 
 
 def mask_boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Boundary IoU of two masks, bool [H, W], within 2 % of the image's diagonal; 1 if both are empty."""
+    """Boundary IoU of two masks, bool [H, W]; 1 if both are empty."""
     either = prediction | truth
     if not either.any():
         return 1.0
-    box = box_with_margin(either, 0)  # what lies around it is in no band
+    box = find_box(either, 0)  # bands lie inside
     distance_px = band_distance_px(truth.shape)
     bands = [boundary_band(mask[box], distance_px) for mask in (prediction, truth)]
     return np.count_nonzero(bands[0] & bands[1]) / np.count_nonzero(bands[0] | bands[1])

@@ -1,4 +1,4 @@
-"""Saliency scores as tables and curves."""
+"""Tables and plots of saliency scores."""
 
 import numpy as np
 
@@ -28,44 +28,44 @@ OVERLAP = {
     "minBER": "min BER ↓",
     "boundary_IoU": "boundary IoU ↑",
 }
-THRESHOLDS = np.arange(255, -1, -1)  # of the curves
+THRESHOLDS = np.arange(255, -1, -1)  # x values of the curves
 
 
 def saliency_tables(scores: dict[tuple[str, str], dict]) -> list[Table]:
-    """scores: (method, data set) → measure → score, with "images". The classic measures, and those of overlap."""
-    return [_table("saliency", CLASSIC, scores), _table("saliency_overlap", OVERLAP, scores)]
+    """Tables of the classic measures and of the measures of overlap.
+
+    scores: (method, data set) → measure → score, with "images", their number.
+    """
+    return [build_table("saliency", CLASSIC, scores), build_table("saliency_overlap", OVERLAP, scores)]
 
 
 def saliency_plots(curves: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[Plot]:
-    """Precision over recall, and F and E over the threshold, of each data set; a line for each method."""
+    """Plots of precision over recall, and of F and E over the threshold, per data set, with one line per method.
+
+    curves: (method, data set) → name → values [256].
+    """
     plots = []
     for data_set in dict.fromkeys(data_set for _, data_set in curves):
-        of_methods = {method: curve for (method, where), curve in curves.items() if where == data_set}
-        lines = {method: (curve["recall"], curve["precision"]) for method, curve in of_methods.items()}
+        by_method = {method: curve for (method, where), curve in curves.items() if where == data_set}
+        lines = {method: (curve["recall"], curve["precision"]) for method, curve in by_method.items()}
         plots.append(Plot(f"PR_{data_set}", f"recall, {data_set}", "precision", lines))
         for name in ("F", "E"):
-            lines = {method: (THRESHOLDS, curve[name]) for method, curve in of_methods.items()}
+            lines = {method: (THRESHOLDS, curve[name]) for method, curve in by_method.items()}
             plots.append(Plot(f"{name}_{data_set}", f"threshold, {data_set}", name, lines))
     return plots
 
 
-def _table(name: str, columns: dict[str, str], scores: dict[tuple[str, str], dict]) -> Table:
+def build_table(name: str, columns: dict[str, str], scores: dict[tuple[str, str], dict]) -> Table:
     measured = [key for key in columns if any(key in found for found in scores.values())]
     rows = [
         [method, data_set, found["images"], *(four_digits(found.get(key)) for key in measured)]
         for (method, data_set), found in scores.items()
     ]
     titles = [columns[key] for key in measured]
-    return Table(
-        name,
-        ["method", "data set", "images", *titles],
-        rows,
-        higher=tuple(title for title in titles if "↑" in title),
-        lower=tuple(title for title in titles if "↓" in title),
-        within="data set",
-    )
+    higher, lower = (tuple(title for title in titles if arrow in title) for arrow in "↑↓")
+    return Table(name, ["method", "data set", "images", *titles], rows, higher=higher, lower=lower, within="data set")
 
 
 def four_digits(score: float | None) -> str:
-    """Four digits; a dash for None and NaN."""
+    """Format a score with four decimals, None and NaN as a dash."""
     return UNDEFINED if score is None or score != score else f"{score:.4f}"

@@ -1,4 +1,4 @@
-"""A report on which files of a method were scored and which were not."""
+"""Which files of a method were scored, and which images it does worst on."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,10 @@ from formats.errors import shorten
 
 @dataclass
 class FileReport:
-    """Which files of one method were scored, by their stems, and which were not.
+    """Number of scored files of one method, and the names of the others.
 
-    `unusable`: stem → why, of files that are damaged or do not fit their truth; `resized`: scored, but of another size
-    than their truth; `extra`: without truth, or not in the list.
+    missing: there is no file. extra: without truth, or not in the list. unusable: name → reason, for a file that is
+    damaged or does not fit its truth. resized: scored after resizing to the truth.
     """
 
     scored: int = 0
@@ -19,19 +19,19 @@ class FileReport:
     unusable: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
-        """What is worth telling, one line each: counts, and the first names."""
-        told = {
+    def summarize(self) -> list[str]:
+        """One line per kind of file that occurs: the count and the first names."""
+        kinds = {
             "missing": self.missing,
             "unusable": list(self.unusable.values()),
             "resized to their truth": self.resized,
             "extra, not scored": self.extra,
         }
-        return [f"{len(names)} {what}: {shorten(names)}" for what, names in told.items() if names]
+        return [f"{len(names)} {kind}: {shorten(names)}" for kind, names in kinds.items() if names]
 
 
-def worst_first(images: dict, measure: str, count: int) -> list:
-    """The `count` keys of the lowest `measure`, on average over methods; those where it is not defined come last.
+def select_worst(images: dict, measure: str, count: int) -> list:
+    """The `count` keys with the lowest mean of `measure` over methods, undefined means last.
 
     images: key → method → measure → score.
     """

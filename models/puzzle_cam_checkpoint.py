@@ -1,7 +1,7 @@
-"""Checkpoints of Puzzle-CAM's DeepLabV3+ on ResNeSt (Jo and Yu, ICIP 2021), read as if they were of this project.
+"""Checkpoints of Puzzle-CAM's DeepLabV3+ on ResNeSt (Jo and Yu, ICIP 2021), as checkpoints of this project.
 
-Such a file is a plain state dict. It holds the backbone under `model.`, the same tensors again under `stage1.` …
-`stage5.`, then `aspp.` and `decoder.`, all of them perhaps behind `module.`.
+Such a file is a state dict. It holds the backbone under `model.`, the same tensors again under `stage1.` … `stage5.`,
+and `aspp.` and `decoder.`. All names may begin with `module.`.
 """
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from formats.errors import InputError
 from formats.voc_layout import VOC_CLASSES
-from utils.checkpoint_content import check_weights
 
 RESNESTS = {  # by the number of blocks in layer1 … layer4
     (3, 4, 6, 3): "resnest50",
@@ -17,15 +16,15 @@ RESNESTS = {  # by the number of blocks in layer1 … layer4
     (3, 24, 36, 3): "resnest200",
     (3, 30, 48, 8): "resnest269",
 }
-COPIES = {"stage1.0.": "model.conv1.", "stage1.1.": "model.bn1."} | {
+COPY_PREFIXES = {"stage1.0.": "model.conv1.", "stage1.1.": "model.bn1."} | {
     f"stage{number + 1}.0.": f"model.layer{number}." for number in range(1, 5)
 }
-OUR_NAMES = {"model.": "backbone.network.", "aspp.": "aspp.", "decoder.": "decoder."}
+OUR_PREFIXES = {"model.": "backbone.network.", "aspp.": "aspp.", "decoder.": "decoder."}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def from_puzzle_cam(content, path) -> dict:
-    """A segmentation checkpoint of this project from the content of such a file; any other content as it is."""
+    """Convert the content of such a file to a segmentation checkpoint; return any other content unchanged."""
     if not is_puzzle_cam(content):
         return content
     settings, weights = read_puzzle_cam(content, path)
@@ -33,66 +32,56 @@ def from_puzzle_cam(content, path) -> dict:
 
 
 def is_puzzle_cam(content) -> bool:
-    """Whether a file's content is a state dict with the names of Puzzle-CAM's segmentation network."""
-    if not isinstance(content, dict):
-        return False
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+    """Whether the content of a file is a state dict with the names of Puzzle-CAM's segmentation network."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return False
     return {"model", "aspp", "decoder"} <= {key.removeprefix("module.").split(".")[0] for key in content}
 
 
 def read_puzzle_cam(state: dict[str, Tensor], path) -> tuple[dict, dict[str, Tensor]]:
-    """The settings of `build_deeplabv3plus` that follow from the weights, and the weights by our names.
+    """Return the settings of `build_deeplabv3plus` that follow from the weights, and the weights by our names.
 
-    Raises `InputError` for a name that has no place in the network, for a copy that differs from its original, and
-    for a backbone that is none of the known ones.
+    Raises `InputError` for an unknown name, a copy that differs from its original, or an unknown backbone.
     """
-    check_weights(state, path)  # before they are compared, number by number
     state = {key.removeprefix("module."): value for key, value in state.items()}
     weights = {}
     for key, value in state.items():
-        if original := renamed(key, COPIES):
+        if original := replace_prefix(key, COPY_PREFIXES):
             if original not in state or not torch.equal(state[original], value):
-                raise InputError(f"{path}: {key} differs from {original}, whose copy it is: the file is damaged")
-        elif ours := renamed(key, OUR_NAMES):
-            weights[ours] = value
+                raise InputError(f"{path}: {key} differs from {original}, of which it is a copy: the file is damaged")
+        elif our_name := replace_prefix(key, OUR_PREFIXES):
+            weights[our_name] = value
         else:
-            raise InputError(f"{path}: {key} has no place in Puzzle-CAM's DeepLabV3+, whose names the others are")
-    return settings_of(state, path), weights
+            raise InputError(f"{path}: {key} is not a weight of Puzzle-CAM's DeepLabV3+, as the others are")
+    return infer_settings(state, path), weights
 
 
-def renamed(key: str, prefixes: dict[str, str]) -> str | None:
-    """The key with its prefix replaced; None if it has none of these."""
-    for old, new in prefixes.items():
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    return None
+def replace_prefix(key: str, prefixes: dict[str, str]) -> str | None:
+    """Replace the prefix of a key; None if it has none of `prefixes`."""
+    return next((new + key.removeprefix(old) for old, new in prefixes.items() if key.startswith(old)), None)
 
 
-def settings_of(state: dict[str, Tensor], path) -> dict:
-    num_classes = num_outputs(state, "decoder.classifier.8.weight", path) - 1
+def infer_settings(state: dict[str, Tensor], path) -> dict:
+    for key in ("decoder.classifier.8.weight", "aspp.conv1.weight"):
+        if key not in state:
+            raise InputError(f"{path} lacks {key} of Puzzle-CAM's DeepLabV3+")
+    num_classes = len(state["decoder.classifier.8.weight"]) - 1
     names = VOC_CLASSES if num_classes == len(VOC_CLASSES) else [f"class{index + 1}" for index in range(num_classes)]
     return {
-        "backbone": resnest_of(state, path),
+        "backbone": infer_resnest(state, path),
         "backbone_args": {},
         "pixel_mean": list(IMAGENET_MEAN),
         "pixel_std": list(IMAGENET_STD),
         "classes": list(names),
-        "head_width": num_outputs(state, "aspp.conv1.weight", path),
+        "head_width": len(state["aspp.conv1.weight"]),
         "use_gn": "aspp.bn1.running_mean" not in state,
         "mode": "fix",
         "output_stride": 16,
     }
 
 
-def num_outputs(state: dict[str, Tensor], key: str, path) -> int:
-    if key not in state or not (state[key].ndim == 4 and state[key].numel()):
-        raise InputError(f"{path} lacks the convolution {key} of Puzzle-CAM's DeepLabV3+, whose other names it has")
-    return len(state[key])
-
-
-def resnest_of(state: dict[str, Tensor], path) -> str:
-    """The README name of the ResNeSt whose weights these are."""
+def infer_resnest(state: dict[str, Tensor], path) -> str:
+    """Infer the README name of the ResNeSt from its weights."""
     layers = [f"model.layer{number}." for number in range(1, 5)]
     blocks = tuple(len({key.split(".")[2] for key in state if key.startswith(layer)}) for layer in layers)
     has_split_attention = any(".conv2.fc1." in key for key in state)

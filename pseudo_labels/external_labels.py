@@ -1,14 +1,14 @@
-"""Labels by any other method: label maps, or scores from which a constant background makes them.
+"""Labels produced by other methods: label maps, or class scores that are compared with a constant background score.
 
     <id>.png   palette, grey or RGB label map
-    <id>.npy   a pickled dict of scores, as PSA, IRN and Puzzle-CAM write it
-    <id>.npz   the same as named arrays, or maps of this project
+    <id>.npy   pickled dict of scores, as PSA, IRN and Puzzle-CAM write it
+    <id>.npz   the same as named arrays, or CAMs of this project
 
-A dict holds either one map per class under its number, or `keys` and the maps under one of the names below. Numbers
-are classes from 0, or labels with 0 for the background: the image's own classes tell which. The maps of the first
-kind become labels from 1.
+A dict holds either one map per class under the class number, or `keys` and the maps under one of `MAP_KEYS`. Class
+numbers either count from 0, or are labels from 1 with 0 for the background: the classes of the image decide which.
 """
 
+import io
 import re
 from pathlib import Path
 
@@ -23,61 +23,71 @@ from formats.pickles import load_object_array
 from pseudo_labels.fusion_rules import strongest
 
 SUFFIXES = (".png", ".npy", ".npz")
-NAMES_OF_MAPS = ("high_res", "hr_cam", "rw", "cams", "cam")  # in order of resolution
-NAMES_OF_CLASSES = ("keys", "classes")
-NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")  # each under one name alone
+MAP_KEYS = ("high_res", "hr_cam", "rw", "cams", "cam")  # the finest resolution first
+CLASS_KEYS = ("keys", "classes")
+CLASS_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 def find_baseline(folder, ids: list[str]) -> list[Path]:
-    """The file of every id in a folder, by one listing of it; a missing one is a `MissingInputError`."""
+    """Find the file of every id in a folder.
+
+    Raises `MissingInputError` if the folder or a file is missing, `InputError` if an id has two files.
+    """
     folder = existing_folder(folder)
-    there = {path.name for path in folder.iterdir()}
-    found = [[name + suffix for suffix in SUFFIXES if name + suffix in there] for name in ids]
+    present = {path.name for path in folder.iterdir()}
+    found = [[name + suffix for suffix in SUFFIXES if name + suffix in present] for name in ids]
     missing = [name for name, names in zip(ids, found) if not names]
     if missing:
         raise MissingInputError(
             f"{folder} lacks the labels of {len(missing)} of {len(ids)} images ({shorten(missing)}): expected "
             f"<id>{', <id>'.join(SUFFIXES)}"
         )
-    twice = [names for names in found if len(names) > 1]
-    if twice:
-        raise InputError(f"{folder} holds {' and '.join(twice[0])}: remove all but one")
+    ambiguous = [names for names in found if len(names) > 1]
+    if ambiguous:
+        raise InputError(f"{folder} holds {' and '.join(ambiguous[0])}: remove all but one")
     return [folder / names[0] for names in found]
 
 
-def load_baseline(path: Path, image_labels: np.ndarray, other, shape_hw, bg_threshold: float) -> np.ndarray:
-    """The label map, uint8 [H, W], of an image with the classes `image_labels` (bool [C]) and the size `shape_hw`, that
-    of another file of it, `other`.
+def load_baseline(path: Path, image_labels: np.ndarray, image_path, shape_hw, bg_threshold: float) -> np.ndarray:
+    """Load the label map of an image, uint8 [H, W].
 
-    Raises `InputError` for another size, or a label that does not exist.
+    image_labels   bool [C], the classes of the image
+    image_path     file of the same image, named in errors about its size
+    shape_hw       its size
+    bg_threshold   score of the background where the file has none
+
+    Raises `InputError` for another size, unknown labels, or scores of other classes.
     """
     if path.suffix == ".png":
         label = load_label(path)
         check_labels(label, len(image_labels) + 1, path)
     else:
         scores, labels = load_scores(path, np.flatnonzero(image_labels) + 1)
-        if not labels.any():  # no class, with or without a map of the background
+        if not labels.any():  # the image has no class
             return np.zeros(shape_hw, np.uint8)
         if scores.shape[1:] != tuple(shape_hw):  # maps at the stride of their network
             scores = np.stack([cv2.resize(score, shape_hw[::-1], interpolation=cv2.INTER_LINEAR) for score in scores])
         background = scores[0] if labels[0] == 0 else np.full(shape_hw, bg_threshold, np.float32)
         label = strongest(background, scores[labels > 0], labels[labels > 0])
-    check_size(path, label.shape, other, shape_hw)
+    check_size(path, label.shape, image_path, shape_hw)
     return label
 
 
 def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float32 [K, h, w] of an image with the labels `expected` (1..C), and whose they are, uint8 [K], rising."""
+    """Load the scores of an image, float32 [K, h, w], and their labels, uint8 [K], ascending.
+
+    `expected` holds the labels of the image, 1..C. Label 0 is the background, if the file has scores of it.
+    """
     content = load_dict(path)
     numbers = [key for key in content if isinstance(key, (int, np.integer))]
-    if len(numbers) == len(content):  # none for an image without classes
+    if len(numbers) == len(content):  # also an empty dict, of an image without classes
         keys, maps = numbers, [content[key] for key in numbers]
     else:
-        names = [next((name for name in known if name in content), None) for known in (NAMES_OF_CLASSES, NAMES_OF_MAPS)]
+        names = [next((name for name in known if name in content), None) for known in (CLASS_KEYS, MAP_KEYS)]
         if None in names:
             raise InputError(
                 f"{path} holds {shorten(content)}: expected one map per class number, or keys with "
-                f"{', '.join(NAMES_OF_MAPS)}"
+                f"{', '.join(MAP_KEYS)}"
             )
         keys, maps = content[names[0]], content[names[1]]
     try:
@@ -85,7 +95,7 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
     except ValueError:
         raise InputError(f"{path} holds maps of several sizes") from None
     if len(keys) and scores.shape[:1] == (len(keys) - 1,) and keys[0] == 0:
-        keys = keys[1:]  # Puzzle-CAM names the background, but stores no map of it
+        keys = keys[1:]  # Puzzle-CAM lists the background, but stores no map of it
     if (
         {keys.dtype.kind, scores.dtype.kind} - set("iufb")
         or scores.shape[:1] != keys.shape
@@ -100,7 +110,7 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_0: bool) -> np.ndarray:
-    """Labels from numbers that are labels, with or without the background, or classes that count from 0."""
+    """Convert class numbers to labels, given the labels that the image has; raise `InputError` for other classes."""
     given, wanted = sorted(keys.tolist()), expected.tolist()
     if given in (wanted, [0, *wanted]):
         return keys
@@ -108,17 +118,33 @@ def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_
         return keys + 1
     raise InputError(
         f"{path} holds scores of the classes {given}, but the image has the labels {wanted} "
-        "(or these less one): do its image labels belong to it?"
+        "(or each minus one): do the image labels belong to these files?"
     )
 
 
 def load_dict(path: Path) -> dict:
-    """Keys and arrays of a `.npz`, whose numbers are texts, or of a `.npy` that holds a pickled dict."""
+    """Load a dict of arrays from a `.npz`, or from a `.npy` of a pickled dict; keys that are numbers become int."""
     if path.suffix == ".npz":
         arrays = load_named_arrays(path)
-        return {int(name) if NUMBER.fullmatch(name) else name: array for name, array in arrays.items()}
-    content = load_object_array(path)
+        return {int(name) if CLASS_NUMBER.fullmatch(name) else name: array for name, array in arrays.items()}
+    content = load_object_array(path, TENSOR_FUNCTIONS)
     content = content.item() if content.shape == () else content
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of scores")
     return content
+
+
+def array_from_tensor(storage: bytes, offset: int, shape, strides, *_) -> np.ndarray:
+    """Rebuild a pickled tensor as an array, from the bytes of its storage and its place in it."""
+    import torch  # most label files hold no tensors
+
+    stored = torch.load(io.BytesIO(storage), map_location="cpu", weights_only=True)
+    numbers = torch.empty(0, dtype=stored.dtype).set_(stored)
+    return numbers.as_strided(tuple(shape), strides, offset).numpy()  # torch checks the bounds
+
+
+TENSOR_FUNCTIONS = {
+    "torch.storage._load_from_bytes": bytes,
+    "torch._utils._rebuild_tensor": array_from_tensor,
+    "torch._utils._rebuild_tensor_v2": array_from_tensor,
+}

@@ -62,7 +62,7 @@ def own_signals():
     before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    interruption.forget()
+    interruption.reset()
     for signum, handler in before.items():
         signal.signal(signum, handler)
 

@@ -1,12 +1,12 @@
-"""The Poisson bootstrap: known standard errors and coverage, weights of an image, paired differences, memory."""
+"""Poisson bootstrap: standard errors and coverage, weights of an image, paired differences, memory."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from metrics import bootstrap
-from metrics.bootstrap import Bootstrap, image_weights, interval, paired_comparison
-from metrics.label_quality import LabelQuality, scores_of_states
+from metrics.bootstrap import Bootstrap, draw_weights, interval, paired_comparison
+from metrics.label_quality import LabelQuality, score_states
 
 
 def resampled(states: np.ndarray, indices=None, **options) -> np.ndarray:
@@ -36,8 +36,8 @@ def test_interval_of_a_mean_is_the_t_interval():
 
 
 def test_coverage_and_false_alarms():
-    """400 data sets at once, one in each column: 95 in 100 intervals hold the true mean, 5 in 100 tests find a
-    difference where there is none."""
+    """400 data sets, one per column: 95 % of the intervals contain the true mean, and 5 % of the tests find a
+    difference that does not exist."""
     rng = np.random.default_rng(1)
     values, others = rng.exponential(1, (2, 150, 400))
     means, other_means = (resampled_means(one, num_replicates=500) for one in (values, others))
@@ -48,29 +48,29 @@ def test_coverage_and_false_alarms():
     assert np.mean([one["p"] <= 0.05 for one in found]) == pytest.approx(0.05, abs=0.03)
 
 
-def test_weights_are_of_the_index_and_the_seed_alone():
+def test_weights_depend_only_on_index_and_seed():
     states = np.random.default_rng(2).integers(0, 10**9, (100, 3))
     order = np.random.default_rng(3).permutation(100)
     assert np.array_equal(resampled(states), resampled(states[order], order))
     both = resampled(states[:30]) + resampled(states[30:], range(30, 100))  # of two processes
     assert np.array_equal(resampled(states), both)
     assert not np.array_equal(resampled(states), resampled(states, seed=1))
-    assert not np.array_equal(image_weights(4, 50, 0), image_weights(5, 50, 0))
-    weights = np.stack([image_weights(index, 1000, 0) for index in range(200)])
+    assert not np.array_equal(draw_weights(4, 50, 0), draw_weights(5, 50, 0))
+    weights = np.stack([draw_weights(index, 1000, 0) for index in range(200)])
     assert [np.mean(weights == count) for count in range(3)] == pytest.approx([0.3679, 0.3679, 0.1839], abs=0.005)
     assert abs(np.corrcoef(weights)[np.triu_indices(200, 1)]).max() < 0.2
 
 
 @pytest.mark.parametrize("num_images", [1, 63, 64, 65, 128])
-def test_sums_at_the_borders_of_chunks(num_images):
+def test_sums_at_chunk_boundaries(num_images):
     states = np.random.default_rng(num_images).integers(0, 2**40, (num_images, 5))
-    weights = np.stack([image_weights(index, 20, 7) for index in range(num_images)], axis=1)
+    weights = np.stack([draw_weights(index, 20, 7) for index in range(num_images)], axis=1)
     expected = (weights.astype(np.int64) @ states).astype(np.float64)
     expected[weights.sum(axis=1) == 0] = np.nan
     assert np.array_equal(resampled(states, num_replicates=20, seed=7), expected, equal_nan=True)
 
 
-def test_reading_in_between_changes_nothing():
+def test_reading_sums_early_changes_nothing():
     states, replicates = np.arange(200.0).reshape(100, 2), Bootstrap(30)
     for index, state in enumerate(states):
         replicates.add(index, state)
@@ -87,10 +87,10 @@ def test_memory_does_not_grow():
     assert replicates.totals.shape == (50, 5)
 
 
-def test_a_replicate_without_images_is_left_out():
+def test_replicates_without_images_are_excluded():
     sums = resampled(np.array([[1.0, 3.0], [1.0, 5.0]]), num_replicates=300)
-    empty = (image_weights(0, 300, 0) + image_weights(1, 300, 0)) == 0
-    assert 20 < empty.sum() < 70  # e⁻² of them
+    empty = (draw_weights(0, 300, 0) + draw_weights(1, 300, 0)) == 0
+    assert 20 < empty.sum() < 70  # expected share: e⁻²
     assert np.array_equal(np.isnan(sums).all(axis=1), empty)
     assert interval(sums[:, 1] / sums[:, 0]) == (3, 5)
     assert np.isnan(interval(np.full(4, np.nan))).all()
@@ -100,9 +100,9 @@ def test_a_replicate_without_images_is_left_out():
         Bootstrap().sums()
 
 
-def test_a_paired_comparison_is_surer_than_an_unpaired_one():
+def test_paired_comparison_has_smaller_intervals_than_unpaired():
     rng = np.random.default_rng(4)
-    difficulty = rng.normal(0, 1, 300)  # of the images, for both methods
+    difficulty = rng.normal(0, 1, 300)  # of each image, the same for both methods
     a, b = difficulty + rng.normal(0, 0.1, 300), difficulty + 0.03 + rng.normal(0, 0.1, 300)
     difference = (b - a).mean()
     mean_a, mean_b = resampled_means(a)[:, 0], resampled_means(b)[:, 0]
@@ -125,7 +125,7 @@ def test_p_by_hand():
     assert paired_comparison(np.zeros(999), few, 0.9)["p"] == paired_comparison(few, np.zeros(999), -0.9)["p"] == 0.05
 
 
-def test_a_method_that_lacks_an_image_shares_the_draws_of_the_others():
+def test_methods_with_different_images_share_the_draws():
     rng = np.random.default_rng(5)
     states = np.column_stack([np.ones(80), rng.normal(0, 1, 80)])
     lacking = np.delete(np.arange(80), 17)
@@ -134,7 +134,7 @@ def test_a_method_that_lacks_an_image_shares_the_draws_of_the_others():
 
 
 def test_scores_of_labels():
-    """Replicates of a few images hold what adding each image as often as it was drawn gives."""
+    """Replicates equal the scores of each image added as often as it was drawn."""
     rng, qualities = np.random.default_rng(6), []
     for _ in range(5):
         truth = rng.choice([0, 1, 2, 255], (20, 30)).astype(np.uint8)
@@ -143,8 +143,8 @@ def test_scores_of_labels():
     replicates = Bootstrap(6, seed=1)
     for index, pair in enumerate(qualities):
         replicates.add(index, LabelQuality(4).add(*pair).state)
-    found = scores_of_states(replicates.sums(), 4)
-    weights = np.stack([image_weights(index, 6, 1) for index in range(5)], axis=1).astype(int)  # [B, 5]
+    found = score_states(replicates.sums(), 4)
+    weights = np.stack([draw_weights(index, 6, 1) for index in range(5)], axis=1).astype(int)  # [B, 5]
     for replicate, counts in enumerate(weights):
         total = LabelQuality(4)
         for pair, count in zip(qualities, counts):

@@ -274,10 +274,10 @@ def test_broken_puzzle_cam_files(resnest50):
             read_puzzle_cam(kept | changes, "p.pth")
 
     copy = "stage5.0.2.bn3.bias"
-    refused(f"{copy} differs from model.layer4.2.bn3.bias, whose copy", **{copy: state[copy] + 1})
+    refused(f"{copy} differs from model.layer4.2.bn3.bias, of which it is a copy", **{copy: state[copy] + 1})
     refused("stage3.0.0.bn1.bias differs from model.layer2.0.bn1.bias", "model.layer2.0.bn1.bias")
-    refused("p.pth: decoder2.bias has no place", **{"decoder2.bias": torch.zeros(1)})
-    refused("p.pth lacks the convolution decoder.classifier.8.weight", "decoder.classifier.8.weight")
+    refused("p.pth: decoder2.bias is not a weight of Puzzle-CAM", **{"decoder2.bias": torch.zeros(1)})
+    refused("p.pth lacks decoder.classifier.8.weight of Puzzle-CAM", "decoder.classifier.8.weight")
     refused(r"of \(3, 4, 5, 3\) blocks.*known are resnest50 \(3, 4, 6, 3\), resnest101", "model.layer3.5", "stage4.0.5")
     plain = {key: value for key, value in state.items() if ".conv2." not in key}  # as of a ResNet-50
     with pytest.raises(InputError, match=r"of \(3, 4, 6, 3\) blocks without split attention"):
@@ -299,7 +299,7 @@ def test_other_files_are_left_alone(tmp_path):
     for content in ({"stage": "saliency"}, {"layer1.weight": torch.zeros(1)}, [1], {1: torch.zeros(1)}):
         assert from_puzzle_cam(content, "other.pth") is content
     torch.save({"model.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth is no checkpoint of this project"):
+    with pytest.raises(InputError, match=r"other\.pth is not a checkpoint of this project"):
         load_checkpoint(tmp_path / "other.pth", from_puzzle_cam)
 
 

@@ -1,4 +1,4 @@
-"""Several processes: GPUs are chosen as asked, workers are launched, and two processes give the result of one."""
+"""Several processes: GPUs are chosen as requested, workers are launched, and two processes give the result of one."""
 
 import json
 import subprocess
@@ -14,13 +14,13 @@ from formats.errors import InputError
 from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
-IMPORTS_S = 90  # of torch, in the script and its workers, on a busy machine
+IMPORTS_S = 90  # time to import torch in the script and its workers on a busy machine
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_choice_of_gpus(capsys, monkeypatch):
     assert choose_gpus(None, 0) == []
-    assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever was asked for
+    assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever is requested
     assert "--gpu_id 3: no GPU is visible, the CPU is used" in capsys.readouterr().err
     assert choose_gpus(None, 4) == [0, 1, 2, 3]
     assert choose_gpus([1], 4) == [1]
@@ -79,14 +79,14 @@ loss = state.finish_epoch()
 if world.is_main:
     gradients = {{name: p.grad for name, p in network.named_parameters()}}
     torch.save(gradients | {{"loss": torch.tensor(loss["loss"])}}, {output!r})
-del model, state, optimizer  # what holds the process group must not outlive it
+del model, state, optimizer  # they hold the process group
 stop_distributed()
 """
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
-    """And the mean loss; also where each passes its share of the batch in two parts."""
+    """And the mean loss of one; also when each process computes its share of the batch in two parts."""
     results = {}
     for name, launcher, parts in (("one", [sys.executable], 1), ("two", TWO_PROCESSES, 1), ("parts", TWO_PROCESSES, 2)):
         script, output = tmp_path / f"{name}.py", tmp_path / f"{name}.pth"
@@ -161,9 +161,9 @@ def main(args):
         raise InputError("a mistake of the user")
     if args == "fault":
         raise ZeroDivisionError("a fault of the program")
-    if args == "killed" and world.rank == 1:  # as by the system when memory is full
+    if args == "killed" and world.rank == 1:  # as the system does when memory is full
         os.kill(os.getpid(), signal.SIGKILL)
-    if args == "killed":  # where it does not notice, or it might be found dead first
+    if args == "killed":  # or this process might be found dead first
         time.sleep(600)
     total = sum_counts_over_processes(np.array([world.rank + 1]))
     if world.is_main:
@@ -185,7 +185,7 @@ if __name__ == "__main__":
     ],
 )
 def test_a_script_launches_its_own_workers(tmp_path, argument, code):
-    """A worker that fails or dies ends the other, which waits for it, within a minute, and what it died of is shown."""
+    """A worker that fails or dies ends the other, which waits for it, within a minute; the cause is shown."""
     (tmp_path / "launch.py").write_text(LAUNCH.format(project=str(PROJECT)))
     done = subprocess.run(
         [sys.executable, str(tmp_path / "launch.py"), argument], capture_output=True, text=True, timeout=60 + IMPORTS_S
@@ -199,5 +199,5 @@ def test_a_script_launches_its_own_workers(tmp_path, argument, code):
     if argument == "fault":
         assert "ZeroDivisionError: a fault of the program" in done.stderr
     if argument == "killed":
-        assert "worker 1 failed" in done.stderr
+        assert "(local_rank: 1)" in done.stderr
         assert "SIGKILL" in done.stderr

@@ -17,8 +17,7 @@ from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import load_image, save_grey
 from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
-from metrics.label_quality import LabelQuality
-from metrics.label_sets import LabelSets
+from metrics.label_quality import LabelQuality, score_images
 from metrics.label_tables import short_names
 from metrics.segmentation import ConfusionMatrix
 from options import FUSION_RULES
@@ -422,10 +421,9 @@ def test_evaluation_does_not_load_torch():
 
 def test_a_class_that_a_resample_lacks_is_not_left_out():
     """A class of one image, which is never found: the mean over two classes is a half, whether it is drawn or not."""
-    sets = LabelSets(("background", "cat"), None, num_replicates=300)
     plain, cat = np.zeros((10, 10), np.uint8), np.ones((10, 10), np.uint8)
-    for index in range(9):
-        sets.add(index, LabelQuality(2).add(plain, plain).packed())
-    sets.add(9, LabelQuality(2).add(np.full_like(cat, 255), cat).packed())
-    assert sets.scores()["mIoU"] == 0.5
-    assert sets.sampled().replicates["mIoU"] == pytest.approx(0.5, abs=1e-6)
+    qualities = {index: LabelQuality(2).add(plain, plain).pack() for index in range(9)}
+    qualities[9] = LabelQuality(2).add(np.full_like(cat, 255), cat).pack()
+    scores, sampled = score_images(qualities, ("background", "cat"), None, num_replicates=300)
+    assert scores["mIoU"] == 0.5
+    assert sampled.replicates["mIoU"] == pytest.approx(0.5, abs=1e-6)

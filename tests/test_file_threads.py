@@ -1,4 +1,4 @@
-"""Threads that read and write files: in order, bounded, and no failure is lost."""
+"""Threads that read and write files keep the order, hold few results and lose no failure."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ import pytest
 
 from formats.errors import InputError
 from utils import file_threads
-from utils.file_threads import MOST_WAITING, READERS, WriteBehind, read_ahead
+from utils.file_threads import MAX_WAITING, READERS, WriteBehind, read_ahead
 
 
 def refuse_three(number: int) -> int:
@@ -17,7 +17,7 @@ def refuse_three(number: int) -> int:
 
 
 def wait_for(condition) -> None:
-    """Until it holds, and whether it still does a moment later."""
+    """Wait until a condition holds, and assert that it still does a moment later."""
     end_s = time.monotonic() + 10
     while not condition() and time.monotonic() < end_s:
         time.sleep(0.01)
@@ -56,7 +56,7 @@ def test_few_results_wait():
 
     def fill():
         with WriteBehind() as save:
-            for _ in range(MOST_WAITING + 5):
+            for _ in range(MAX_WAITING + 5):
                 save(may_write.wait)
                 calls.append(1)
             started.set()
@@ -65,7 +65,7 @@ def test_few_results_wait():
     filling = threading.Thread(target=fill)
     filling.start()
     try:
-        wait_for(lambda: len(calls) == MOST_WAITING)
+        wait_for(lambda: len(calls) == MAX_WAITING)
     finally:
         may_write.set()
         filling.join(timeout=10)
@@ -84,7 +84,7 @@ def test_what_is_queued_is_written_also_after_an_exception(monkeypatch):
     monkeypatch.setattr(file_threads, "WRITERS", 2)
     written = []
     with pytest.raises(KeyError), WriteBehind() as save:
-        for number in range(MOST_WAITING):
+        for number in range(MAX_WAITING):
             save(lambda number=number: (time.sleep(0.01), written.append(number)))
         raise KeyError
-    assert sorted(written) == list(range(MOST_WAITING))
+    assert sorted(written) == list(range(MAX_WAITING))

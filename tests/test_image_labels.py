@@ -117,7 +117,7 @@ def test_odd_tables_are_refused(tmp_path, content, message):
 
 
 def save_pickled(path, value, protocol: int) -> None:
-    """What np.save writes, by any protocol."""
+    """Write what np.save writes, with any protocol."""
     array = np.empty((), object)
     array[()] = value
     stream = io.BytesIO()
@@ -144,7 +144,7 @@ def test_arrays_of_every_protocol(tmp_path, protocol):
     loaded = load_object_array(path).item()
     assert loaded.keys() == (arrays | others).keys()
     for key, array in arrays.items():
-        assert type(loaded[key]) is np.ndarray
+        assert isinstance(loaded[key], np.ndarray)
         assert loaded[key].dtype == array.dtype.newbyteorder("=")
         assert np.array_equal(loaded[key], array)
         assert loaded[key].flags.writeable
@@ -163,7 +163,7 @@ def test_arrays_of_objects(tmp_path):
 
 
 def test_what_python_2_wrote(tmp_path):
-    """Bytes are str there, and names end with line feeds."""
+    """Python 2 pickles bytes as str."""
     float_type = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     blank = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
     vector = blank + b"(K\x01(K\x02t" + float_type + b"\x89U\x08\x00\x00\x80?\x00\x00\x00\xc0tb"
@@ -195,7 +195,7 @@ class LoudDict(dict):
 
 
 def attacks(mark) -> dict:
-    """Pickles that leave the file `mark` behind when they are read by the plain loader."""
+    """Pickles that create the file `mark` when a plain loader reads them."""
     touch = f"open({str(mark)!r}, 'w').close()"
     inner = mark.with_name("inner.npy")
     np.save(inner, {"a": Call(exec, touch)}, allow_pickle=True)
@@ -220,9 +220,9 @@ def test_nothing_is_executed(tmp_path, protocol):
     mark, path = tmp_path / "mark", tmp_path / "cls_labels.npy"
     for name, attack in attacks(mark).items():
         save_pickled(path, {"a": attack}, protocol)
-        with contextlib.suppress(Exception):  # some fail after they did it
+        with contextlib.suppress(Exception):  # some fail after the call
             np.load(path, allow_pickle=True)
-        assert mark.exists(), f"{name} is no attack"
+        assert mark.exists(), f"{name} is not an attack"
         mark.unlink()
         with pytest.raises(InputError, match=r"cls_labels\.npy cannot be read.* asks for "):
             load_image_labels(path, ["a"], CLASSES)
@@ -234,13 +234,11 @@ def test_nothing_is_executed(tmp_path, protocol):
     [
         (Call(codecs.encode, "a", "rot13"), "encoding 'rot13'"),
         (Call(codecs.encode, "a", "latin1", "surrogateescape"), "positional argument"),
-        (Call(np.ndarray, (1 << 40,)), "not callable"),
-        (Call(np.dtype, "O", False, True), "_Type, which is neither"),
-        (np.zeros(2, [("x", "f4"), ("y", "O")]), "structured|type 'V12'"),
+        (Call(np.ndarray, (1 << 40,)), "positional argument"),
+        (np.zeros(2, [("x", "f4"), ("y", "O")]), "type 'V12'"),
         (np.zeros(2, "M8[s]"), "type 'M8'"),
         (np.ma.masked_array([1], [True]), "numpy.ma"),
         (Call(bytes, 1 << 40), "positional argument"),
-        ({1, 2}, "set"),
         (1j, "complex"),
     ],
 )
@@ -257,17 +255,21 @@ def crafted(*instructions: bytes) -> bytes:
 
 BLANK = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
 OBJECTS, FLOATS = (b"cnumpy\ndtype\n(U\x02%sK\x00K\x01tR" % code for code in (b"O8", b"f8"))
+FLOATS_WITH_FLAGS = FLOATS + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
+FILL = b"(K\x01(K\x01t" + FLOATS + b"\x89U\x08AAAAAAAAtb"  # an array of one float
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        crafted(BLANK),  # an array that is never filled
-        crafted(BLANK, b"(K\x01(K\x01t", OBJECTS, b"\x89U\x08AAAAAAAAtb"),  # bytes taken for addresses
-        crafted(BLANK, b"(K\x01(K\x09t", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # larger than its bytes
-        crafted(BLANK, b"(K\x01(J\xff\xff\xff\x7ft", OBJECTS, b"\x89]tb"),
+        crafted(BLANK, b"(K\x01(K\x01t", OBJECTS, b"\x89U\x08AAAAAAAAtb"),  # bytes as object pointers
+        crafted(BLANK, b"(K\x01(K\x09t", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # a shape of more bytes
+        crafted(BLANK, b"(K\x01(J\xff\xff\xff\xffJ\xff\xff\xff\xfft", FLOATS, b"\x89U\x08AAAAAAAAtb"),  # [-1, -1]
+        crafted(BLANK, b"(K\x01(J\xff\xff\xff\x7ft", OBJECTS, b"\x89]tb"),  # a shape of more objects
+        crafted(BLANK, FILL, FILL),
         crafted(b"cnumpy.core.multiarray\nscalar\n(", OBJECTS, b"U\x08AAAAAAAAtR"),
-        crafted(b"cnumpy.core.multiarray\n_reconstruct\n}U\x01xK\x01sb"),  # an attribute of what was handed out
+        crafted(b"cnumpy.core.multiarray\n_reconstruct\n}U\x01xK\x01sb"),  # an attribute of a function
+        crafted(b"cnumpy\ndtype\n)\x81"),  # an instance of a class without its __init__
         crafted(b"]q\x00h\x00a"),  # a list that holds itself
         crafted(b"Pwhat\n"),
         b"",
@@ -281,6 +283,15 @@ def test_crafted_pickles_are_refused(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(stream.getvalue()[:128] + content)
     with pytest.raises(InputError, match=r"a\.npy"):
         load_object_array(tmp_path / "a.npy")
+
+
+def test_flags_of_a_pickled_dtype_are_ignored(tmp_path):
+    """numpy would take the eight bytes for the address of an object."""
+    stream = io.BytesIO()
+    np.save(stream, np.array({}, object), allow_pickle=True)
+    array = crafted(BLANK, b"(K\x01(K\x01t", FLOATS_WITH_FLAGS, b"\x89U\x08AAAAAAAAtb")
+    (tmp_path / "a.npy").write_bytes(stream.getvalue()[:128] + array)
+    assert load_object_array(tmp_path / "a.npy").tolist() == np.frombuffer(b"AAAAAAAA").tolist()
 
 
 def test_files_that_are_no_object_arrays(tmp_path):

@@ -1,4 +1,4 @@
-"""Whatever ends a run, a signal, a kill, a full disk, lost data: what it leaves is whole, and it goes on from there."""
+"""A run ended by a signal, a kill, a full disk or lost data leaves whole files, and is resumed from them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from formats.errors import InputError
 from utils import interruption
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.folder_lock import hold_folder, release_folder
-from utils.interruption import disk_errors_explained, run_script
+from utils.interruption import explain_disk_errors, run_script
 
 TRAININGS = COMMANDS | {"train_affinity": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug"}
 MODULES = (SOD_train, train_classification, train_segmentation, train_affinity)
@@ -35,30 +35,30 @@ HOLD = "import sys, utils.folder_lock as f; f.hold_folder(sys.argv[1]); print('h
 
 
 def code_of(script: str, command: str) -> int:
-    """The exit code as the shell sees it."""
+    """The exit code that the shell sees."""
     return run_script(lambda _: run_main(script, command), None)
 
 
-def told(capsys) -> list[str]:
-    """What stderr has besides progress bars."""
+def error_lines(capsys) -> list[str]:
+    """The lines of stderr that are not progress bars."""
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     return [line for line in lines if line.strip() and "%|" not in line]
 
 
 def signal_at(monkeypatch, module, name: str, call: int, signum: int) -> None:
-    """Lets a function of a module be met by a signal, as it is called for the `call`-th time."""
+    """Send a signal when a function of a module is called for the `call`-th time."""
     function, calls = getattr(module, name), []
 
-    def met(*args, **kwargs):
+    def call_with_signal(*args, **kwargs):
         calls.append(1)
         if len(calls) == call:
             signal.raise_signal(signum)
         return function(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, met)
+    monkeypatch.setattr(module, name, call_with_signal)
 
 
-def same_result(one, other) -> None:
+def assert_same_result(one, other) -> None:
     first, second = weights(one / "last.pth"), weights(other / "last.pth")
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert log_of(one) == log_of(other)
@@ -69,7 +69,7 @@ def same_result(one, other) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_signal_lets_a_training_finish_its_step(module, scenes, tmp_path, monkeypatch, capsys):
-    """In the first epoch, in the last step of the second, and while the end of it is saved."""
+    """In the first epoch, in the last step of the second, and while that epoch is saved."""
     script, extra = module.__name__, "--max_epoch 4 --save_every 0"
     run_main(script, TRAININGS[script](scenes, tmp_path, f"--tag whole {extra}"))
     command = TRAININGS[script](scenes, tmp_path, f"--tag parts {extra}")
@@ -79,13 +79,13 @@ def test_a_signal_lets_a_training_finish_its_step(module, scenes, tmp_path, monk
             signal_at(patch, module, "train_step", call, signum)
             assert code_of(script, command + " --resume" * (code == 130)) == code
         name = signal.Signals(signum).name
-        assert told(capsys) == [f"stopped by {name}: run the same command with --tag parts --resume"]
+        assert error_lines(capsys) == [f"stopped by {name}: run the same command with --tag parts --resume"]
     assert load_checkpoint(tmp_path / "parts/last.pth")["training"]["step"] == 3  # the epoch is not closed yet
     with monkeypatch.context() as patch:
         signal_at(patch, sys.modules["utils.training_state"], "save_checkpoint", 1, signal.SIGTERM)
         assert code_of(script, command + " --resume") == 143
     assert code_of(script, command + " --resume") == 0
-    same_result(tmp_path / "whole", tmp_path / "parts")
+    assert_same_result(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_signal_ends_a_validation_at_once(scenes, tmp_path, monkeypatch, capsys):
@@ -96,9 +96,9 @@ def test_a_signal_ends_a_validation_at_once(scenes, tmp_path, monkeypatch, capsy
         with monkeypatch.context() as patch:
             signal_at(patch, train_segmentation, "predict_segmentation", call, signal.SIGTERM)
             assert code_of("train_segmentation", command(f"--tag parts {extra} {resume}")) == 143
-        assert told(capsys)[-1].endswith("--tag parts --resume")
+        assert error_lines(capsys)[-1].endswith("--tag parts --resume")
     assert code_of("train_segmentation", command(f"--tag parts {extra} --resume")) == 0
-    same_result(tmp_path / "whole", tmp_path / "parts")
+    assert_same_result(tmp_path / "whole", tmp_path / "parts")
     scores = [load_checkpoint(tmp_path / tag / "best.pth")["training"]["best_score"] for tag in ("whole", "parts")]
     assert scores[0] == scores[1]
 
@@ -109,7 +109,7 @@ def test_a_signal_ends_a_file_maker_at_once(scenes, label_parts, tmp_path, monke
     with monkeypatch.context() as patch:
         signal_at(patch, sys.modules["predict"], "predict_batch", 5, signal.SIGTERM)
         assert code_of("predict", f"{flags}/parts") == 143
-    assert told(capsys) == ["stopped by SIGTERM: run the same command again"]
+    assert error_lines(capsys) == ["stopped by SIGTERM: run the same command again"]
     names = {path.name for path in (tmp_path / "parts").iterdir()}
     assert len(names) == 4 + len({"options.json", ".lock"})
     run_main("predict", f"{flags}/parts")
@@ -122,7 +122,7 @@ from utils import interruption
 interruption.listen()
 interruption.defer()
 signal.raise_signal(signal.SIGTERM)
-signal.raise_signal(signal.SIGTERM)  # as a launcher hands on what Slurm sent already
+signal.raise_signal(signal.SIGTERM)  # from a launcher, after Slurm has sent it already
 assert interruption.pending() == signal.SIGTERM
 try:
     with interruption.at_once():
@@ -140,43 +140,8 @@ def test_a_second_signal_ends_on_the_spot_and_a_copy_does_not():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
-DROPPED = """
-import signal, threading, time
-from utils import interruption
-class SlowThread(threading.Thread):
-    def start(self):
-        super().start()
-        time.sleep(0.05)
-class Disposed:
-    def __del__(self):
-        signal.raise_signal(signal.SIGTERM)
-        print("not reached")
-class Broken:
-    def __del__(self):
-        raise KeyError("told as ever")
-interruption.listen()
-interruption.threading.Thread = {thread}
-Broken()
-try:
-    Disposed()
-    time.sleep(20)
-except interruption.Interrupted as request:
-    print(request.exit_code, interruption.pending())
-"""
-
-
-@pytest.mark.parametrize("thread", ["threading.Thread", "SlowThread"])
-def test_a_signal_that_python_drops_comes_again(thread):
-    """As one that meets an object being disposed of, also where it is slow to be dealt with."""
-    line = [sys.executable, "-c", DROPPED.format(thread=thread)]
-    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout) == (0, "143 15\n")
-    assert "told as ever" in done.stderr
-    assert "Interrupted" not in done.stderr
-
-
 def test_one_of_several_processes_is_ended_by_the_system(monkeypatch):
-    """It may wait for the others where no Python runs; except where its work asks for signals, so as to be saved."""
+    """Unless signals are deferred: Python handlers do not run while it waits for the other processes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     interruption.listen()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -189,8 +154,8 @@ def test_one_of_several_processes_is_ended_by_the_system(monkeypatch):
         pass
 
 
-def test_nobody_reads_the_output(scenes):
-    """As `head` does when it has seen enough."""
+def test_a_closed_pipe_is_no_traceback(scenes):
+    """As after `| head`."""
     line = [sys.executable, "prepare_data.py", "check", "--train_root", f"{scenes}/dataset", "--workers", "1"]
     process = subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
@@ -221,7 +186,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_fault_ends_a_training_with_its_loaders(scenes, tmp_path):
-    """Multiprocessing would wait for the processes that load images, which leave signals to their training."""
+    """Multiprocessing would wait for the loader workers, which ignore SIGTERM."""
     (tmp_path / "fault.py").write_text(FAULT)
     flags = shlex.split(TRAININGS["SOD_train"](scenes, tmp_path, "--tag run").replace("workers 0", "workers 2"))
     done = subprocess.run(
@@ -240,7 +205,7 @@ def test_a_fault_ends_a_training_with_its_loaders(scenes, tmp_path):
 
 @contextmanager
 def another_run(folder):
-    """A process that writes to a folder; killed at the end, so that nobody tidies up."""
+    """A process that holds a folder; killed at the end, so that it cannot clean up."""
     line = [sys.executable, "-c", HOLD, str(folder)]
     process = subprocess.Popen(line, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -252,10 +217,10 @@ def another_run(folder):
 def test_a_folder_belongs_to_one_run(tmp_path):
     hold_folder(tmp_path / "ours")
     release_folder(tmp_path / "ours")
-    with another_run(tmp_path / "ours"), pytest.raises(InputError, match=r"another run is writing to .*ours: wait for"):
+    with another_run(tmp_path / "ours"), pytest.raises(InputError, match=r"another run is writing to .*ours: wait"):
         hold_folder(tmp_path / "ours")
     (tmp_path / "ours/.a.png.x1y2.unfinished").write_bytes(b"half")
-    hold_folder(tmp_path / "ours")  # which a killed process cannot keep
+    hold_folder(tmp_path / "ours")  # a killed process does not keep it
     hold_folder(tmp_path / "ours")  # a process does not lock itself out
     assert [path.name for path in (tmp_path / "ours").iterdir()] == [".lock"]
     release_folder(tmp_path / "ours")
@@ -276,7 +241,7 @@ def test_two_runs_into_one_folder_are_refused(scenes, label_parts, tmp_path):
     with another_run(tmp_path / "cams"), pytest.raises(InputError, match=r"another run is writing to .*cams"):
         run_main("make_pseudo_labels", f"{labels} {cams}")
     run_main("make_pseudo_labels", f"{labels} {cams}")
-    with another_run(tmp_path / "cams"):  # labels may be made of maps that are complete
+    with another_run(tmp_path / "cams"):  # complete maps may be read
         run_main("make_pseudo_labels", f"{labels}2 {cams}")
 
 
@@ -285,10 +250,10 @@ def test_two_runs_into_one_folder_are_refused(scenes, label_parts, tmp_path):
 
 @contextmanager
 def small_disk(folder, flags: str = "size=4m"):
-    """A file system of its own; skips the test where we may not mount one."""
+    """A separate file system; skips the test if it cannot be mounted."""
     folder.mkdir(exist_ok=True)
     if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", flags, "tmpfs", folder]).returncode:
-        pytest.skip("a small file system can be mounted by root alone")
+        pytest.skip("mounting a small file system needs root")
     try:
         yield folder
     finally:
@@ -308,10 +273,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(scenes, tmp_path, capsys):
         before, names = (disk / "run/last.pth").read_bytes(), {path.name for path in (disk / "run").iterdir()}
         capsys.readouterr()
         fill(disk)
-        with open(disk / "filler", "r+b") as file:  # so that a run can start, but not save
+        with open(disk / "filler", "r+b") as file:  # the run can start, but not save
             file.truncate(file.seek(0, 2) - len(before) // 2)
         assert code_of("train_affinity", command("--tag run --max_epoch 2 --resume")) == 2
-        (line,) = told(capsys)
+        (line,) = error_lines(capsys)
         assert line.startswith(f"error: {disk}/run/last.pth: No space left on device: make room, then run the same")
         assert (disk / "run/last.pth").read_bytes() == before
         assert {path.name for path in (disk / "run").iterdir() if "tfevents" not in path.name} <= names
@@ -322,15 +287,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(scenes, tmp_path, capsys):
 
 
 def test_files_that_may_not_grow_are_absent(tmp_path):
-    """As on a full disk; works everywhere."""
+    """As on a full disk, without mounting one."""
     save_checkpoint(tmp_path / "a.pth", "saliency", {}, torch.nn.Linear(2, 2), {})
     resource = pytest.importorskip("resource")  # not on Windows
     before, limits = (tmp_path / "a.pth").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"a\.pth: File too large: make room"), disk_errors_explained():
+        with pytest.raises(InputError, match=r"a\.pth: File too large: make room"), explain_disk_errors():
             save_checkpoint(tmp_path / "a.pth", "saliency", {}, torch.nn.Linear(200, 200), {})
-        with pytest.raises(InputError, match=r"a\.png: File too large: make room"), disk_errors_explained():
+        with pytest.raises(InputError, match=r"a\.png: File too large: make room"), explain_disk_errors():
             write_bytes(tmp_path / "a.png", bytes(30_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -360,7 +325,7 @@ def test_data_that_vanish(scenes, tmp_path, monkeypatch, capsys, workers):
 
     monkeypatch.setattr(SOD_train, "train_step", vanishing)
     assert code_of("SOD_train", command) == 2
-    (line,) = told(capsys)
+    (line,) = error_lines(capsys)
     assert line.startswith(f"error: {tmp_path}/set/Images/")
     assert line.endswith("does not exist")
     assert load_checkpoint(tmp_path / "run/last.pth")["training"]["total_steps"] >= 3
@@ -393,22 +358,19 @@ def test_files_are_made_the_same_twice(scenes, label_parts, tmp_path):
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
 
 
-# any moment
+# random moments
 
-LONGEST_S = {
-    "prepare_data voc12": 0.1,
-    "prepare_data check": 0.03,
-    "evaluate": 0.3,
-}  # till a signal, for what is soon done
+# seconds until the signal, for commands that end soon
+LONGEST_S = {"prepare_data voc12": 0.1, "prepare_data check": 0.03, "evaluate": 0.3}
 
 
 def same_threads() -> dict[str, str]:
-    """The environment of processes which add up as this one does."""
+    """The environment of processes that compute with as many threads as this one, and so sum in the same order."""
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def start(line: list[str], start_word: str) -> subprocess.Popen:
-    """A process, when it has said that work begins."""
+    """Start a process and wait until it prints that work begins."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(line, cwd=PROJECT, env=same_threads(), **streams)
     for text in process.stdout:
@@ -418,9 +380,9 @@ def start(line: list[str], start_word: str) -> subprocess.Popen:
 
 
 def end_at_random(line: list[str], resume: list[str], start_word: str, longest_s: float, check=lambda: None) -> None:
-    """Runs a command to its end although it is killed, asked to stop, and killed, at moments that nobody chose.
+    """Run a command to its end, after it was killed, stopped by SIGTERM, and killed again at random moments.
 
-    Where a run is over before its signal, the next one comes sooner: fast machines are hit as well as slow ones.
+    After a run that ended before its signal, the next signal is sent sooner, so that fast machines are tested as well.
     """
     seed = random.randrange(2**32)
     print(f"moments of seed {seed}")
@@ -448,7 +410,7 @@ def test_trainings_end_at_any_moment(script, scenes, tmp_path):
     run_main(script, TRAININGS[script](scenes, tmp_path, f"--tag whole {extra}"))
     line = shlex.split(TRAININGS[script](scenes, tmp_path, f"--tag parts {extra}"))
     end_at_random([sys.executable, f"{script}.py", *line], ["--resume"], "steps an epoch", longest_s=1.5)
-    same_result(tmp_path / "whole", tmp_path / "parts")
+    assert_same_result(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.slow
@@ -456,7 +418,7 @@ def test_trainings_end_at_any_moment(script, scenes, tmp_path):
     "script", ["predict", "make_pseudo_labels", "evaluate", "prepare_data voc12", "prepare_data check", "pipeline demo"]
 )
 def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
-    """What stands is whole after each end, and the same as without one at last."""
+    """Every file is whole after each end; in the end all equal those of an uninterrupted run."""
     voc, classifier = f"--data_dir {scenes}/data --list_dir {scenes}/voc12", f"{label_parts}/classifier/last.pth"
     tree, masks = scenes / "data/VOCdevkit/VOC2012", tmp_path / "SegmentationClassAug"
     command, start_word = {
@@ -506,7 +468,7 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
     end_at_random(line, [], start_word, longest_s=LONGEST_S.get(script, 1.0), check=check)
     check()
     left = set(bytes_in(tmp_path / "parts"))
-    if script in ("evaluate", "prepare_data check"):  # which keep no folder, and so may not clear it
+    if script in ("evaluate", "prepare_data check"):  # they lock no folder, and so do not remove leftovers
         left = {name for name in left if not name.endswith(UNFINISHED)}
     assert left == whole.keys()
 
@@ -526,7 +488,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_two_processes_stop_after_the_same_step(scenes, tmp_path):
-    """SIGTERM to our own launcher, which shows no failure, and to torchrun, which then shows its own."""
+    """SIGTERM to our own launcher, which shows no failure, and to torchrun, which shows its own."""
     (tmp_path / "launched.py").write_text(LAUNCHED.format(project=str(PROJECT)))
     flags = f"{TINY_SWIN} --train_root {scenes}/dataset --log_path {tmp_path} --train_batch 4 --max_epoch 30".split()
     ours, torchrun = [sys.executable, str(tmp_path / "launched.py")], [*TWO_PROCESSES, "SOD_train.py"]
@@ -544,5 +506,5 @@ def test_two_processes_stop_after_the_same_step(scenes, tmp_path):
     subprocess.run(
         [*ours, *flags, "--tag", "parts", "--resume"], cwd=PROJECT, env=same_threads(), check=True, timeout=300
     )
-    same_result(tmp_path / "whole", tmp_path / "parts")
+    assert_same_result(tmp_path / "whole", tmp_path / "parts")
     assert json.loads((tmp_path / "parts/log.jsonl").read_text().splitlines()[-1])["step"] == 90

@@ -1,34 +1,33 @@
-"""Intervals and comparisons of methods as tables."""
+"""Tables of intervals and of comparisons of methods."""
 
 import numpy as np
 
-from metrics.bootstrap import Bootstrap
-from metrics.interval_tables import Sampled, compare, comparison_table, interval_table
+from metrics.bootstrap import Bootstrap, BootstrapScores, compare, comparison_table, interval_table
 from metrics.tables import percent
 
 
-def sampled_mean(values: np.ndarray) -> Sampled:
+def sampled_mean(values: np.ndarray) -> BootstrapScores:
     bootstrap = Bootstrap(500)
     for index, value in enumerate(values):
         bootstrap.add(index, np.array([1.0, value]))
     sums = bootstrap.sums()
-    return Sampled({"mean": float(values.mean())}, {"mean": sums[:, 1] / sums[:, 0]})
+    return BootstrapScores({"mean": float(values.mean())}, {"mean": sums[:, 1] / sums[:, 0]})
 
 
-def test_a_small_steady_difference_is_certain_though_the_scores_are_not():
+def test_constant_difference_is_significant_despite_overlapping_intervals():
     values = np.random.default_rng(0).random(100)
     first, other = sampled_mean(values), sampled_mean(values - 0.01)
     ends = [sampled.intervals()["mean"] for sampled in (first, other)]
     assert ends[0][0] < ends[1][1]  # the intervals overlap
-    told = compare(first, other)["mean"]
-    assert told["difference"] == np.float64(values.mean() - 0.01) - values.mean()
-    assert told["low"] <= told["high"] < 0
-    assert told["p"] < 0.01
+    comparison = compare(first, other)["mean"]
+    assert comparison["difference"] == np.float64(values.mean() - 0.01) - values.mean()
+    assert comparison["low"] <= comparison["high"] < 0
+    assert comparison["p"] < 0.01
 
 
 def test_tables():
-    first = Sampled({"mIoU": 0.5}, {"mIoU": np.linspace(0.4, 0.6, 1001)})
-    other = Sampled(
+    first = BootstrapScores({"mIoU": 0.5}, {"mIoU": np.linspace(0.4, 0.6, 1001)})
+    other = BootstrapScores(
         {"mIoU": 0.6, "Acc": float("nan")}, {"mIoU": np.linspace(0.5, 0.7, 1001), "Acc": np.full(1001, np.nan)}
     )
     table = interval_table(["labels"], {("a",): first, ("b",): other}, percent)

@@ -1,4 +1,4 @@
-"""make_pseudo_labels.py in parts: begun again, killed, by two processes, with other options in the same folder."""
+"""make_pseudo_labels.py: resumed runs, two processes, and other options for the same folder."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ ALL_STAGES = (
 
 @pytest.fixture(scope="module")
 def whole(scenes, label_parts, tmp_path_factory):
-    """What one run of all stages writes: labels/ with before/, cams/, cams_expanded/."""
+    """Output of one run of all stages: labels/ with before/, cams/, cams_expanded/."""
     root = tmp_path_factory.mktemp("whole")
     voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --label_name {root}/labels --cam_dir {root}/cams"
     run_main("make_pseudo_labels", f"{voc} {ALL_STAGES}".replace("PARTS", str(label_parts)))
@@ -46,7 +46,7 @@ def test_what_a_run_writes(scenes, whole):
 
 def test_a_second_run_makes_only_what_is_missing(whole, make, tmp_path, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "labels")  # its record names other folders than these
+    shutil.rmtree(tmp_path / "labels")  # its record names the folders of the copy
     shutil.rmtree(tmp_path / "cams_expanded")
     make("labels", ALL_STAGES, cams="HERE/cams")
     assert bytes_in(tmp_path) == bytes_in(whole)
@@ -65,7 +65,7 @@ def test_a_second_run_makes_only_what_is_missing(whole, make, tmp_path, capsys):
     assert {path for path in files if path.stat().st_mtime_ns != times[path]} == set(lost)
 
 
-def test_maps_that_are_there_need_no_classifier(whole, make, tmp_path):
+def test_existing_maps_need_no_classifier(whole, make, tmp_path):
     shutil.copytree(whole / "cams", tmp_path / "cams")
     make("labels", ALL_STAGES.replace("--load_path PARTS/classifier/last.pth", ""), cams="HERE/cams")
     assert bytes_in(tmp_path) == bytes_in(whole)
@@ -120,7 +120,7 @@ def test_other_options_are_refused_in_the_same_folder(flags, words, label_parts,
     assert bytes_in(whole) == before
 
 
-def test_options_of_some_rules_count_with_these_alone(label_parts, make, tmp_path):
+def test_options_of_a_rule_do_not_matter_for_others(label_parts, make, tmp_path):
     make("oaa", "--fusion oaa --saliency_dir PARTS/saliency")
     make("oaa", "--fusion oaa --saliency_dir PARTS/saliency --bg_threshold 0.3")
     make("constant")
@@ -185,8 +185,8 @@ def test_batches_change_nothing(scenes, label_parts, mixed_sizes, make, tmp_path
         height, width = load_image(tmp_path / f"tree/JPEGImages/{path.stem}.jpg").shape[:2]
         assert one.shape == (len(classes), height, width)
         assert classes.tolist() == same_classes.tolist()
-        assert np.abs(one - other).max() < 1e-3  # what 16 bits tell of numbers in 0..1
-    # which images make a batch does not depend on what is there already
+        assert np.abs(one - other).max() < 1e-3  # the precision of float16 in 0..1
+    # batches do not depend on the files that exist already
     complete = bytes_in(tmp_path / "cams3")
     for name in "048137":
         (tmp_path / f"cams3/{name}.npz").unlink()
@@ -200,7 +200,7 @@ def command_of_all_stages(scenes, label_parts, root) -> list[str]:
 
 
 def same_threads() -> dict[str, str]:
-    """The environment of processes which add up as this one does."""
+    """Environment in which other processes sum in the same order as this one."""
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
@@ -254,7 +254,7 @@ def test_refusals(scenes, label_parts, make, tmp_path):
     assert not any((tmp_path / name).exists() for name in ("labels", "cams", "expanded"))
 
 
-def test_files_that_do_not_belong_to_their_image(label_parts, make, tmp_path):
+def test_files_that_do_not_fit_their_image(label_parts, make, tmp_path):
     ids = sorted(path.stem for path in (label_parts / "cams").iterdir())
     shutil.copytree(label_parts, tmp_path / "bad")
     cams, classes = load_cams(tmp_path / f"bad/cams/{ids[1]}.npz")

@@ -1,6 +1,4 @@
-"""Boundary IoU against loops over pixels and by hand; the sums of label quality; tables as files."""
-
-import csv
+"""Boundary IoU compared with loops over pixels and with results worked out by hand; sums of label quality."""
 
 import numpy as np
 import pytest
@@ -8,22 +6,20 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_cdt
 from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
 
-from formats.images import load_image
-from metrics.boundary_iou import BoundaryIoU, boundary_band
-from metrics.label_quality import LabelQuality, scores_of_states
+from metrics.label_quality import LabelQuality, score_states
 from metrics.label_tables import label_tables
-from metrics.tables import Table, save_tables
+from metrics.segmentation import boundary_band, count_boundaries, mean_boundary_iou
 
 
 def random_labels(rng, height: int, width: int, num_labels: int, ignored: float = 0.1, block: int = 4) -> np.ndarray:
-    """Blocks of labels, with pixels of 255 between."""
+    """Blocks of random labels with some pixels of 255."""
     blocks = rng.integers(0, num_labels, (height // block + 1, width // block + 1)).astype(np.uint8)
     label = blocks.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
     return np.where(rng.random(label.shape) < ignored, 255, label).astype(np.uint8)
 
 
 def near_outline(labels: np.ndarray, label: int, y: int, x: int, distance_px: int) -> bool:
-    """Whether a pixel has the label, and a pixel of another one, or none, at most so far in each direction."""
+    """Whether a pixel has the label and another label or the image border within `distance_px`."""
     if labels[y, x] != label:
         return False
     for other_y in range(y - distance_px, y + distance_px + 1):
@@ -48,15 +44,14 @@ def plain_boundary_iou(pairs, num_labels: int) -> float:
 
 @pytest.mark.parametrize("size", [(12, 9), (1, 20), (70, 30)])
 def test_boundary_iou_equals_loops_over_pixels(size):
-    rng, metric = np.random.default_rng(size[0]), BoundaryIoU(4)
+    rng = np.random.default_rng(size[0])
     pairs = [(random_labels(rng, *size, 4), random_labels(rng, *size, 3)) for _ in range(3)]
-    for prediction, truth in pairs:
-        metric.add(prediction, truth)
-    assert metric.score() == pytest.approx(plain_boundary_iou(pairs, 4))
+    counts = sum(np.array(count_boundaries(*pair, 4)) for pair in pairs)
+    assert mean_boundary_iou(*counts) == pytest.approx(plain_boundary_iou(pairs, 4))
 
 
 def counts_by_label(prediction, truth, num_labels: int) -> tuple[list[int], list[int]]:
-    """Intersections and unions, one label after the other, by what erosion leaves of its area."""
+    """Intersections and unions of boundary bands by erosion of each label."""
     prediction = np.where(truth == 255, 255, prediction)
     distance_px = max(1, round(0.02 * float(np.hypot(*truth.shape))))
     square = np.ones((2 * distance_px + 1, 2 * distance_px + 1), bool)
@@ -68,29 +63,27 @@ def counts_by_label(prediction, truth, num_labels: int) -> tuple[list[int], list
 @pytest.mark.parametrize("block", [1, 9, 60])
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (2, 400), (90, 3), (150, 201)])
 def test_boundary_iou_equals_erosion_of_each_label(size, block):
-    """Windows of 3 to 17 pixels, some of them larger than the image."""
+    """With windows of 3 to 17 pixels, some larger than the image."""
     rng = np.random.default_rng(block)
     for ignored in (0, 0.0005, 0.05):
         prediction, truth = (random_labels(rng, *size, num_labels, ignored, block) for num_labels in (4, 3))
         views = (prediction.T, truth.T), (prediction[::-1, ::-1], truth[::-1, ::-1])
         for pair in ((prediction, truth), (truth, truth), *views):
-            metric = BoundaryIoU(5)
-            metric.add(*pair)
-            assert (metric.intersections.tolist(), metric.unions.tolist()) == counts_by_label(*pair, 5)
+            intersections, unions = count_boundaries(*pair, 5)
+            assert (intersections.tolist(), unions.tolist()) == counts_by_label(*pair, 5)
 
 
-def test_what_is_predicted_under_an_ignored_outline_costs_nothing():
-    """As VOC's masks have it: 255 between object and background, where a perfect prediction must choose one of them."""
+def test_predictions_on_an_ignored_outline_do_not_count():
+    """As in VOC masks, the truth is 255 between object and background."""
     truth = np.zeros((60, 80), np.uint8)
     truth[15:45, 20:60], truth[20:40, 25:55] = 255, 3
     for filler in (0, 3, 255):
-        metric = BoundaryIoU(4)
-        metric.add(np.where(truth == 255, filler, truth).astype(np.uint8), truth)
-        assert metric.score() == 1
+        prediction = np.where(truth == 255, filler, truth).astype(np.uint8)
+        assert mean_boundary_iou(*count_boundaries(prediction, truth, 4)) == 1
 
 
 @pytest.mark.parametrize("distance_px", [1, 2, 5, 30])
-def test_bands_are_those_of_the_chessboard_distance(distance_px):
+def test_bands_equal_the_chessboard_distance(distance_px):
     mask = random_labels(np.random.default_rng(distance_px), 40, 50, 2, ignored=0.01) == 1
     expected = mask & (distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1] <= distance_px)
     assert np.array_equal(boundary_band(mask, distance_px), expected)
@@ -98,41 +91,36 @@ def test_bands_are_those_of_the_chessboard_distance(distance_px):
 
 
 def test_boundary_iou_by_hand():
-    """A square of 4×4 px in 12×12, of which the prediction misses a column: bands are one pixel wide."""
+    """The prediction misses one column of a 4×4 square in 12×12 px; bands are one pixel wide."""
     truth, prediction = np.zeros((2, 12, 12), np.uint8)
     truth[4:8, 4:8] = 1
     prediction[4:8, 4:7] = 1
-    metric = BoundaryIoU(2)
-    metric.add(prediction, truth)
-    # object: 12 and 10 pixels, of which 8 in common; background: the image's border, 44 pixels, and the ring around
-    # the square, 20 and 18 pixels, of which 14 in common
-    assert metric.intersections.tolist() == [44 + 14, 8]
-    assert metric.unions.tolist() == [44 + 20 + 18 - 14, 12 + 10 - 8]
-    assert metric.score() == pytest.approx((58 / 68 + 8 / 14) / 2)
+    intersections, unions = count_boundaries(prediction, truth, 2)
+    # object: bands of 12 and 10 pixels, 8 common; background: 44 pixels along the image border, and rings of 20 and 18
+    # pixels around the square, 14 common
+    assert intersections.tolist() == [44 + 14, 8]
+    assert unions.tolist() == [44 + 20 + 18 - 14, 12 + 10 - 8]
+    assert mean_boundary_iou(intersections, unions) == pytest.approx((58 / 68 + 8 / 14) / 2)
 
 
 def test_boundary_iou_and_255():
     truth = np.zeros((12, 12), np.uint8)
     truth[4:8, 4:8] = 1
-    everywhere, nothing = BoundaryIoU(2), BoundaryIoU(2)
-    everywhere.add(truth, np.full((12, 12), 255, np.uint8))  # nothing is said of ignored pixels
-    assert everywhere.unions.tolist() == [0, 0]
-    assert np.isnan(everywhere.score())
-    nothing.add(np.full((12, 12), 255, np.uint8), truth)  # a prediction of 255 is a miss
-    assert nothing.score() == 0
-    perfect = BoundaryIoU(2)
-    perfect.add(truth, truth)
-    assert perfect.score() == 1
+    everywhere_255 = np.full((12, 12), 255, np.uint8)
+    nothing_known = count_boundaries(truth, everywhere_255, 2)
+    assert nothing_known[1].tolist() == [0, 0]
+    assert np.isnan(mean_boundary_iou(*nothing_known))
+    assert mean_boundary_iou(*count_boundaries(everywhere_255, truth, 2)) == 0  # a prediction of 255 is a miss
+    assert mean_boundary_iou(*count_boundaries(truth, truth, 2)) == 1
 
 
 def test_distance_is_a_share_of_the_diagonal():
     truth, prediction = np.zeros((2, 300, 400), np.uint8)
     truth[:, :200], prediction[:, :205] = 1, 1
-    metric = BoundaryIoU(2)
-    metric.add(prediction, truth)
-    band = 2 * 10 * 200 + 10 * 280 * 2  # of 10 px: above and below, and at both sides of 300 − 20 rows
-    assert metric.unions[1] == band + 2 * 10 * 5 + 5 * 280
-    assert metric.intersections[1] == band - 5 * 280
+    intersections, unions = count_boundaries(prediction, truth, 2)
+    band = 2 * 10 * 200 + 10 * 280 * 2  # 10 px wide: top and bottom, and both sides of 300 − 20 rows
+    assert unions[1] == band + 2 * 10 * 5 + 5 * 280
+    assert intersections[1] == band - 5 * 280
 
 
 def test_precision_and_recall_by_hand():
@@ -171,24 +159,24 @@ def test_packed_sums_add_up():
     whole, total = LabelQuality(6), LabelQuality(6)
     for pair in pairs:
         whole.add(*pair)
-        packed = LabelQuality(6).add(*pair).packed()
-        assert len(packed[1]) == len(packed[2]) <= 5 * 7 + 2 * 6
-        assert packed[2].all()
+        packed = LabelQuality(6).add(*pair).pack()
+        assert len(packed[0]) == len(packed[1]) <= 1 + 5 * 7 + 2 * 6
+        assert packed[1].all()
         total.add_packed(packed)
-    total.add_packed(LabelQuality(6).packed())  # nothing
-    assert np.array_equal(total.matrix.counts, whole.matrix.counts)
-    assert total.matrix.counts.dtype == np.int64
+    total.add_packed(LabelQuality(6).pack())  # no image
+    assert np.array_equal(total.state, whole.state)
+    assert total.state.dtype == np.int64
     for key, value in whole.scores().items():
         assert np.array_equal(total.scores()[key], value, equal_nan=True), key
 
 
-def test_scores_of_many_states_are_those_of_each():
+def test_scores_of_several_states():
     rng = np.random.default_rng(0)
     qualities = [LabelQuality(5).add(random_labels(rng, 30, 20, 5), random_labels(rng, 30, 20, 4)) for _ in range(3)]
     states = np.stack([quality.state for quality in [*qualities, LabelQuality(5)]])
     assert states.shape == (4, 1 + 5 * 6 + 2 * 5)
     assert states[:, 0].tolist() == [1, 1, 1, 0]
-    many = scores_of_states(states, 5)
+    many = score_states(states, 5)
     assert {"Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "boundary_IoU", "coverage"} <= set(many)
     for index, quality in enumerate([*qualities, LabelQuality(5)]):
         scores = quality.scores()
@@ -197,9 +185,9 @@ def test_scores_of_many_states_are_those_of_each():
             assert np.array_equal(value[index], scores[key], equal_nan=True), key
     whole = LabelQuality(5)
     for quality in qualities:
-        whole.add_packed(quality.packed())
+        whole.add_packed(quality.pack())
     assert np.array_equal(whole.state, states.sum(axis=0))
-    assert all(np.isnan(value).all() for value in scores_of_states(np.full(41, np.nan), 5).values())
+    assert all(np.isnan(value).all() for value in score_states(np.full(41, np.nan), 5).values())
 
 
 def test_mean_iou_of_one_image_is_over_the_labels_in_truth_or_prediction():
@@ -212,23 +200,6 @@ def test_refusals():
         LabelQuality(3).add(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
     with pytest.raises(ValueError, match="holds label 3"):
         LabelQuality(3).add(np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8))
-
-
-def test_saved_tables(tmp_path):
-    curve = Table("sweep", ["t0", "mIoU", "Acc"], [[0, "50.00", "–"], [0.5, "60.00", "70.00"]], curve=("mIoU", "Acc"))
-    plain = Table("plain", ["name, unit", "n"], [["a,b", 1], ["c", 22]], on_screen=False)
-    save_tables(tmp_path / "new/tables", [curve, plain])
-    folder = tmp_path / "new/tables"
-    files = sorted(path.name for path in folder.iterdir())
-    assert files == ["plain.csv", "sweep.csv", "sweep.png", "tables.md", "tables.tex"]
-    assert (folder / "tables.md").read_text(encoding="utf-8") == (
-        f"## sweep\n\n{curve.markdown()}\n\n## plain\n\n{plain.markdown()}\n"
-    )
-    with open(folder / "plain.csv", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["name, unit", "n"], ["a,b", "1"], ["c", "22"]]
-    picture = load_image(folder / "sweep.png")
-    assert picture.min() < 50
-    assert picture.max() == 255
 
 
 def test_tables_of_one_folder():

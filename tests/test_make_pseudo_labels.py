@@ -271,7 +271,7 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
     """Two processes, each with one thread, make the labels that this one makes; a mistake is one line of theirs too."""
-    monkeypatch.setattr("utils.processes.SHARE_OF_CRFS", 5)
+    monkeypatch.setattr("utils.processes.MIN_CRFS_PER_PROCESS", 5)
     command = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --cam_dir {label_parts}/cams --crf"
     for workers in (1, 2):
         run_main("make_pseudo_labels", f"{command} --label_name {tmp_path}/{workers} --workers {workers}")

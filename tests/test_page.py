@@ -1,4 +1,4 @@
-"""The page of an evaluation: as a file, and as a browser shows it (Chromium and its driver, where they are)."""
+"""The HTML page of an evaluation, as a file and in a browser (if Chromium and its driver are installed)."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from metrics.page import Picture, thumbnail, write_page
+from metrics.page import Picture, encode_thumbnail, write_page
 from metrics.plots import Plot
 from metrics.tables import Table
 
@@ -56,7 +56,7 @@ def page(tmp_path_factory):
 
 
 class Document(HTMLParser):
-    """Start tags with their attributes, the text, and whether each tag is closed in order."""
+    """Start tags with their attributes and the text; asserts that tags are closed in order."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -95,13 +95,13 @@ def test_file(page):
     assert best == ["10.2"]
 
 
-def test_page_of_nothing(tmp_path):
+def test_empty_page(tmp_path):
     write_page(tmp_path / "page.html", "nothing", [], [], [], [])
     assert Document((tmp_path / "page.html").read_text(encoding="utf-8")).of("article") == []
 
 
-def test_pictures_are_let_go(tmp_path):
-    """While a picture is made, at most the one before it is still there."""
+def test_pictures_are_released(tmp_path):
+    """While a picture is created, at most the previous one is in memory."""
     made = []
 
     def pictures():
@@ -127,7 +127,7 @@ def test_failure_leaves_no_file(tmp_path):
 
 
 def decode(image: np.ndarray, **settings) -> tuple[str, np.ndarray]:
-    kind, content, size_hw = thumbnail(image, **{"is_photograph": False, "longest_px": 160} | settings)
+    kind, content, size_hw = encode_thumbnail(image, **{"is_photograph": False, "longest_px": 160} | settings)
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded.shape[:2] == size_hw
     return kind, decoded[:, :, ::-1] if decoded.ndim == 3 else decoded
@@ -139,17 +139,17 @@ def test_thumbnails():
     painted = colours[rng.integers(0, 3, (90, 333))]
     kind, small = decode(painted)
     assert (kind, small.shape) == ("png", (43, 160, 3))
-    assert len(np.unique(small.reshape(-1, 3), axis=0)) == 3  # no colour between two labels
+    assert len(np.unique(small.reshape(-1, 3), axis=0)) == 3  # no mixed colours
     grey = np.kron(rng.integers(0, 2, (60, 20)) * 255, np.ones((10, 10))).astype(np.uint8)
     kind, small = decode(grey, longest_px=300)
     np.testing.assert_array_equal(small, cv2.resize(grey, (100, 300), interpolation=cv2.INTER_AREA))
     kind, photograph = decode(np.full((400, 200, 3), (200, 100, 0), np.uint8), is_photograph=True)
     assert (kind, photograph.shape) == ("jpeg", (160, 80, 3))
     assert np.abs(photograph.astype(int) - (200, 100, 0)).max() < 8
-    assert decode(grey[:1, :3])[1].shape == (1, 3)  # none is made larger
+    assert decode(grey[:1, :3])[1].shape == (1, 3)  # images are never enlarged
     assert decode(np.zeros((1, 4000), np.uint8))[1].shape == (1, 160)
     with pytest.raises(ValueError, match="float64"):
-        thumbnail(np.zeros((4, 4)), False, 160)
+        encode_thumbnail(np.zeros((4, 4)), False, 160)
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +170,11 @@ def browser():
 
 @pytest.fixture
 def shown(browser, page):
-    """The browser with the page just opened; after the test its console must hold no error."""
+    """The browser with the page open; after the test its console must contain no error."""
     browser.get(page.as_uri())
     yield browser
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    assert browser.execute_script("return document.title") == f"Scores {EVIL}"  # nothing hostile has run
+    assert browser.execute_script("return document.title") == f"Scores {EVIL}"  # no script of a title has run
     requests = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert not [name for name in requests if name.startswith("http")]
 
@@ -251,7 +251,7 @@ def test_gallery_is_filtered(shown):
 def test_gallery_is_sorted(shown):
     choose(shown, "order", "best first")
     assert titles(shown) == ["Fourth", "third", EVIL, "second", "first"]
-    choose(shown, "measure", "MAE · ours")  # the lowest is the best; the picture of another method and NaN last
+    choose(shown, "measure", "MAE · ours")  # lower is better; undefined values last
     assert titles(shown) == ["Fourth", "second", "first", EVIL, "third"]
     choose(shown, "order", "worst first")
     assert titles(shown) == ["first", "second", "Fourth", EVIL, "third"]
@@ -263,7 +263,7 @@ def test_gallery_is_sorted(shown):
     assert titles(shown) == ["first", "second", EVIL, "third", "Fourth"]
 
 
-def test_controls_that_choose_nothing_are_hidden(browser, tmp_path):
+def test_controls_without_choices_are_hidden(browser, tmp_path):
     picture = make_picture("one")
     write_page(tmp_path / "page.html", "t", [], [], [picture, make_picture("two")], [])
     browser.get((tmp_path / "page.html").as_uri())

@@ -162,7 +162,11 @@ def test_refusals_of_predict(runs, tmp_path):
     with pytest.raises(InputError, match="is of the stage affinity: predict"):
         run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
-    for path, words in (("other.pth", "is no checkpoint"), ("a.png", "cannot be read"), ("none.pth", "does not exist")):
+    for path, words in (
+        ("other.pth", "is not a checkpoint"),
+        ("a.png", "cannot be read"),
+        ("none.pth", "does not exist"),
+    ):
         with pytest.raises(InputError, match=words):
             run_main("predict", f"--load_path {tmp_path}/{path} --input {tmp_path}/a.png --output {tmp_path}/out")
 
@@ -344,7 +348,7 @@ def test_batches_change_nothing(scenes, runs, tmp_path):
 @pytest.mark.slow
 def test_the_crf_in_processes(scenes, runs, tmp_path, monkeypatch):
     """Two processes, each with one thread, make what this one makes."""
-    monkeypatch.setattr("utils.processes.SHARE_OF_CRFS", 5)
+    monkeypatch.setattr("utils.processes.MIN_CRFS_PER_PROCESS", 5)
     command = f"--load_path {runs}/seg/last.pth --input {scenes}/dataset/DRAWN-TR --crf --output {tmp_path}"
     for workers in (1, 2):
         run_main("predict", f"{command}/{workers} --workers {workers} --overlay")

@@ -1,8 +1,7 @@
-"""prepare_data.py voc12 on archives of drawn scenes: the same tree from every kind, and what is wrong with others."""
+"""prepare_data.py voc12 on archives of drawn scenes: every kind gives the same tree, and wrong archives are refused."""
 
 import errno
 import io
-import itertools
 import shutil
 import subprocess
 import sys
@@ -15,22 +14,20 @@ import pytest
 from conftest import PROJECT, run_main
 from PIL import Image
 
-import prepare_data
-from datasets.archive_files import open_archive
 from datasets.drawn_objects import CLASS_NAMES
 from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError
-from formats.image_labels import load_image_labels
+from formats.image_labels import load_image_labels, save_image_labels
 from formats.labels import load_label
 from formats.voc_layout import find_voc_root, load_ids
-from utils.interruption import disk_errors_explained
+from utils.interruption import explain_disk_errors
 
 ROOT = "VOCdevkit/VOC2012"
 
 
 @pytest.fixture(scope="module")
 def unpacked(scenes, tmp_path_factory) -> Path:
-    """What the archives unpack to: trainval/VOCdevkit/VOC2012/…, aug/SegmentationClassAug/… and test/VOCdevkit/…"""
+    """The content of the archives: trainval/VOCdevkit/VOC2012/…, aug/SegmentationClassAug/… and test/VOCdevkit/…"""
     folder = tmp_path_factory.mktemp("unpacked")
     source, target = scenes / "data" / ROOT, folder / "trainval" / ROOT
     for name in ("JPEGImages", "SegmentationClass"):
@@ -53,7 +50,7 @@ def unpacked(scenes, tmp_path_factory) -> Path:
 
 
 def pack(folder: Path, path: Path, extra: dict[str, bytes] | None = None) -> Path:
-    """An archive of everything in `folder`, of the kind that the suffix of `path` says, and of `extra` members."""
+    """Pack everything in `folder`, and `extra` members, into an archive of the kind of the suffix of `path`."""
     members = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     members |= extra or {}
     if path.suffix == ".zip":
@@ -93,7 +90,7 @@ def prepared(archives, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_tree_is_that_of_the_scenes(prepared, scenes, unpacked):
+def test_prepared_tree_equals_the_drawn_scenes(prepared, scenes, unpacked):
     made, drawn = contents(prepared / "data" / ROOT), contents(scenes / "data" / ROOT)
     assert drawn.items() <= made.items()
     assert {name.split("/")[0] for name in made.keys() - drawn.keys()} == {"Annotations", "ImageSets"}
@@ -104,20 +101,20 @@ def test_the_tree_is_that_of_the_scenes(prepared, scenes, unpacked):
         *("cls_labels.npy", "train_id.txt", "train_aug_id.txt", "val_id.txt")
     }
     ids = sorted(path.stem for path in (scenes / "data" / ROOT / "JPEGImages").iterdir())
-    assert not (unpacked / "trainval" / ROOT / f"Annotations/{ids[0]}.xml").exists()  # its labels are its mask's
+    assert not (unpacked / "trainval" / ROOT / f"Annotations/{ids[0]}.xml").exists()  # its labels come from its mask
     ours, theirs = (load_image_labels(root / "voc12/cls_labels.npy", ids, CLASS_NAMES) for root in (prepared, scenes))
     assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["folders", "flat", "tar.gz", "trees"])
-def test_every_kind_of_archive_gives_the_same(prepared, unpacked, scenes, tmp_path, kind):
+def test_every_kind_of_archive_gives_the_same_tree(prepared, unpacked, scenes, tmp_path, kind):
     trainval, aug = unpacked / "trainval", unpacked / "aug"
     if kind == "flat":
         trainval, aug = trainval / ROOT, aug / "SegmentationClassAug"
         trainval = pack(trainval, tmp_path / "renamed.zip")
     if kind == "tar.gz":
         trainval, aug = pack(trainval, tmp_path / "a.tar.gz"), pack(aug, tmp_path / "b.tar.gz")
-    if kind == "trees":  # a folder that has SegmentationClass beside SegmentationClassAug, found through a link
+    if kind == "trees":  # SegmentationClass beside SegmentationClassAug, behind links
         (tmp_path / "link").symlink_to(scenes / "data", target_is_directory=True)
         (tmp_path / "link_of_link").symlink_to(tmp_path / "link", target_is_directory=True)
         aug = tmp_path / "link_of_link"
@@ -141,12 +138,13 @@ def test_the_tree_itself_as_source(prepared, tmp_path):
 def test_a_killed_run_is_continued(prepared, archives, tmp_path):
     code = (
         "import itertools, os, signal, sys, options, prepare_data\n"
-        "count, write = itertools.count(), prepare_data.write_bytes\n"
+        "from datasets import voc_archives\n"
+        "count, write = itertools.count(), voc_archives.write_bytes\n"
         "def dying_write(*args):\n"
         "    if next(count) == 30:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    write(*args)\n"
-        "prepare_data.write_bytes = dying_write\n"
+        "voc_archives.write_bytes = dying_write\n"
         "prepare_data.main(options.prepare_data().parse_args(['voc12', *sys.argv[1:]]))\n"
     )
     flags = ["--data_dir", str(tmp_path / "data"), "--list_dir", str(tmp_path / "voc12")]
@@ -156,7 +154,7 @@ def test_a_killed_run_is_continued(prepared, archives, tmp_path):
     assert len(half) == 30
     assert half.items() < contents(prepared).items()
     name = min(half)
-    (tmp_path / name).write_bytes(half[name][:-1])  # and a file that something else cut short
+    (tmp_path / name).write_bytes(half[name][:-1])  # a file that something else cut short
     prepare(*archives, tmp_path)
     assert contents(tmp_path) == contents(prepared)
 
@@ -190,56 +188,58 @@ def test_test_archive(archives, unpacked, tmp_path):
         prepare(*archives, tmp_path / "out", f"--test {archives[0]}")
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.txt", "/evil.txt", "VOCdevkit/../../evil.txt", "C:\\evil.txt", "..\\evil.txt"]
-)
+OUTSIDE = [
+    "../evil.jpg",
+    "ABSOLUTE/evil.jpg",
+    f"{ROOT}/JPEGImages/../../../../evil.jpg",
+    f"{ROOT}/JPEGImages/..\\..\\evil.jpg",
+    f"{ROOT}/JPEGImages/C:evil.jpg",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
-def test_members_outside_are_refused(archives, unpacked, tmp_path, name, suffix):
-    name = str(tmp_path / "evil.txt") if name == "/evil.txt" else name
+def test_archives_write_nowhere_else(prepared, archives, unpacked, tmp_path, name, suffix):
+    name = name.replace("ABSOLUTE", str(tmp_path))
     evil = pack(unpacked / "trainval", tmp_path / f"evil{suffix}", {name: b"evil"})
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"evil\.txt would lie outside"):
-        prepare(evil, archives[1], tmp_path / "out/below")
-    assert contents(tmp_path) == before
+    prepare(evil, archives[1], tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+    assert {path.name for path in tmp_path.iterdir()} == {evil.name, "out"}
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "..\\evil.png", "SegmentationClassAug/C:evil.png"])
+def test_masks_are_written_nowhere_else(prepared, archives, unpacked, tmp_path, name):
+    mask = next((unpacked / "aug/SegmentationClassAug").iterdir()).read_bytes()
+    evil = pack(unpacked / "aug", tmp_path / "evil.zip", {name: mask})
+    prepare(archives[0], evil, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+    assert {path.name for path in tmp_path.iterdir()} == {"evil.zip", "out"}
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(archives, tmp_path, kind):
+def test_links_and_devices_are_not_unpacked(prepared, archives, tmp_path, kind):
     shutil.copy(archives[0], tmp_path / "evil.tar")
     with tarfile.open(tmp_path / "evil.tar", "a") as archive:
-        member = tarfile.TarInfo(f"{ROOT}/JPEGImages/link.jpg")
-        member.type, member.linkname = kind, "/etc/hostname"
-        archive.addfile(member)
-    with pytest.raises(InputError, match=r"link\.jpg is a link or a device"):
-        prepare(tmp_path / "evil.tar", archives[1], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        for name in ("link.jpg", "door"):
+            member = tarfile.TarInfo(f"{ROOT}/JPEGImages/{name}")
+            member.type, member.linkname = kind, str(tmp_path)
+            archive.addfile(member)
+        archive.addfile(tarfile.TarInfo(f"{ROOT}/JPEGImages/door/evil.jpg"))  # tar would write it through the link
+    prepare(tmp_path / "evil.tar", archives[1], tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(prepared)
+    assert {path.name for path in tmp_path.iterdir()} == {"evil.tar", "out"}
 
 
-def test_links_in_zips_and_bombs_are_refused(archives, unpacked, tmp_path):
-    evil = pack(unpacked / "aug", tmp_path / "evil.zip")
-    with zipfile.ZipFile(evil, "a") as archive:
-        link = zipfile.ZipInfo("SegmentationClassAug/link.png")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/hostname")
-    with pytest.raises(InputError, match=r"link\.png is a link"):
-        prepare(archives[0], evil, tmp_path / "out")
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("SegmentationClassAug/bomb.png", bytes(1 << 27))
-    with pytest.raises(InputError, match=r"bomb\.png has 134217728 bytes"):
-        prepare(archives[0], tmp_path / "bomb.zip", tmp_path / "out")
-
-
-@pytest.mark.parametrize(("which", "share"), [*itertools.product([0, 1, "gz"], [0, 0.001, 0.3, 0.9]), (0, "zeros")])
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9])
+@pytest.mark.parametrize("which", ["trainval.tar", "aug.zip", "trainval.tar.gz"])
 def test_archives_cut_short(archives, unpacked, tmp_path, which, share):
-    whole = pack(unpacked / "trainval", tmp_path / "a.tar.gz") if which == "gz" else archives[which]
-    content = whole.read_bytes()
-    length = len(content.rstrip(b"\0")) if share == "zeros" else int(len(content) * share)
-    length += -length % 512 if share == "zeros" else 0  # a tar ends with blocks of zeros, which tarfile does not miss
-    cut = tmp_path / f"cut{whole.suffix}"
-    cut.write_bytes(content[:length])
-    with pytest.raises(InputError, match="cut short"):
-        prepare(*((archives[0], cut) if which == 1 else (cut, archives[1])), tmp_path / "out")
-    assert not (tmp_path / "out/voc12").exists()
+    if which == "trainval.tar.gz":
+        pack(unpacked / "trainval", unpacked / which)
+    content = (unpacked / which).read_bytes()
+    (tmp_path / which).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError, match=rf"{which} is damaged, cut short"):
+        prepare(*((archives[0], tmp_path / which) if which == "aug.zip" else (tmp_path / which, archives[1])), tmp_path)
+    assert not (tmp_path / "voc12").exists()
 
 
 def test_damage_inside_a_zip(archives, tmp_path):
@@ -251,7 +251,7 @@ def test_damage_inside_a_zip(archives, tmp_path):
         prepare(archives[0], tmp_path / "aug.zip", tmp_path / "out")
 
 
-def test_mistaken_archives(archives, unpacked, scenes, tmp_path):
+def test_wrong_archives_are_refused(archives, unpacked, scenes, tmp_path):
     trainval, aug = archives
     with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: is it the archive of VOC"):
         prepare(aug, trainval, tmp_path)
@@ -284,26 +284,26 @@ def test_incomplete_archives(archives, unpacked, tmp_path, place):
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_that_are_no_labels(archives, unpacked, scenes, tmp_path):
+def test_masks_without_class_indices_are_refused(archives, unpacked, scenes, tmp_path):
     shutil.copytree(unpacked / "aug", tmp_path / "aug")
     path = min((tmp_path / "aug/SegmentationClassAug").iterdir())
     label = load_label(path)
-    Image.open(path).convert("RGB").save(path)
-    with pytest.raises(InputError, match="colours instead of class indices"):
+    Image.fromarray(np.full((*label.shape, 3), 100, np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png holds the colour \[100, 100, 100\]"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "colours")
     Image.fromarray(np.where(label == 0, 77, label).astype(np.uint8)).save(path)
     with pytest.raises(InputError, match=r"holds the labels \[77\], but there are only 0 to 10 and 255"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "beyond")
     path.write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match="is not a PNG file"):
+    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "no_png")
     shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/SegmentationClassAug")
     shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/again/SegmentationClassAug")
-    with pytest.raises(InputError, match="which of them is the mask"):
+    with pytest.raises(InputError, match="remove one of the two masks"):
         prepare(archives[0], tmp_path / "more", tmp_path / "twice")
 
 
-def test_what_the_user_has_is_kept(archives, scenes, tmp_path):
+def test_existing_lists_and_labels_are_kept(archives, scenes, tmp_path):
     (tmp_path / "voc12").mkdir()
     (tmp_path / "voc12/val_id.txt").write_text("mine\n")
     with pytest.raises(InputError, match=r"val_id\.txt names other images"):
@@ -314,7 +314,7 @@ def test_what_the_user_has_is_kept(archives, scenes, tmp_path):
     shutil.copy(scenes / "voc12/cls_labels.npy", tmp_path / "voc12/cls_labels.npy")
     prepare(*archives, tmp_path)
     assert load_ids(tmp_path / "voc12/val_id.txt") == ids[::-1]
-    prepare_data.save_image_labels(tmp_path / "voc12/cls_labels.npy", {name: np.zeros(10) for name in ids})
+    save_image_labels(tmp_path / "voc12/cls_labels.npy", {name: np.zeros(10) for name in ids})
     with pytest.raises(InputError, match=r"cls_labels\.npy"):
         prepare(*archives, tmp_path)
     (tmp_path / "other/VOC2012/JPEGImages").mkdir(parents=True)
@@ -327,11 +327,11 @@ def test_a_full_disk(archives, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"classes\.txt: No space left on device: make room"), disk_errors_explained():
+    with pytest.raises(InputError, match=r"classes\.txt: No space left on device: make room"), explain_disk_errors():
         prepare(*archives, tmp_path)
 
 
-def test_mistakes_take_one_line(tmp_path):
+def test_mistakes_give_one_line(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"")
     command = [
         sys.executable,
@@ -348,13 +348,6 @@ def test_mistakes_take_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_it_does_without_torch():
+def test_torch_is_not_imported():
     code = "import sys, prepare_data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
-
-
-def test_an_archive_inside_a_loop_of_links(tmp_path):
-    write_bytes(tmp_path / "a/b.txt", b"b")
-    (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
-    with open_archive(tmp_path) as archive:
-        assert archive.sizes == {"a/b.txt": 1}

@@ -1,4 +1,4 @@
-"""Files scored by several processes."""
+"""Work in several processes, reports of scored files, and the choice of the worst images."""
 
 import os
 import time
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from formats.errors import InputError
-from metrics.scored_files import FileReport, worst_first
-from utils.processes import CHUNK, SHARE_OF_CRFS, WAITING, do_in_processes, measure_all
+from metrics.scored_files import FileReport, select_worst
+from utils.processes import FILES_PER_CHUNK, MAX_WAITING_CHUNKS, MIN_CRFS_PER_PROCESS, do_in_processes, measure_all
 
 
 def square_or_refuse(number: int) -> int:
@@ -48,16 +48,16 @@ def leave_a_file(path: Path) -> None:
 
 
 def test_results_wait_in_a_bounded_number(tmp_path):
-    """However slow who takes them is: results are not piled up in memory."""
+    """Results do not pile up in memory if their reader is slow."""
     results = measure_all(leave_a_file, [tmp_path / f"{number}" for number in range(1000)], 2)
     next(results)
     time.sleep(2)
-    assert 8 <= len(list(tmp_path.iterdir())) <= CHUNK * (WAITING + 1) * 2
+    assert 8 <= len(list(tmp_path.iterdir())) <= FILES_PER_CHUNK * (MAX_WAITING_CHUNKS + 1) * 2
     assert sum(1 for _ in results) == 999
     assert len(list(tmp_path.iterdir())) == 1000
 
 
-def test_faults_of_the_program_pass_through():
+def test_other_exceptions_are_raised():
     with pytest.raises(TypeError):
         list(measure_all(square_or_refuse, ["one"], 1))
     with pytest.raises(TypeError):
@@ -65,41 +65,41 @@ def test_faults_of_the_program_pass_through():
 
 
 def test_a_process_that_dies():
-    """One, while the other waits for work or works on."""
+    """One process dies while the other works or waits."""
     with pytest.raises(InputError, match=r"one of 2 processes that share the work died.*fewer --workers"):
         list(measure_all(die_of_the_last, list(range(100)), 2))
 
 
 def test_report():
     report = FileReport(3, missing=["a", "b"], unusable={"c": "c.png is damaged"}, resized=[])
-    assert report.lines() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
+    assert report.summarize() == ["2 missing: a, b", "1 unusable: c.png is damaged"]
     assert asdict(report)["unusable"] == {"c": "c.png is damaged"}
 
 
-def test_worst_first():
+def test_select_worst():
     images = {
         "a": {"one": {"S": 0.9}, "two": {"S": 0.5}},
         "b": {"one": {"S": 0.6}},
         "c": {"one": {"S": float("nan")}, "two": {"S": 0.8}},
         "d": {"one": {"S": float("nan")}},
     }
-    assert worst_first(images, "S", 3) == ["b", "a", "c"]
-    assert worst_first(images, "S", 9)[-1] == "d"
+    assert select_worst(images, "S", 3) == ["b", "a", "c"]
+    assert select_worst(images, "S", 9)[-1] == "d"
 
 
 @pytest.mark.parametrize(
     ("tasks", "workers", "sharing", "processes"),
     [
-        (10 * SHARE_OF_CRFS, 8, 2, 4),  # two callers on a machine divide them
-        (10 * SHARE_OF_CRFS, 1, 2, 1),
-        (3 * SHARE_OF_CRFS, 8, 1, 3),  # each process is worth its start
-        (10 * SHARE_OF_CRFS, 0, 1, 6),  # all cores
+        (10 * MIN_CRFS_PER_PROCESS, 8, 2, 4),  # two callers on a machine share them
+        (10 * MIN_CRFS_PER_PROCESS, 1, 2, 1),
+        (3 * MIN_CRFS_PER_PROCESS, 8, 1, 3),  # a process is started for MIN_CRFS_PER_PROCESS tasks or more
+        (10 * MIN_CRFS_PER_PROCESS, 0, 1, 6),  # all cores
     ],
 )
 def test_slow_work_is_divided(tasks, workers, sharing, processes, monkeypatch):
     asked = []
     monkeypatch.setattr("utils.processes.usable_cores", lambda: 6)
-    monkeypatch.setattr("utils.processes.in_processes", lambda work, tasks, count: asked.append(count) or [])
+    monkeypatch.setattr("utils.processes.map_in_processes", lambda work, tasks, count: asked.append(count) or [])
     do_in_processes(square_or_refuse, range(tasks), tasks, workers, sharing)
     assert asked == [processes]
 

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed: which belong together, and their mean ± deviation worked by hand."""
+"""Grouping of runs by seed, and their mean ± standard deviation worked out by hand."""
 
 import csv
 import json
@@ -8,11 +8,11 @@ import pytest
 from conftest import run_main
 
 from formats.labels import load_label, save_label
-from metrics.seed_tables import scores_over_seeds, seed_table
+from metrics.label_tables import scores_over_seeds, seed_table
 
 
 def scores(miou: float | None, **more) -> dict:
-    """Scores whose other measures follow from the mIoU."""
+    """Scores with a given mIoU and constant other measures."""
     measures = dict.fromkeys(("Acc", "Acc_class", "fwIoU"), 0.9) | {"mIoU": miou}
     return {**measures, "IoU": {"background": 0.8, "dog": miou}, **more}
 
@@ -30,7 +30,7 @@ def test_mean_and_sample_deviation_by_hand():
     assert table.rows == [["x", 3, "90.00 ± 0.00", "90.00 ± 0.00", "73.00 ± 2.65", "90.00 ± 0.00"]]
 
 
-def test_settings_are_told_apart_by_what_holds_the_seeds():
+def test_settings_are_named_by_the_parent_of_the_seeds():
     folders = ("e/a/seed1", "e/a/seed0", "e/b/seed10", "seed3", "e/a", "e/seedling", "e/seed", "e/c/seed0/val")
     found = scores_over_seeds({folder: scores(0.5) for folder in folders})
     assert {name: row["seeds"] for name, row in found.items()} == {"e/a": [0, 1], "e/b": [10], ".": [3]}
@@ -43,14 +43,14 @@ def test_no_setting_has_two_seeds(folders):
     assert scores_over_seeds({folder: scores(0.5) for folder in folders}) == {}
 
 
-def test_a_score_that_one_run_lacks_is_not_defined():
+def test_score_missing_in_one_run_is_undefined():
     found = scores_over_seeds({"x/seed0": scores(0.5), "x/seed1": scores(None)})
     assert found["x"]["mIoU"] == {"mean": None, "std": None}
     assert found["x"]["IoU"]["dog"] is None
     assert seed_table(found).rows[0][4] == "–"
 
 
-def test_labels_after_the_selector_are_a_setting_of_their_own():
+def test_labels_after_the_selector_are_a_separate_setting():
     runs = {f"x/seed{seed}": scores(0.5, selected=scores(0.6 + 0.1 * seed)) for seed in (0, 1)}
     found = scores_over_seeds(runs)
     assert list(found) == ["x", "x + selector"]
@@ -59,7 +59,7 @@ def test_labels_after_the_selector_are_a_setting_of_their_own():
 
 @pytest.fixture
 def runs(scenes, tmp_path):
-    """Segmentations "good" of two seeds and "poor" of one: the truth of val, its labels lost in one to three images."""
+    """Segmentations "good" of two seeds and "poor" of one: the truth of val with one to three images set to 0."""
     paths = sorted((scenes / "data/VOCdevkit/VOC2012/SegmentationClass").iterdir())[-6:]
     for lost, folder in enumerate(("good/seed0", "good/seed1", "poor/seed0"), start=1):
         for index, path in enumerate(paths):
@@ -76,7 +76,7 @@ def test_evaluate_prints_and_writes_the_table(kind, scenes, runs, capsys):
     results = json.loads((runs / "scores.json").read_text())
     low, high = sorted(results[f"{runs}/good/seed{seed}"]["mIoU"] for seed in (0, 1))
     assert low < high
-    mean, std = (low + high) / 2, (high - low) / 2**0.5  # of two numbers
+    mean, std = (low + high) / 2, (high - low) / 2**0.5  # of two values
     assert results["over_seeds"][f"{runs}/good"]["mIoU"] == pytest.approx({"mean": mean, "std": std})
     with open(runs / "tables/over_seeds.csv", encoding="utf-8") as file:
         good, poor = csv.DictReader(file)
@@ -86,7 +86,7 @@ def test_evaluate_prints_and_writes_the_table(kind, scenes, runs, capsys):
     assert f"{good['mIoU']} |" in capsys.readouterr().out
 
 
-def test_evaluate_is_silent_of_single_runs(scenes, runs, capsys):
+def test_evaluate_prints_no_table_for_single_runs(scenes, runs, capsys):
     shutil.copytree(runs / "good/seed0", runs / "alone")
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/val_id.txt --json {runs}/scores.json"
     run_main("evaluate", f"segmentation --pred {runs}/good/seed0 {runs}/poor/seed0 {runs}/alone {lists}")

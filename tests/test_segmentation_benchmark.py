@@ -1,4 +1,4 @@
-"""The benchmark of label scores runs and leaves its figures; the figures themselves are no test."""
+"""The benchmark of label scores runs and writes its page. Times are not tested."""
 
 import re
 
@@ -18,7 +18,6 @@ def results(tmp_path, monkeypatch):
 
 def test_figures_of_a_few_masks(tmp_path, results, monkeypatch):
     monkeypatch.setattr(segmentation_metrics, "CHUNK", 2)
-    monkeypatch.setattr(segmentation_metrics, "EARLY", 2)
     for index in range(5):
         label = np.random.default_rng(index).choice([0, 3, 20, 255], (30, 40)).astype(np.uint8)
         save_label(tmp_path / f"{index}.png", label)
@@ -27,17 +26,16 @@ def test_figures_of_a_few_masks(tmp_path, results, monkeypatch):
     text = path.read_text()
     assert path.name == "segmentation_metrics.md"
     assert "4 masks" in text
-    times = re.findall(r"\| (decoding.*?) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|", text)
+    times = re.findall(r"\| (decoding.*?) +\| +([\d.]+) \| +([\d.]+) \|", text)
     sides = ["decoding", "decoding + plain mIoU", "decoding + mIoU", "decoding + all scores"]
     assert [row[0] for row in times] == sides
-    assert re.search(r"mIoU takes \d+\.\d times less than the plain mIoU", text)
-    assert times[0][3] == "1.00"
-    assert [int(pairs) for pairs in re.findall(r"^\| (\d+) +\| +\d+\.\d \|$", text, re.M)] == [2, 4]
+    assert re.search(r"mIoU is \d+\.\d times as fast as the plain mIoU", text)
+    assert times[0][2] == "1.00"
 
 
 def test_the_plain_miou_is_compared_with_ours(tmp_path, monkeypatch):
     save_label(tmp_path / "a.png", np.random.default_rng(0).choice([0, 3, 255], (30, 40)).astype(np.uint8))
-    monkeypatch.setattr(segmentation_metrics.PassesOfLabels, "miou", lambda plain: 0.5)
+    monkeypatch.setattr(segmentation_metrics.PlainCounts, "miou", lambda plain: 0.5)
     with pytest.raises(AssertionError, match=r"plain mIoU 0\.5, ours 0\."):
         segmentation_metrics.main(["--masks", str(tmp_path)])
 

@@ -1,4 +1,4 @@
-"""Confusion matrix against torchmetrics and by hand; both conventions for 255."""
+"""Confusion matrix compared with torchmetrics and with results worked out by hand; both conventions of 255."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torchmetrics.classification import (
 )
 
 from metrics.classification import average_precision, mean_average_precision
-from metrics.segmentation import ConfusionMatrix, scores_of_counts
+from metrics.segmentation import ConfusionMatrix, score_counts
 from metrics.tables import markdown_table, percent
 
 
@@ -75,7 +75,7 @@ def test_counts_of_processes_add_up():
 
 
 def plain_counts(prediction, truth, num_labels: int) -> np.ndarray:
-    """Pixel by pixel."""
+    """Counts by a loop over pixels."""
     counts = np.zeros((num_labels, num_labels + 1), np.int64)
     for predicted, true in zip(prediction.ravel().tolist(), truth.ravel().tolist()):
         if true != 255:
@@ -108,9 +108,9 @@ def test_counts_of_a_huge_map_are_exact():
 @pytest.mark.parametrize("predicted_255", ["miss", "dropped"])
 def test_scores_of_many_matrices_are_those_of_each(predicted_255):
     counts = np.random.default_rng(0).integers(0, 9, (2, 5, 3, 4))
-    counts[0, 1] = 0  # nothing was counted
+    counts[0, 1] = 0  # no pixel
     counts[0, 2, 1], counts[0, 2, :, 1] = 0, 0  # a class that does not occur
-    many = scores_of_counts(counts.astype(float), predicted_255)
+    many = score_counts(counts.astype(float), predicted_255)
     assert many["mIoU"].shape == (2, 5)
     assert many["IoU"].shape == (2, 5, 3)
     for place in np.ndindex(2, 5):
@@ -120,7 +120,7 @@ def test_scores_of_many_matrices_are_those_of_each(predicted_255):
         assert list(one) == list(many)
         for key, value in one.items():
             assert np.array_equal(many[key][place], value, equal_nan=True), key
-    assert all(np.isnan(value).all() for value in scores_of_counts(np.full((3, 4), np.nan), predicted_255).values())
+    assert all(np.isnan(value).all() for value in score_counts(np.full((3, 4), np.nan), predicted_255).values())
 
 
 def test_nothing_was_counted():
@@ -137,7 +137,7 @@ def test_refusals():
         scores([[0]], [[0, 0]])
     with pytest.raises(ValueError, match="holds label 254, but there are only 0 to 2 and 255"):
         scores([[0, 2, 254, 255]], [[0, 5, 0, 0]])
-    assert np.isnan(scores([[7]], [[255]])["Acc"])  # nothing is said of ignored pixels
+    assert np.isnan(scores([[7]], [[255]])["Acc"])  # predictions on ignored pixels are not checked
 
 
 def test_average_precision():

@@ -14,9 +14,9 @@ SIBLINGS = {"models", "datasets", "pseudo_labels", "metrics"}
 ALLOWED = {
     "options": set(),
     "formats": {"numpy", "cv2", "PIL"},
-    "utils": {"formats", "numpy", "cv2", "torch", "tensorboard", "tqdm"},
+    "utils": {"formats", "numpy", "cv2", "filelock", "torch", "tensorboard", "tqdm"},
     "models": {"formats", "utils", "numpy", "torch", "timm", "huggingface_hub", "onnxruntime"},
-    "datasets": {"formats", "utils", "numpy", "cv2", "PIL", "torch"},
+    "datasets": {"formats", "utils", "numpy", "cv2", "PIL", "torch", "tqdm"},
     "pseudo_labels": {"formats", "utils", "numpy", "cv2", "torch"},
     "metrics": {"formats", "utils", "numpy", "cv2", "matplotlib"},
 }

@@ -1,4 +1,4 @@
-"""Tables by hand: the best values, LaTeX and its escapes, files; curves as files."""
+"""Tables: best values, LaTeX and its escapes, files, plots."""
 
 import csv
 import re
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from formats.images import load_image
-from metrics.latex import escape_latex
 from metrics.plots import Plot, plot_svg, save_plot
-from metrics.tables import Table, first_number, save_tables
+from metrics.tables import Table, escape_latex, first_number, save_tables
 
 HEADER = ["method", "data set", "MAE ↓", "S ↑"]
 ROWS = [
@@ -28,7 +27,7 @@ def column_of_best(cells: list, **directions) -> list[int]:
 
 def test_best_of_each_group_and_direction():
     table = Table("t", HEADER, ROWS, higher=("S ↑",), lower=("MAE ↓",), within="data set")
-    # both of an equal S; no S of B, where only one has a value; none of C, which has one row
+    # two equal S in A; no best S in B with one value; nothing in C with one row
     assert table.best() == {(0, 2), (0, 3), (1, 3), (3, 2)}
     assert Table("t", HEADER, ROWS, lower=("MAE ↓",)).best() == {(0, 2)}
     assert Table("t", HEADER, ROWS).best() == set()
@@ -49,11 +48,11 @@ def test_best_of_each_group_and_direction():
         ([], []),
     ],
 )
-def test_best_is_told_by_the_first_number(cells, rows):
+def test_best_is_found_by_the_first_number(cells, rows):
     assert column_of_best(cells) == rows
 
 
-def test_lowest_is_best_where_told():
+def test_lowest_is_best_in_columns_of_lower():
     assert column_of_best(["9.5", "10.2", "–", "9.50 ± 1"], lower=("y",)) == [0, 3]
 
 
@@ -94,7 +93,7 @@ def test_escapes(text, latex):
 
 
 def check_latex(text: str, columns: int) -> None:
-    """Braces are balanced, and each row between the rules has as many cells as there are columns."""
+    """Check that braces are balanced and that each row has one cell per column."""
     bare = re.sub(r"\\[\\_%&#${}]", lambda match: match[0] if match[0] == "\\\\" else "", text)
     depth = np.cumsum([{"{": 1, "}": -1}.get(character, 0) for character in bare])
     assert depth.min() == 0 == depth[-1]
@@ -103,7 +102,7 @@ def check_latex(text: str, columns: int) -> None:
     assert rows and all(row.count("&") == columns - 1 for row in rows)
 
 
-def test_hostile_cells_leave_latex_whole(tmp_path):
+def test_hostile_cells_give_valid_latex(tmp_path):
     names = ["}{", r"\end{tabular}", "a & b \\\\", "$x^2$", "100%", "[1ex]", "*", "~", "a\nb", "", r"\input{x}"]
     table = Table(
         "q\n\\bad", ["[x]", "m & n"], [[name, number] for number, name in enumerate(names)], higher=("m & n",)
@@ -113,7 +112,7 @@ def test_hostile_cells_leave_latex_whole(tmp_path):
     check_latex(re.sub("(?m)^%.*$", "", text), columns=2)
     lines = text.splitlines()
     assert r"% q \bad" in lines
-    assert {r"{}[x] & m \& n \\", r"{}[1ex] & 5 \\", r"{}* & 6 \\"} <= set(lines)  # else they were arguments of \\
+    assert {r"{}[x] & m \& n \\", r"{}[1ex] & 5 \\", r"{}* & 6 \\"} <= set(lines)  # not read as arguments of \\
     assert text.count(r"\textbf") == 1 and r"\input" not in text
 
 
@@ -134,7 +133,7 @@ def test_files(tmp_path):
     assert load_image(tmp_path / "curve.png").shape[1] > 500
 
 
-def test_curve_becomes_plot():
+def test_plot_of_curve_columns():
     table = Table("curve", ["t", "a", "b"], [["0.1", "5.00", "–"], ["0.2", "6.00", "7.00"]], curve=("b",))
     plot = table.plot()
     assert (plot.name, plot.x_label, plot.y_label, list(plot.lines)) == ("curve", "t", "%", ["b"])
@@ -142,7 +141,7 @@ def test_curve_becomes_plot():
 
 
 def test_plots_of_odd_names(tmp_path):
-    """Ten lines, gaps, and names that matplotlib would read as formulas or leave out; the same SVG each time."""
+    """Many lines, gaps, and names that matplotlib would parse as formulas or hide; equal plots give equal SVG."""
     x = np.linspace(0, 1, 40)
     y = np.where(np.abs(x - 0.5) < 0.1, np.nan, x)
     names = [r"$\frac$", "_hidden", "<b>&", "", *(f"a/long/folder/of/method/{number}" for number in range(8))]

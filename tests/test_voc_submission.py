@@ -1,13 +1,11 @@
-"""The archive for VOC's test server: what is packed is valid, and everything that the server refuses is found."""
+"""The archive for VOC's test server: packed archives are valid, and everything that the server refuses is found."""
 
 import gzip
 import io
 import json
 import shutil
-import struct
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ import torch
 from conftest import bytes_in, labels_in, run_main
 from PIL import Image
 
-from datasets import archive_files, voc_submission
 from datasets.voc_submission import check_submission, save_submission
 from formats.errors import InputError, MissingInputError
 from formats.labels import VOC_PALETTE, save_label
@@ -25,7 +22,6 @@ from models.deeplabv3plus import build_deeplabv3plus
 from utils.checkpoint import save_checkpoint
 from utils.interruption import run_script
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COMP6, COMP5 = "results/VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp5_test_cls"
 IDS = ["2008_000006", "2008_000011", "2008_000012"]
 SIZES = dict.fromkeys(IDS, (20, 30))
@@ -57,14 +53,14 @@ def pack(path, members: list[tuple[str, bytes]], mode: str = "w:gz") -> Path:
 
 @pytest.fixture
 def members(tmp_path) -> dict[str, bytes]:
-    """Name in the archive → PNG of the masks that are right."""
+    """Name in the archive → PNG, of valid masks."""
     labels = {name: np.full((20, 30), place, np.uint8) for place, name in enumerate(IDS)}
     return {f"{COMP6}/{name}.png": png_of(label, tmp_path) for name, label in labels.items()}
 
 
 @pytest.fixture
 def problems_of(members, tmp_path):
-    """The problems of an archive with other members in place of some of the right ones; None: left out."""
+    """The problems of an archive whose valid members are replaced by others, or left out where they are None."""
 
     def check(changed: dict[str, bytes | None], sizes=SIZES) -> list[str]:
         content = [(name, data) for name, data in (members | changed).items() if data is not None]
@@ -76,17 +72,17 @@ def problems_of(members, tmp_path):
 FIRST = f"{COMP6}/{IDS[0]}.png"
 
 
-def test_a_right_archive(members, tmp_path):
+def test_a_valid_archive(members, tmp_path):
     report = check_submission(pack(tmp_path / "a.tar.gz", list(members.items())), SIZES)
     assert report.problems == []
     assert report.folder == COMP6
     assert report.masks_of_label == [1, 1, 1] + [0] * 18
-    assert check_submission(tmp_path / "a.tar.gz", dict.fromkeys(IDS)).problems == []  # sizes are not known
+    assert check_submission(tmp_path / "a.tar.gz", dict.fromkeys(IDS)).problems == []  # unknown sizes
 
 
 @pytest.mark.parametrize("prefix", ["./", ""])
 def test_archives_of_tar_itself(prefix, members, tmp_path):
-    """With entries of the folders, and names that begin with a dot."""
+    """They have entries for folders, and names may begin with `./`."""
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         for place in ("results", "results/VOC2012", "results/VOC2012/Segmentation", COMP6):
             folder = tarfile.TarInfo(f"{prefix}{place}")
@@ -125,23 +121,18 @@ def test_other_folders(folder, members, tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind", "detail"),
     [
-        (pil_png(np.zeros((20, 30, 3), np.uint8)), "that are no 8-bit palette PNGs", ": 8 bits, RGB"),
-        (pil_png(np.zeros((20, 30), np.uint8)), "that are no 8-bit palette PNGs", ": 8 bits, grey"),
-        (pil_png(np.zeros((20, 30), np.uint16)), "that are no 8-bit palette PNGs", ": 16 bits, grey"),
-        (
-            pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[:16], bits=4),
-            "that are no 8-bit palette PNGs",
-            ": 4 bits, palette",
-        ),
+        (pil_png(np.zeros((20, 30, 3), np.uint8)), "that are no palette PNGs", ": mode RGB"),
+        (pil_png(np.zeros((20, 30), np.uint8)), "that are no palette PNGs", ": mode L"),
+        (pil_png(np.zeros((20, 30), np.uint16)), "that are no palette PNGs", ": mode I;16"),
         (pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[::-1]), "with another palette than VOC's", ""),
         (pil_png(np.zeros((9, 30), np.uint8), VOC_PALETTE), SIZE_DIFFERS, ": 9 × 30, not 20 × 30"),
         (pil_png(np.full((20, 30), 255, np.uint8), VOC_PALETTE), "with 255, which counts as wrong", ""),
         (b"", "that are damaged or no PNG", ""),
         (b"\xff\xd8\xff\xe0", "that are damaged or no PNG", ""),
-        (PNG_SIGNATURE, "that are damaged or no PNG", ""),
+        (pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE)[:-20], "that are damaged or no PNG", ""),
     ],
 )
-def test_masks_that_the_server_refuses(content, kind, detail, problems_of):
+def test_refused_masks(content, kind, detail, problems_of):
     assert problems_of({FIRST: content}) == [f"masks {kind}: 1 ({IDS[0]}{detail})"]
 
 
@@ -151,60 +142,28 @@ def test_labels_out_of_range(problems_of, tmp_path):
     assert problems_of({FIRST: png_of(label, tmp_path)}) == [f"masks with labels over 20: 1 ({IDS[0]}: 21, 200)"]
 
 
-def test_palettes_that_are_cut_short(problems_of):
+def test_short_palettes(problems_of):
     label = np.zeros((20, 30), np.uint8)
     label[3] = 20
     for num_colours, fits in ((21, True), (20, False)):
         content = pil_png(label, VOC_PALETTE[:num_colours])
-        chunks = dict(chunks_of(content))
-        assert len(chunks[b"PLTE"]) == 3 * num_colours
         expected = [] if fits else [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
         assert problems_of({FIRST: content}) == expected
 
 
-def chunks_of(content: bytes) -> list[tuple[bytes, bytes]]:
-    chunks, place = [], len(PNG_SIGNATURE)
-    while place < len(content):
-        (length,) = struct.unpack(">I", content[place : place + 4])
-        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
-        place += length + 12
-    return chunks
-
-
-def joined(chunks) -> bytes:
-    """A PNG whose checksums are right, whatever its chunks hold."""
-    parts = [PNG_SIGNATURE]
-    for kind, data in chunks:
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
-    return b"".join(parts)
-
-
-def test_masks_that_are_cut_short(members, problems_of):
-    chunks = chunks_of(members[FIRST])
-    header, pixels = chunks[0][1], dict(chunks)[b"IDAT"]
-    without_pixels = [chunk for chunk in chunks if chunk[0] != b"IDAT"]
-    half = [(kind, pixels[: len(pixels) // 2] if kind == b"IDAT" else data) for kind, data in chunks]
-    for content in (members[FIRST][:-20], joined(without_pixels), joined(half)):
-        assert problems_of({FIRST: content}) == [f"masks that are damaged or no PNG: 1 ({IDS[0]})"]
-    no_palette = [chunk for chunk in chunks if chunk[0] != b"PLTE"]
-    assert problems_of({FIRST: joined(no_palette)}) == [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
-    huge = joined([(b"IHDR", struct.pack(">II", 30000, 30000) + header[8:]), *chunks[1:]])
-    assert problems_of({FIRST: huge}) == [f"masks that are damaged or no PNG: 1 ({IDS[0]})"]
-
-
-def test_all_problems_are_told_at_once(members, problems_of):
+def test_all_problems_are_reported_at_once(members, problems_of):
     changed = dict.fromkeys([*members][1:], pil_png(np.full((5, 5), 255, np.uint8)))
     found = problems_of({FIRST: None, "notes.txt": b"", **changed})
     assert [line.split(":")[0] for line in found] == [
         "masks of the list that are missing",
         "files that are no mask of the list",
-        "masks that are no 8-bit palette PNGs",
         f"masks {SIZE_DIFFERS}",
+        "masks that are no palette PNGs",
     ]
-    assert f"2 ({IDS[1]}: 8 bits, grey, {IDS[2]}: 8 bits, grey)" in found[2]
+    assert f"2 ({IDS[1]}: mode L, {IDS[2]}: mode L)" in found[3]
 
 
-def test_files_that_are_no_tar_gz(members, tmp_path, monkeypatch):
+def test_files_that_are_no_tar_gz(members, tmp_path):
     whole = pack(tmp_path / "a.tar.gz", list(members.items())).read_bytes()
     with zipfile.ZipFile(tmp_path / "zip.tar.gz", "w") as archive:
         archive.writestr(FIRST, members[FIRST])
@@ -215,7 +174,7 @@ def test_files_that_are_no_tar_gz(members, tmp_path, monkeypatch):
     (tmp_path / "folder.tar.gz").mkdir()
     for name in ("zip", "cut", "text", "empty", "plain", "folder"):
         (problem,) = check_submission(tmp_path / f"{name}.tar.gz", SIZES).problems
-        assert "a .tar.gz" in problem or "not a whole .tar.gz" in problem
+        assert problem.startswith("not a whole .tar.gz of masks (")
     with pytest.raises(MissingInputError, match="does not exist"):
         check_submission(tmp_path / "none.tar.gz", SIZES)
 
@@ -225,36 +184,29 @@ def test_links_and_places_outside(members, tmp_path):
         link = tarfile.TarInfo(FIRST)
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    assert "is a link" in check_submission(tmp_path / "a.tar.gz", SIZES).problems[0]
+    assert f"files that are no mask of the list: 1 ({FIRST})" in check_submission(tmp_path / "a.tar.gz", SIZES).problems
     pack(tmp_path / "b.tar.gz", [("../" + FIRST, members[FIRST])])
-    assert "would lie outside" in check_submission(tmp_path / "b.tar.gz", SIZES).problems[0]
-
-
-def test_bombs(members, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_files, "LARGEST_MEMBER", 1 << 20)
-    path = pack(tmp_path / "a.tar.gz", [(FIRST, bytes(1 << 21))])
-    assert f"{FIRST} has 2097152 bytes" in check_submission(path, SIZES).problems[0]
-    monkeypatch.setattr(voc_submission, "LARGEST_ARCHIVE", 1 << 20)
-    assert check_submission(path, SIZES).problems == ["unpacks to more than 1 MiB"]
+    problems = check_submission(tmp_path / "b.tar.gz", SIZES).problems
+    assert f"masks neither in {COMP6} nor in {COMP5}: 1 (../{FIRST})" in problems
 
 
 @pytest.fixture
 def masks(members, tmp_path) -> Path:
-    """A folder of the masks that are right."""
+    """A folder of valid masks."""
     (tmp_path / "masks").mkdir()
     for name, content in members.items():
         (tmp_path / "masks" / Path(name).name).write_bytes(content)
     return tmp_path / "masks"
 
 
-def test_the_writer(masks, tmp_path):
+def test_save_submission(masks, tmp_path):
     first = save_submission(tmp_path / "a.tar.gz", masks, SIZES)
     assert first.folder == COMP6
     for mask in masks.iterdir():
         mask.touch()
     save_submission(tmp_path / "other/b.tar.gz", masks, dict(reversed(SIZES.items())))
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "other/b.tar.gz").read_bytes()
-    assert (tmp_path / "a.tar.gz").read_bytes()[4:8] == bytes(4)  # where gzip has its time
+    assert (tmp_path / "a.tar.gz").read_bytes()[4:8] == bytes(4)  # the time in gzip's header
     with tarfile.open(tmp_path / "a.tar.gz") as archive:
         assert archive.getnames() == [f"{COMP6}/{name}.png" for name in IDS]
         assert {(member.mtime, member.uid, member.uname) for member in archive} == {(0, 0, "")}
@@ -263,7 +215,7 @@ def test_the_writer(masks, tmp_path):
     assert save_submission(tmp_path / "a.tar.gz", masks, SIZES, "comp5").folder == COMP5
 
 
-def test_the_writer_packs_nothing_that_would_be_refused(masks, tmp_path):
+def test_masks_that_would_be_refused_are_not_packed(masks, tmp_path):
     earlier = tmp_path / "a.tar.gz"
     earlier.write_bytes(b"earlier")
     save_label(masks / f"{IDS[1]}.png", np.full((9, 9), 30, np.uint8))
@@ -278,7 +230,7 @@ def test_the_writer_packs_nothing_that_would_be_refused(masks, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> Path:
-    """voc.pth and own.pth: segmentation networks of VOC's classes and of three others, not trained."""
+    """voc.pth and own.pth: untrained segmentation networks for VOC's classes and for three others."""
     folder = tmp_path_factory.mktemp("checkpoints")
     tiny = {"backbone": "resnest14", "backbone_args": {"channels": (8, 8, 16, 32), "stem_width": 8}}
     settings = tiny | {"pixel_mean": None, "pixel_std": None, "head_width": 16, "use_gn": True, "mode": "fix"}
@@ -293,7 +245,7 @@ def test_from_a_checkpoint_to_a_valid_archive(scenes, checkpoints, tmp_path, cap
     lists = f"--list {scenes}/voc12/val_id.txt"
     command = f"--load_path {checkpoints}/voc.pth --input {scenes / DRAWN} {lists} --output {tmp_path}/masks"
     run_main("predict", f"{command} --voc_submission {tmp_path}/a.tar.gz")
-    run_main("predict", f"{command} --voc_submission {tmp_path}/b.tgz")  # nothing is left to predict
+    run_main("predict", f"{command} --voc_submission {tmp_path}/b.tgz")  # all masks are there already
     assert f"6 masks packed as {COMP6}" in capsys.readouterr().out
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tgz").read_bytes()
     run_main("predict", f"{command} --voc_submission {tmp_path}/c.tar.gz --voc_competition comp5")
@@ -310,8 +262,8 @@ def test_from_a_checkpoint_to_a_valid_archive(scenes, checkpoints, tmp_path, cap
         run_main("evaluate", f"{check}/c.tar.gz --list {scenes}/voc12/train_id.txt")
 
 
-def test_the_commands_answer_in_one_line(scenes, checkpoints, tmp_path, capsys):
-    """Codes as the shell sees them."""
+def test_mistakes_give_one_line(scenes, checkpoints, tmp_path, capsys):
+    """With the exit codes that the shell sees."""
     (tmp_path / "a.tar.gz").write_bytes(b"nothing")
 
     def code(script: str, command: str) -> int:
@@ -335,7 +287,7 @@ def test_refusals_before_work_starts(scenes, checkpoints, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_cannot_be_read_are_not_left_out_of_an_archive(scenes, checkpoints, tmp_path, capsys):
+def test_no_archive_without_the_unreadable_images(scenes, checkpoints, tmp_path, capsys):
     first, second = load_ids(scenes / "voc12/val_id.txt")[:2]
     (tmp_path / "in").mkdir()
     shutil.copy(scenes / DRAWN / f"{first}.jpg", tmp_path / "in")

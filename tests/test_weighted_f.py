@@ -1,11 +1,11 @@
-"""The weighted F-measure against PySODMetrics, and the order in which the nearest pixel is chosen against SciPy."""
+"""Weighted F-measure compared with PySODMetrics, and the choice among equally near pixels with SciPy."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 from test_saliency_metrics import random_pair
 
-from metrics.weighted_f import copy_from_nearest, padded, weighted_f
+from metrics.weighted_f import copy_nearest_errors, pad, weighted_f
 
 
 def reference(prediction, truth) -> float:
@@ -47,14 +47,14 @@ def test_nearest_pixel_is_that_of_scipy(share):
         distances, nearest = distance_transform_edt(~truth, return_indices=True)
         errors = rng.random(truth.shape)
         seen = distances**2 < 18.5
-        copied = padded(errors * truth)
-        copy_from_nearest(copied, padded(truth.view(np.uint8)), padded(distances.astype(np.float32)))
+        copied = pad(errors * truth)
+        copy_nearest_errors(copied, pad(truth.view(np.uint8)), pad(distances.astype(np.float32)))
         expected = np.where(seen, errors[tuple(nearest)], 0)
         np.testing.assert_array_equal(copied[4:-4, 4:-4], expected)
 
 
 def test_by_hand():
-    """One pixel of the object, found by half: its 7×7 mean is that of a plane of its own error, so as large."""
+    """An object of one pixel with error .5: all pixels around it copy its error, so the 7×7 mean is .5, too."""
     truth = np.zeros((21, 21), bool)
     truth[10, 10] = True
     prediction = np.zeros((21, 21), np.uint8)

@@ -1,6 +1,5 @@
-"""One process per device: how scripts start them, and what a process knows of the others."""
+"""One process per device: how scripts start the processes, and what these exchange."""
 
-import json
 import logging
 import multiprocessing
 import os
@@ -14,23 +13,26 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from formats.errors import InputError
 from utils import interruption
-from utils.interruption import Interrupted, call
+from utils.interruption import Interrupted, call_main
 from utils.memory import keep_freed_memory
 
-LAST_STEPS_S = 600  # what workers may take, after a signal, to finish their steps and save
+LAST_STEPS_S = 600  # time for workers to finish their step and save after a signal
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, its `device`, whether it is the one that writes and prints; and how
-    many of all are on this machine."""
+    """The place of this process among all processes of the run.
+
+    `is_main`: whether it writes and prints. `local_size`: number of processes on this machine.
+    """
 
     rank: int
     size: int
@@ -40,9 +42,9 @@ class World:
 
 
 def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
-    """The GPUs to use: all visible ones unless some are requested; none at all, where none is visible, means the CPU.
+    """Indices of the GPUs to use: those requested, or all visible ones; an empty list means the CPU.
 
-    On Windows, where GPUs have no way to exchange gradients, one. Raises `InputError` for an index beyond the visible.
+    On Windows, where GPUs cannot exchange gradients, only one. Raises `InputError` for a GPU that does not exist.
     """
     if num_visible == 0:
         if requested and int(os.environ.get("RANK", 0)) == 0:
@@ -50,82 +52,57 @@ def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
         return []
     unknown = [index for index in requested or [] if not 0 <= index < num_visible]
     if unknown:
-        there = ", ".join(map(str, range(num_visible)))
-        raise InputError(f"--gpu_id {' '.join(map(str, unknown))}: no such GPU; there are {there}")
+        visible = ", ".join(map(str, range(num_visible)))
+        raise InputError(f"--gpu_id {' '.join(map(str, unknown))}: no such GPU; there are {visible}")
     chosen = sorted(set(requested)) if requested else list(range(num_visible))
     return chosen[:1] if sys.platform == "win32" else chosen
 
 
-def launched() -> bool:
-    """Whether a launcher (torchrun, or `launch_workers`) started this process."""
-    return "RANK" in os.environ
-
-
 def launch_workers(main, args, num_workers: int) -> bool:
-    """Runs `main(args)` in `num_workers` processes of this machine through PyTorch's elastic launcher.
+    """Run `main(args)` in `num_workers` processes of this machine by PyTorch's elastic launcher.
 
-    False, with nothing done, if there is one worker only or this process is such a worker itself. The first failure
-    ends all workers; an `InputError` among them is raised here again, any other exception with its traceback. Signals
-    are handed on to the workers; when these have ended, `Interrupted` is raised.
+    Returns False, with nothing done, for fewer than two workers, or if this process is itself a worker. The first
+    failure ends all workers: an `InputError` of a worker is raised here again, other failures as `ChildFailedError`
+    with the worker's traceback. A signal is passed on to the workers, then raised as `Interrupted`.
     """
-    if num_workers < 2 or launched():
+    if num_workers < 2 or "RANK" in os.environ:
         return False
-    # it would print the traceback of a user's mistake; what matters of it is raised below
+    # the launcher would log the traceback of a user's mistake
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    interruption.advise(advice := "run the same command again, a training with --resume")
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))  # after which it kills them
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))
+    interruption.set_resume_hint("run the same command again, a training with --resume")
     with TemporaryDirectory() as reports:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_workers,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=reports),
-        )
+        logs = DefaultLogsSpecs(log_dir=reports)
+        nodes = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+        config = LaunchConfig(**nodes, nproc_per_node=num_workers, max_restarts=0, logs_specs=logs)
         try:
-            elastic_launch(config, _work)(main, args)
-        except SignalException as signal:  # of the launcher, which has handed it on and waited
-            interruption.listen()
-            interruption.advise(advice)
-            for worker in multiprocessing.active_children():  # a second signal ended its waiting
+            elastic_launch(config, _run_worker)(main, args, reports)
+        except SignalException as error:  # the workers have received the signal and ended
+            interruption.ignore_signals(*interruption.SIGNALS)
+            for worker in multiprocessing.active_children():  # unless a second signal came
                 worker.kill()
-            raise Interrupted(signal.sigval) from None
-        except ChildFailedError as error:
-            _, failure = error.get_first_failure()
-            signum = failure.exitcode - 128 if failure.exitcode > 0 else -failure.exitcode
-            if signum in interruption.SIGNALS:  # sent to a worker alone
-                raise Interrupted(signum) from None
-            _raise_mistake(reports)
-            report = failure.error_file_data["message"]
-            callstack = report["extraInfo"]["py_callstack"] if isinstance(report, dict) else failure.message
-            raise RuntimeError(f"worker {failure.local_rank} failed:\n{callstack}") from error
+            raise Interrupted(error.sigval) from None
+        except ChildFailedError:
+            # the launcher may first notice a worker that failed because another one made the mistake and left
+            for mistake in sorted(Path(reports).glob("mistake_*.txt")):
+                raise InputError(mistake.read_text(encoding="utf-8")) from None
+            raise
     return True
 
 
-def _raise_mistake(reports) -> None:
-    """Raises the `InputError` of a worker, if there is one. Others fail too, for want of the one that left, and may
-    have been seen first."""
-    for path in sorted(Path(reports).rglob("error.json")):
-        try:
-            kind, _, message = json.loads(path.read_text())["message"]["message"].partition(": ")
-        except (ValueError, TypeError):  # of a worker that was killed, or failed in another way
-            continue
-        if kind in ("InputError", "MissingInputError"):
-            raise InputError(message) from None
-
-
-def _work(main, args) -> None:
+def _run_worker(main, args, reports: str) -> None:
     interruption.listen()
     try:
-        record(call)(main, args)  # leaves a report of a failure for the launcher
-    except Interrupted as signal:
-        raise SystemExit(signal.exit_code) from None
+        call_main(main, args)
+    except InputError as error:
+        Path(reports, f"mistake_{os.environ['RANK']}.txt").write_text(str(error), encoding="utf-8")
+        raise
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
 
 
 def start_distributed(gpu_ids: list[int]) -> World:
-    """Joins the process group if a launcher started this process; size 1 otherwise. Says once where it runs."""
+    """Join the process group if torchrun or `launch_workers` started this process, and print where the run computes."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if gpu_ids and local_rank >= len(gpu_ids):
@@ -135,7 +112,7 @@ def start_distributed(gpu_ids: list[int]) -> World:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
-    if launched() and not dist.is_initialized():
+    if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(minutes=30))
     if rank == 0:
         where = f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else f"the CPU ({torch.get_num_threads()} threads)"
@@ -143,77 +120,69 @@ def start_distributed(gpu_ids: list[int]) -> World:
     return World(rank, size, device, is_main=rank == 0, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def stop_distributed() -> None:
+    """Leave the process group once all processes have arrived here."""
+    wait_for_all()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Dropout of a step depends on nothing before it, so that a resumed run goes on as if never interrupted."""
+    """Seed torch for one step, so that its dropout does not depend on earlier steps, and a resumed run repeats it."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
 
 
 def gradients_stay_local(model, wait: bool):
-    """A context in which gradients are not yet exchanged between processes: for all parts of a batch but the last."""
+    """A context in which backward passes exchange no gradients if `wait`: for all parts of a batch but the last."""
     return model.no_sync() if wait and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def stop_distributed() -> None:
-    """Leaves the process group, when all have come so far: none ends while another still works with it."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; `value` itself if there is only one."""
+    return _reduce(value, dist.ReduceOp.SUM)
 
 
-def sum_counts_over_processes(counts):
-    """Adds a numpy array of every process; all of them get the sum."""
-    if not dist.is_initialized():
-        return counts
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.as_tensor(counts, device=device)
-    dist.all_reduce(total)
-    return total.cpu().numpy()
-
-
-def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes; `value` itself where there is one."""
-    if dist.is_initialized():
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
-
-
-def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes."""
+def mean_over_processes(value: Tensor) -> Tensor:
     return sum_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
-def min_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The least of a tensor over all processes, element by element."""
-    if dist.is_initialized():
-        value = value.clone()
-        dist.all_reduce(value, op=dist.ReduceOp.MIN)
-    return value
+def min_over_processes(value: Tensor) -> Tensor:
+    """The element-wise minimum of a tensor over all processes."""
+    return _reduce(value, dist.ReduceOp.MIN)
+
+
+def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
+    """The sum of a numpy array over all processes."""
+    if not dist.is_initialized():
+        return counts
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return sum_over_processes(torch.as_tensor(counts, device=device)).cpu().numpy()
 
 
 def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
-    """The signal that asks any of the processes to end, the same answer in all of them.
+    """The signal that asks any process to end, the same in all of them, or None.
 
-    Several GPUs are asked only when the caller `may_wait` for them: till then the answer is None.
+    On GPUs the exchange makes processes wait, so that without `may_wait` the answer is None.
     """
-    if not dist.is_initialized():
-        return interruption.pending()
-    if device.type == "cuda" and not may_wait:
+    if dist.is_initialized() and device.type == "cuda" and not may_wait:
         return None
-    requested = torch.tensor(interruption.pending() or 0, device=device)
-    dist.all_reduce(requested, op=dist.ReduceOp.MAX)
-    return int(requested.item()) or None
+    return int(_reduce(torch.tensor(interruption.pending() or 0, device=device), dist.ReduceOp.MAX)) or None
 
 
 def share_buffers(module: torch.nn.Module) -> None:
-    """Gives every process the buffers of the first one."""
+    """Copy the buffers of the main process, such as batch-norm statistics, to all others."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def gather_from_processes(rows: list) -> list:
-    """The lists of all processes, joined in order of their rank."""
+    """The lists of all processes, concatenated in order of rank."""
     if not dist.is_initialized():
         return rows
     parts = [None] * dist.get_world_size()
@@ -221,6 +190,8 @@ def gather_from_processes(rows: list) -> list:
     return [row for part in parts for row in part]
 
 
-def wait_for_all() -> None:
+def _reduce(value: Tensor, operation) -> Tensor:
     if dist.is_initialized():
-        dist.barrier()
+        value = value.clone()
+        dist.all_reduce(value, op=operation)
+    return value

@@ -1,4 +1,4 @@
-"""Files read ahead and written behind by threads, while the caller computes."""
+"""Threads that read files ahead and write results behind, while the caller computes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,14 +7,16 @@ from itertools import islice
 
 from utils.processes import usable_cores
 
-READERS = 2  # what they read, a batch of images perhaps, takes memory
+READERS = 2  # each holds what it reads, such as a batch of images, in memory
 WRITERS = min(8, usable_cores())
-MOST_WAITING = 8  # results that may wait to be written: they take memory
+MAX_WAITING = 8  # results waiting to be written, which take memory
 
 
 def read_ahead(read: Callable, items: Iterable) -> Iterator:
-    """Yields (item, `read(item)`) in order, where the next ones are being read already. What reading raises is raised
-    when its turn has come."""
+    """Yield (item, `read(item)`) in order, while the next items are being read.
+
+    An exception of `read` is raised when the turn of its item comes.
+    """
     with ThreadPoolExecutor(READERS) as threads:
         items = iter(items)
         waiting = deque((item, threads.submit(read, item)) for item in islice(items, READERS))
@@ -29,8 +31,11 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
 
 
 class WriteBehind:
-    """Calls that write files, made by threads. When the context is left, all have been made, also where an exception
-    ends it, so that no result is lost; the first that failed raises its exception then, or at one of the next calls."""
+    """Calls that write files, made by threads.
+
+    All calls are made by the time the context is left, also after an exception, so that no result is lost. The first
+    exception of a call is raised at one of the next calls or at the end.
+    """
 
     def __init__(self):
         self.threads, self.waiting = ThreadPoolExecutor(WRITERS), deque[Future]()
@@ -39,9 +44,9 @@ class WriteBehind:
         return self
 
     def __call__(self, write: Callable, *args) -> None:
-        """Has `write(*args)` called; waits where too many calls wait already."""
+        """Schedule `write(*args)`; blocks while too many calls are waiting."""
         self.waiting.append(self.threads.submit(write, *args))
-        while len(self.waiting) > MOST_WAITING or (self.waiting and self.waiting[0].done()):
+        while len(self.waiting) > MAX_WAITING or (self.waiting and self.waiting[0].done()):
             self.waiting.popleft().result()
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: a script ends where it can go on later, with a line that says how, and without a traceback.
+"""SIGTERM and Ctrl-C: a script ends where it can be resumed, prints one line that says how, and shows no traceback.
 
-A signal raises `Interrupted` at once, unless work in progress would be lost: after `defer` it waits until the work asks
-for it by `pending`. What launchers, Slurm or `timeout` send twice is one request; a signal that comes later than
-`SAME_REQUEST_S` after the first ends the process on the spot.
+A signal raises `Interrupted` immediately, unless work in progress would be lost: after `defer`, the work polls
+`pending` instead. Launchers, Slurm and `timeout` may send a signal twice: signals within `SAME_REQUEST_S` are one
+request, a later one ends the process on the spot.
 """
 
 import errno
@@ -20,21 +20,21 @@ from formats.errors import InputError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
-ASK_AGAIN_S = 0.01  # whether a dropped signal can be sent again
 
 OTHER_PLACE = "name another file or folder"
 MAKE_ROOM = "make room, then run the same command again, a training with --resume; what was written before is complete"
-LOOK_AT_DISK = "look at the disk or the network, then run the same command again, a training with --resume"
-ADVICE = {
+CHECK_DISK = "check the disk or the network, then run the same command again, a training with --resume"
+# errno → way out. ENOENT and EEXIST are missing on purpose: they may as well be faults of the program
+DISK_ERRORS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), MAKE_ROOM),
-    **dict.fromkeys((errno.EIO, errno.ESTALE), LOOK_AT_DISK),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), CHECK_DISK),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"{OTHER_PLACE}, or allow writing there"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR), OTHER_PLACE),
-}  # a file that is not there, or is there already, would as well be a fault of the program
+}
 
 
 class Interrupted(BaseException):
-    """A signal asks this process to end. It is no `Exception`, so that nothing takes it for a failure."""
+    """A signal asks this process to end. Not an `Exception`, so that no handler of failures catches it."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -44,153 +44,148 @@ class Interrupted(BaseException):
 
 @dataclass
 class _Request:
+    """The signal received so far, and how this process responds."""
+
     signum: int | None = None
     time_s: float = 0.0
     is_deferred: bool = False
-    advice: str = "run the same command again"
+    resume_hint: str = "run the same command again"
 
 
 _request = _Request()
-_report_others = sys.unraisablehook
 
 
 def listen() -> None:
-    """From here on, and until the process ends, signals are requests. One that the process was told to ignore, as in
-    the background of a shell script, stays ignored.
+    """Treat SIGTERM and SIGINT as requests to stop from now on. Signals that the process ignores stay ignored, as in
+    the background of a shell script.
 
-    One of several processes may wait for the others where no Python runs, and so no request would be seen: unless
-    signals are deferred, the system ends it.
+    In one of several distributed processes they keep the system's default action unless deferred: Python handlers do
+    not run while a process waits for the others in a collective operation.
     """
-    global _report_others
-    forget()
-    if sys.unraisablehook is not _raise_again:
-        _report_others, sys.unraisablehook = sys.unraisablehook, _raise_again
-    _install()
+    reset()
+    _install_handlers()
 
 
-def forget() -> None:
-    """As if no signal had come."""
+def reset() -> None:
+    """Forget any signal received, and all settings."""
     global _request
     _request = _Request()
 
 
-def _install() -> None:
-    waits_for_others = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, signal.SIG_DFL if waits_for_others and not _request.is_deferred else _take)
-
-
-def _raise_again(unraisable) -> None:
-    """Python drops an exception where it cannot be raised, as while a generator is disposed of: the request would be
-    lost, and its traceback shown. It comes again when that is done."""
-    error = unraisable.exc_value
-    if not isinstance(error, Interrupted):
-        _report_others(unraisable)
-        return
-    threading.Thread(target=_send_again, args=(error.signum,), daemon=True).start()
-
-
-def _send_again(signum: int) -> None:
-    """Wakes the main thread also where it waits, which Windows does not know."""
-    main_thread = threading.main_thread().ident
-    while _runs_hook(sys._current_frames().get(main_thread)):  # in which exceptions are dropped for good
-        time.sleep(ASK_AGAIN_S)
-    _request.signum = None
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main_thread, signum)
-    else:
-        signal.raise_signal(signum)
-
-
-def _runs_hook(frame) -> bool:
-    while frame is not None and frame.f_code is not _raise_again.__code__:
-        frame = frame.f_back
-    return frame is not None
-
-
-def _defer(is_deferred: bool) -> None:
-    _request.is_deferred = is_deferred
-    _install()
-
-
-def serve_parent(*ignored: int) -> None:
-    """For a process that works for another: it leaves these signals to that one, and ends when that one has, also
-    killed."""
-    for signum in ignored:
-        signal.signal(signum, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def end_servants_at_exit() -> None:
-    """For whoever starts processes that `serve_parent` and ignore SIGTERM: by itself, multiprocessing would send that
-    when this process ends, and wait."""
-    multiprocessing.util.Finalize(None, _end_servants, exitpriority=0)
-
-
-def _end_servants() -> None:
-    servants = [process for process in multiprocessing.active_children() if process.daemon]
-    if servants and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch takes the end of one for a failure
-    for process in servants:
-        process.kill()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 def defer() -> None:
-    """From here on the work asks for signals itself."""
-    _defer(True)
-
-
-def ignore() -> None:
-    """From here on signals come too late: Python would let them change the exit code while it ends."""
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def advise(advice: str) -> None:
-    """What the user has to do so that a run which is stopped now goes on."""
-    _request.advice = advice
-
-
-def advice() -> str:
-    return _request.advice
+    """Stop raising `Interrupted`: from now on the work polls `pending`."""
+    _request.is_deferred = True
+    _install_handlers()
 
 
 def pending() -> int | None:
-    """The signal that asks this process to end, if one does."""
+    """The signal that asks this process to end, or None."""
     return _request.signum
 
 
 @contextmanager
 def at_once():
-    """Also a decorator: inside, nothing would be lost, and signals are not deferred; nor is one that waits."""
-    was_deferred = _request.is_deferred
-    _defer(False)
+    """Context manager or decorator for work that loses nothing when stopped: signals, also a pending one, raise
+    `Interrupted` immediately inside."""
+    was_deferred, _request.is_deferred = _request.is_deferred, False
+    _install_handlers()
     try:
         if _request.signum:
             raise Interrupted(_request.signum)
         yield
     finally:
-        _defer(was_deferred)
+        _request.is_deferred = was_deferred
+        _install_handlers()
+
+
+def set_resume_hint(hint: str) -> None:
+    """Set what the user is told to do to resume a run that is stopped from now on."""
+    _request.resume_hint = hint
+
+
+def ignore_signals(*signums: int) -> None:
+    for signum in signums:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def exit_with_parent(*ignored: int) -> None:
+    """Make a worker process leave the signals `ignored` to its parent, and exit when the parent ends or is killed."""
+    ignore_signals(*ignored)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def kill_workers_at_exit() -> None:
+    """Kill daemonic worker processes when this process exits. Multiprocessing would send them SIGTERM, which loader
+    workers ignore, and wait forever."""
+    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
+
+
+def run_script(main, args) -> int:
+    """Call `main(args)` and return the exit code of the script.
+
+    That is what `main` returned, 0 for None; 2 after an `InputError`, printed as one line; 128 + the signal that
+    stopped it, after one line that says how to resume. Other exceptions are faults of the program and propagate.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
+    listen()
+    try:
+        code = call_main(main, args)
+        sys.stdout.flush()
+        ignore_signals(*SIGNALS)  # a signal during interpreter shutdown would change the exit code
+        return code
+    except InputError as error:
+        # an error of a loader worker arrives wrapped in its traceback; the last line is the message
+        line = re.sub(r"^formats\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])
+        message, code = f"error: {line}", 2
+    except BrokenPipeError:  # the reader of stdout has closed the pipe, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # the exit code that a shell reports for SIGPIPE
+    except Interrupted as stop:
+        message, code = f"stopped by {stop}: {_request.resume_hint}", stop.exit_code
+        if os.environ.get("RANK", "0") != "0":
+            return code
+    print(message, file=sys.stderr)  # outside of the handlers: progress bars, held by the traceback, are closed now
+    return code
+
+
+def call_main(main, args) -> int:
+    """Call `main(args)` and return what it returns, 0 for None.
+
+    Disk errors become `InputError`. A RuntimeError after a signal becomes `Interrupted`: its cause is another process
+    or a loader worker that has already ended.
+    """
+    try:
+        with explain_disk_errors():
+            return main(args) or 0
+    except RuntimeError:
+        if _request.signum:
+            raise Interrupted(_request.signum) from None
+        raise
 
 
 @contextmanager
-def peers_may_leave():
-    """After a signal, what breaks breaks because another process, or one that loads images, has gone already."""
+def explain_disk_errors():
+    """Turn an OSError of a full, read-only or failing disk, a lost permission or a wrong kind of path into an
+    `InputError` with the way out."""
     try:
         yield
-    except RuntimeError:
-        if not _request.signum:
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
             raise
-        raise Interrupted(_request.signum) from None
+        name = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{name}{error.strerror}: {DISK_ERRORS[error.errno]}") from error
 
 
-def _take(signum: int, frame) -> None:
+def _install_handlers() -> None:
+    use_default = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _request.is_deferred
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL if use_default else _handle_signal)
+
+
+def _handle_signal(signum: int, frame) -> None:
     if _request.signum is None:
         _request.signum, _request.time_s = signum, time.monotonic()
         if not _request.is_deferred:
@@ -200,59 +195,14 @@ def _take(signum: int, frame) -> None:
         signal.raise_signal(signum)
 
 
-def run_script(main, args) -> int:
-    """Calls `main(args)`; returns the exit code: what it returned, 0 for nothing, 2 after printing an `InputError` in
-    one line, or 128 + the signal that stopped it. Every other exception passes through with its traceback: it is a
-    fault of the program."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
-    listen()
-    try:
-        code = call(main, args)
-        sys.stdout.flush()
-        ignore()  # the process ends by itself now
-        return code
-    except InputError as error:
-        # one met by a loader's worker process arrives wrapped in its traceback; the last line is the message
-        line = re.sub(r"^formats\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])
-        message, code = f"error: {line}", 2
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        return 128 + 13  # as a shell tells of SIGPIPE
-    except Interrupted as stop:
-        message, code = f"stopped by {stop}: {advice()}", stop.exit_code
-        if os.environ.get("RANK", "0") != "0":
-            return code
-    # here, where the frames of the exception are gone, and with them progress bars, on whose line this would stand
-    print(message, file=sys.stderr)
-    return code
+def _wait_for_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-def _nobody_reads() -> bool:
-    """Whether who read the output has gone, as `head` does when it has seen enough; what is left goes nowhere then."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
-def call(main, args) -> int:
-    """Calls `main(args)`, where disks may fail and other processes end; what it returns, 0 for nothing."""
-    with peers_may_leave(), disk_errors_explained():
-        return main(args) or 0
-
-
-@contextmanager
-def disk_errors_explained():
-    """A full, read-only or failing disk, a lost permission, a file for a folder: an `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in ADVICE:
-            raise
-        name = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{name}{error.strerror}: {ADVICE[error.errno]}") from error
+def _kill_workers() -> None:
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler reports a killed worker as a failure
+    for process in workers:
+        process.kill()

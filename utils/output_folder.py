@@ -1,4 +1,4 @@
-"""A folder of results: options.json says what its files were made with, so that two settings never mix in it."""
+"""A folder of results. Its options.json records the options of its files, so that it never mixes two settings."""
 
 import json
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from utils.folder_lock import hold_folder, release_folder
 
 
 def load_json(path) -> dict:
-    """The object in a JSON file that was written here."""
+    """The object in a JSON file written by a script of this project. Raises `InputError` if it holds anything else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -22,23 +22,23 @@ def load_json(path) -> dict:
 
 
 def recorded_options(folder) -> dict:
-    """The options that the files of a folder were made with, as far as they are known."""
+    """The options that the files of a folder were made with; empty if unknown."""
     path = Path(folder) / "options.json"
     return load_json(path) if path.is_file() else {}
 
 
 @contextmanager
-def claimed_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
-    """As `claim_output_folder`; inside, where this run `writes` to it, no other run does.
+def lock_output_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
+    """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
 
-    No process writes before all, having listed the folder, have come so far; none leaves before all have written.
+    No process enters before all have listed the folder, and none leaves before all have written.
     """
     holds = writes and world.is_main
     if holds:
         hold_folder(folder)
     try:
         if world.is_main:
-            claim_output_folder(folder, options, suffix)
+            record_options(folder, options, suffix)
         wait_for_all()
         yield
         wait_for_all()
@@ -47,19 +47,21 @@ def claimed_folder(world: World, folder, options: dict, suffix: str, writes: boo
             release_folder(folder)
 
 
-def claim_output_folder(folder, options: dict, suffix: str) -> None:
-    """Records in `folder` the options its files are made with; other options in the same folder are an `InputError`,
-    and so are files with `suffix` of which nobody recorded how they were made."""
+def record_options(folder, options: dict, suffix: str) -> None:
+    """Write the options to `<folder>/options.json`.
+
+    Raises `InputError` if other options are recorded there, or if there are files with `suffix` but no record.
+    """
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
         raise InputError(f"{folder} holds {suffix} files of unknown origin: choose another folder")
     recorded = recorded_options(folder)
-    if recorded:
-        for name, value in json.loads(json.dumps(options)).items():
-            if name not in recorded or recorded[name] != value:
-                raise InputError(
-                    f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: "
-                    "choose another folder, or delete that one, which was made here"
-                )
-    else:
+    if not recorded:
         write_json(path, options)
+        return
+    for name, value in json.loads(json.dumps(options)).items():
+        if name not in recorded or recorded[name] != value:
+            raise InputError(
+                f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another folder, or "
+                "delete this one, which was made here"
+            )

@@ -1,4 +1,4 @@
-"""Work on many tasks in several processes of this machine: results in order, few of them waiting."""
+"""Parallel work on many tasks in several processes of this machine, with results in order and few of them waiting."""
 
 import multiprocessing
 import os
@@ -16,81 +16,81 @@ import cv2
 from formats.errors import InputError
 from utils import interruption
 
-WAITING = 4  # chunks for each process that may wait, done or to be done: results take memory
-MOST_PROCESSES = 61  # what Windows can wait for
-SMALLEST_SHARE = 32  # files to score that are worth a process
-CHUNK = 8  # of them sent at once
-SHARE_OF_CRFS = 50  # images whose CRF is worth a process, which takes seconds to start
-
-
-def processes_worth(num_tasks: int, most: int, smallest_share: int) -> int:
-    """How many processes are worth their start, at most `most` (0: one for each core): each needs a share of tasks."""
-    return min(most or usable_cores(), num_tasks // smallest_share, MOST_PROCESSES)
+MAX_WAITING_CHUNKS = 4  # per process, queued or done: results take memory
+MAX_PROCESSES = 61  # Windows cannot wait for more
+MIN_FILES_PER_PROCESS = 32  # starting a process is not worth it for fewer files to score
+FILES_PER_CHUNK = 8
+MIN_CRFS_PER_PROCESS = 50  # starting a process, which takes seconds, is not worth it for fewer CRFs
 
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int = 1) -> Iterator:
-    """Yields `work(task)` of each task in order; an `InputError` of one is yielded in its place, and ends nothing.
+def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
+    """Yield `measure(task)` of each task in order; the `InputError` of a task is yielded in its place.
 
-    Fewer than two processes: in this one. Tasks are drawn as they are needed, and sent `chunk` at a time. `work` and
-    the tasks must be picklable; each process works with one thread.
+    `processes`: the most to use, 0 for one per core; fewer if there are few tasks.
+    """
+    processes = _choose_num_processes(len(tasks), processes, MIN_FILES_PER_PROCESS)
+    return map_in_processes(measure, tasks, processes, FILES_PER_CHUNK)
+
+
+def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
+    """Run slow `work`, such as a CRF, on each of `num_tasks` tasks. Raises the first `InputError` of a task.
+
+    `workers`: the most processes on this machine, 0 for one per core; `sharing` callers on this machine divide them.
+    """
+    share = max(1, (workers or usable_cores()) // sharing)
+    for outcome in map_in_processes(work, tasks, _choose_num_processes(num_tasks, share, MIN_CRFS_PER_PROCESS)):
+        if isinstance(outcome, InputError):
+            raise outcome
+
+
+def map_in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int = 1) -> Iterator:
+    """Yield `work(task)` of each task in order; the `InputError` of a task is yielded in its place.
+
+    With fewer than two processes, work is done in this one. Otherwise `work` and the tasks must be picklable; tasks
+    are drawn as needed and sent `chunk` at a time, and each process uses one thread.
     """
     if processes < 2:
         yield from (_result_or_error(work, task) for task in tasks)
         return
     # not forked from this process: a copy of OpenCV's threads hangs
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(kind)
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(work,))
     tasks = iter(tasks)
     chunks = iter(lambda: list(islice(tasks, chunk)), [])
+    submit = partial(pool.submit, _work_on_chunk)
     try:
-        waiting = deque(pool.submit(_work_on, some) for some in islice(chunks, WAITING * processes))
+        waiting = deque(map(submit, islice(chunks, MAX_WAITING_CHUNKS * processes)))
         while waiting:
             yield from waiting.popleft().result()
-            waiting.extend(pool.submit(_work_on, some) for some in islice(chunks, 1))
+            waiting.extend(map(submit, islice(chunks, 1)))
     except BrokenProcessPool:
         raise InputError(
-            f"one of {processes} processes that share the work died, perhaps for want of memory: fewer --workers"
+            f"one of {processes} processes that share the work died, perhaps for lack of memory: use fewer --workers"
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for what is queued
+        pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for queued work
 
 
-def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
-    """Yields `measure(task)` of each task in order, an `InputError` of one in its place.
-
-    As many processes as are worth their start, at most `processes` (0: one for each core).
-    """
-    return in_processes(measure, tasks, processes_worth(len(tasks), processes, SMALLEST_SHARE), CHUNK)
-
-
-def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
-    """Does slow `work`, such as a CRF, on each of `num_tasks` tasks, in as many processes as are worth their start.
-
-    workers   the most processes on this machine; 0: one for each core. `sharing` callers on this machine divide them.
-    Raises the first `InputError` of a task.
-    """
-    share = max(1, (workers or usable_cores()) // sharing)
-    for outcome in in_processes(work, tasks, processes_worth(num_tasks, share, SHARE_OF_CRFS)):
-        if isinstance(outcome, InputError):
-            raise outcome
+def _choose_num_processes(num_tasks: int, most: int, min_tasks_each: int) -> int:
+    return min(most or usable_cores(), num_tasks // min_tasks_each, MAX_PROCESSES)
 
 
 def _start_process(work: Callable) -> None:
-    interruption.serve_parent(signal.SIGINT)  # of SIGTERM it dies: the pool would wait for one that does not
     global _WORK
-    _WORK = partial(_result_or_error, work)
+    _WORK = work  # sent once, not with each chunk
+    interruption.exit_with_parent(signal.SIGINT)  # SIGTERM ends it, or the pool would wait for it
     cv2.setNumThreads(1)  # the processes share the cores already
-    if "torch" in sys.modules:  # which `work` needs, or else it would not be there
+    if "torch" in sys.modules:  # imported with `work`, or not needed
         sys.modules["torch"].set_num_threads(1)
 
 
-def _work_on(tasks: list) -> list:
-    return [_WORK(task) for task in tasks]
+def _work_on_chunk(tasks: list) -> list:
+    return [_result_or_error(_WORK, task) for task in tasks]
 
 
 def _result_or_error(work: Callable, task):

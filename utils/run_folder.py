@@ -1,8 +1,10 @@
-"""The folder of a training run, `<log_path>/<tag, or the time>`.
+"""The folder of a training run, `<log_path>/<tag>`, or the time if there is no tag.
 
 options.json   the options, versions and commit
-log.txt        what was printed;  log.jsonl  the numbers, a JSON object a line;  TensorBoard events
-last.pth       the newest checkpoint, best.pth the one with the best validation score
+log.txt        the printed lines
+log.jsonl      the numbers, one JSON object per line; also as TensorBoard events
+last.pth       the latest checkpoint
+best.pth       the checkpoint with the best validation score
 """
 
 import json
@@ -21,77 +23,67 @@ from utils.folder_lock import hold_folder, release_folder
 from utils.output_folder import load_json
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
-MAY_CHANGE = {
-    "max_epoch",
-    "resume",
-    "tag",
-    "log_path",
-    "workers",
-    "gpu_id",
-    "cache_mode",
-    "val_root",
-    "val_list",
-    "val_every",
-    "save_every",
-}
+# options that a resumed run may change, because the weights do not depend on them
+CHANGEABLE_OPTIONS = {"max_epoch", "resume", "tag", "log_path", "workers", "gpu_id", "cache_mode"}
+CHANGEABLE_OPTIONS |= {"val_root", "val_list", "val_every", "save_every"}
 
 
 class RunFolder:
-    """Made by every process; only the main one writes. Nothing is created before `start`, so that a run that fails
-    on its inputs leaves no folder behind."""
+    """Constructed in every process; only the main one writes. Nothing is created before `start`, so that a run that
+    fails on its inputs leaves no folder."""
 
     def __init__(self, log_path, tag: str | None, resume: bool, is_main: bool, options: dict):
         if resume and tag is None:
-            raise InputError("--resume needs --tag: the name of the run to go on with")
+            raise InputError("--resume needs --tag: the name of the run to resume")
         self.path = Path(log_path) / (tag or time.strftime("%Y-%m-%d_%H-%M-%S"))
         self.last, self.best = self.path / "last.pth", self.path / "best.pth"
         self.is_main = is_main
         self.may_exist = resume
         self.resumes = resume and self.last.is_file()
+        self.options = json.loads(json.dumps(options))
         if is_main and not resume:
             self.refuse_existing()
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
         if resume and is_main:
             self.hold()
-        self.options = json.loads(json.dumps(options))
         if self.resumes:
             self.refuse_other_options()
 
     def refuse_existing(self) -> None:
         if self.path.exists():
-            raise InputError(f"run folder {self.path} exists: go on with it by --resume, or choose another --tag")
+            raise InputError(f"run folder {self.path} exists: resume it with --resume, or choose another --tag")
 
     def hold(self) -> None:
         hold_folder(self.path, "choose another --tag")
 
     def refuse_other_options(self) -> None:
-        """Raises `InputError` if an option that shapes the weights differs from what the run was started with.
+        """Raise `InputError` if an option that affects the weights differs from the one that the run started with.
 
-        An option that is not recorded is younger than the run.
+        Options without a record are newer than the run.
         """
         recorded = load_json(self.path / "options.json").get("options")
         if not isinstance(recorded, dict):
             raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
-            if name not in MAY_CHANGE and name in recorded and recorded[name] != value:
+            if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
                 raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
 
     def start(self, logged_steps: int) -> None:
-        """Opens the logs; what they hold of later steps, which a killed run did not save, is dropped.
+        """Open the logs, and drop their rows after `logged_steps`: a killed run did not save those steps.
 
-        From here on a signal ends the run after a step, when that is saved.
+        From now on a signal ends the run after a step, when that is saved.
         """
-        interruption.advise(f"run the same command with --tag {self.path.name} --resume")
+        interruption.set_resume_hint(f"run the same command with --tag {self.path.name} --resume")
         interruption.defer()
         if not self.is_main:
             return
         if not self.may_exist:
-            self.refuse_existing()  # again: another run may have begun since
+            self.refuse_existing()  # again: another run may have started in the meantime
         self.hold()
-        write_json(self.path / "options.json", {"options": self.options, **environment()})
+        write_json(self.path / "options.json", {"options": self.options, **describe_environment()})
         self.drop_rows_after(logged_steps)
-        # both stay open as long as the run: every line is flushed
+        # both stay open as long as the run, and every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8", errors="replace")
         self.numbers = open(self.path / "log.jsonl", "a", encoding="utf-8")
         self.events = SummaryWriter(self.path, purge_step=logged_steps + 1 if self.resumes else None)
@@ -104,24 +96,24 @@ class RunFolder:
                 rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= logged_steps]
             except (ValueError, TypeError, KeyError) as error:
-                raise InputError(f"{path} is damaged ({error}): move it away, and the run goes on without") from None
+                raise InputError(f"{path} is damaged ({error}): move it away to resume the run without it") from None
             write_text(path, "".join(kept))
 
     def log(self, line: str) -> None:
-        """Prints a line and keeps it in log.txt."""
+        """Print a line and append it to log.txt."""
         if self.is_main:
             print(line, flush=True)
             print(line, file=self.text, flush=True)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of one moment, to log.jsonl and TensorBoard; `step` counts optimizer steps."""
+        """Log numbers to log.jsonl and TensorBoard; `step` counts optimizer steps."""
         if self.is_main:
             print(json.dumps({"step": step, **values}), file=self.numbers, flush=True)
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image) -> None:
-        """An RGB picture, uint8 [H, W, 3], to TensorBoard."""
+        """Log an RGB picture, uint8 [H, W, 3], to TensorBoard."""
         if self.is_main:
             self.events.add_image(name, image, step, dataformats="HWC")
 
@@ -133,8 +125,8 @@ class RunFolder:
             release_folder(self.path)
 
 
-def environment() -> dict:
-    """Versions, machine and commit a result was made with."""
+def describe_environment() -> dict:
+    """Versions, machine and commit that a result was made with."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": versions_of(PACKAGES),

@@ -1,10 +1,10 @@
-"""All that changes while a network is trained, and so all that a resumed run needs to go on as if never interrupted.
+"""The state of a training: everything that changes during it, which a resumed run needs to continue exactly.
 
-Randomness is no part of it: order, augmentation and dropout of a step are functions of (seed, epoch, step, process).
+Random numbers are not part of it: order, augmentation and dropout of a step are functions of (seed, epoch, step,
+process).
 """
 
 import hashlib
-import math
 from pathlib import Path
 
 import torch
@@ -12,26 +12,24 @@ from torch import Tensor, nn
 
 from formats.errors import InputError, first_line
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.checkpoint_content import check_weights
 from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
 from utils.interruption import Interrupted
 
-NEVER = 2**62  # no epoch has so many steps
-PROGRESS = ("epoch", "step", "total_steps", "best_score", "num_samples", "loss_sums")
-RESUMED = ("optimizer", "scaler", "weights", *PROGRESS)  # what a checkpoint must hold besides the network
-ASK_EVERY = 10  # steps between two questions whether to stop, where asking makes several GPUs wait
+NO_STEP = 2**62  # larger than any step
+ASK_EVERY = 10  # steps between two checks for a signal, where a check makes several GPUs wait
 
 
 class TrainingState:
-    """A network with its optimizer, loss scaler and, if wanted, `ema`: a module that holds the running mean of the
-    weights as `ema.module` (timm's ModelEmaV3).
+    """A network with its optimizer, its loss scaler and its progress.
 
-    epoch        whole epochs done
-    step         steps done of the next one, `loss_sums` the sums of their losses
-    total_steps  steps done in all
-    best_score   best validation score so far, larger is better
-    names        of the training images; with others, or in another order, the rest would not be the same
-    batches      tells which of them are in which step
+    names        names of the training images; a resumed run needs the same ones in the same order
+    batches      `EpochBatches`: the images of each step
+    ema          None, or timm's `ModelEmaV3`, which keeps the running mean of the weights in `ema.module`
+
+    epoch        number of finished epochs
+    step         number of finished steps of the current epoch; `loss_sums` has the sums of their losses
+    total_steps  number of all finished steps
+    best_score   best validation score so far, larger is better; -1 before the first one
     """
 
     def __init__(
@@ -47,19 +45,22 @@ class TrainingState:
         self.names, self.batches = names, batches
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
-        self.first_bad_step: Tensor | None = None  # of the epoch; NEVER where all losses are finite
+        self.first_bad_step: Tensor | None = None  # of the current epoch; NO_STEP if all losses are finite
         stems = "\n".join(Path(name).stem for name in names)
         self.names_digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
 
     @property
     def result(self) -> nn.Module:
-        """The network to score and to use: with the running mean of the weights, where there is one."""
+        """The network to validate and to save: the running mean of the weights, if there is one."""
         return self.ema.module if self.ema is not None else self.network
 
     def take_step(self, losses: dict[str, Tensor], clip: float = 0.0) -> None:
-        """One optimizer step on the gradients at hand, cut off at ±`clip` (0: not at all); counts it and its losses."""
+        """Take an optimizer step with the current gradients, and count it and its losses.
+
+        Gradients are clipped to [-clip, clip]; 0 disables clipping. `losses` has the total under "loss".
+        """
         self._watch(losses["loss"])
-        self.scaler.unscale_(self.optimizer)  # first, so that true gradients are clipped
+        self.scaler.unscale_(self.optimizer)  # so that clipping sees the gradients without the loss scale
         if clip > 0:
             nn.utils.clip_grad_value_(self.network.parameters(), clip)
         self.scaler.step(self.optimizer)
@@ -72,16 +73,16 @@ class TrainingState:
             self.loss_sums[name] = self.loss_sums.get(name, 0) + value.detach().double()
 
     def mean_loss(self) -> float:
-        """Of the epoch so far, in this process; raises `InputError` if some loss was not finite, in any of them."""
+        """Mean loss of the epoch so far in this process. Raises `InputError` if one was not finite in any process."""
         self.check_finite()
         return self.loss_sums["loss"].item() / self.step
 
     def check_finite(self) -> None:
-        """Raises `InputError` with the names of the images of the first step whose loss was not finite."""
+        """Raise `InputError` with the images of the first step of the epoch whose loss was not finite."""
         if self.first_bad_step is None:
             return
         step = int(min_over_processes(self.first_bad_step).item())
-        if step != NEVER:
+        if step != NO_STEP:
             images = [self.names[index] for index in self.batches.indices_of(self.epoch, step)]
             raise InputError(
                 f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, of {', '.join(images)}: "
@@ -89,9 +90,9 @@ class TrainingState:
             )
 
     def finish_epoch(self) -> dict[str, float]:
-        """Closes the epoch; returns the mean of each loss over its steps and all processes.
+        """Finish the epoch; return the mean of each loss over its steps and all processes.
 
-        From here on all processes hold the buffers (batch-norm statistics) of the main one, which are those it saves.
+        All processes then have the buffers (batch-norm statistics) of the main process, which are the saved ones.
         """
         self.check_finite()
         means = {name: value / self.step for name, value in self._summed_losses().items()}
@@ -102,23 +103,23 @@ class TrainingState:
         return means
 
     def improves(self, score: float | None) -> bool:
-        """Whether a validation score is the best so far, which it then becomes; None: the epoch was not validated."""
+        """Whether a validation score is the best so far, and record it if so; None if nothing was validated."""
         if score is None or not score > self.best_score:  # NaN, where nothing could be scored, is no improvement
             return False
         self.best_score = score
         return True
 
     def log_best(self, run, measure: str) -> None:
-        """Says, where there was validation, what best.pth is: chosen on images that it must not be reported on."""
+        """Log how best.pth was chosen, if there was a validation: its score on these images is biased."""
         if self.best_score >= 0:
             best = f"best.pth, {measure} {self.best_score:.4f}"
             run.log(f"the result is last.pth; {best}, was chosen on the validation images")
 
     def save_when_due(self, run, stage: str, settings: dict, every: int, validates: bool = False) -> None:
-        """To be called after each step: saves every so many of them (0: never), and the last one where the epoch is
-        validated then, since a signal ends that at once. An epoch that is not is saved when it is finished.
+        """Save every `every` steps (0: never) and on a signal; call it after each step.
 
-        Where a signal asks the run to end, all processes save after the same step and raise `Interrupted`.
+        `validates`: whether a validation follows the epoch. Its last step is then saved too, because a signal stops a
+        validation immediately. On a signal all processes save after the same step and raise `Interrupted`.
         """
         is_last = self.step == len(self.batches)
         device = next(self.network.parameters()).device
@@ -127,17 +128,17 @@ class TrainingState:
             self.save(run, stage, settings)
         if signum:
             run.log(f"stopped after step {self.step} of epoch {self.epoch + 1}, all of it saved: {run.last}")
-            stop_distributed()  # none ends before the main process has saved
+            stop_distributed()  # no process ends before the main process has saved
             raise Interrupted(signum)
 
     def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
-        """Writes `run.last`, and `run.best` if it is that. Every process calls it, the main one writes.
+        """Save `run.last`, and `run.best` if `is_best`. Every process calls it, the main process writes.
 
-        Raises `InputError` instead where a loss, a weight or a batch-norm statistic is not finite.
+        Raises `InputError`, and saves nothing, if a loss, a weight or a batch-norm statistic is not finite.
         """
         self.check_finite()
         is_finite = torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all()
-        if not min_over_processes(is_finite.int()):  # statistics differ between processes until an epoch is closed
+        if not min_over_processes(is_finite.int()):  # statistics differ between processes within an epoch
             raise InputError(
                 f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
                 "--lr; what was saved before is intact"
@@ -159,82 +160,39 @@ class TrainingState:
                 save_checkpoint(path, stage, settings, self.result, training)
 
     def load(self, path) -> None:
-        """Restores what `save` wrote; raises `InputError` where that cannot go on with this training."""
+        """Restore what `save` wrote. Raises `InputError` if it does not belong to this training."""
         content = load_checkpoint(path)
-        absent = [key for key in RESUMED if key not in content["training"]]
-        if absent:
-            raise InputError(f"--resume: {path} lacks {', '.join(absent)}, without which no training can go on")
         try:
-            self._restore(content, path)
+            self._restore(content["network"], content["training"], path)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:  # of odd values
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # of missing and other values
             raise InputError(f"--resume: {path} holds no state of this training: {first_line(error)}") from error
 
-    def _restore(self, content: dict, path) -> None:
-        training = content["training"]
-        self._check_numbers(training)
-        if training["num_samples"] != len(self.names):
-            raise InputError(
-                f"--resume: {path} was trained on {training['num_samples']} images, now there are {len(self.names)}: "
-                "restore the data, or start a new run"
-            )
-        if training.get("names_digest", self.names_digest) != self.names_digest:
-            raise InputError(
-                f"--resume: {path} was trained on other images, or in another order of the list: restore the list, or "
-                "start a new run"
-            )
-        load_weights(self.result, content["network"], path)
+    def _restore(self, weights: dict, training: dict, path) -> None:
+        own, saved = (len(self.names), self.names_digest), (training["num_samples"], training["names_digest"])
+        if saved != own:
+            other = "other images, or in another order of the list"
+            difference = other if saved[0] == own[0] else f"{saved[0]} images, now there are {own[0]}"
+            raise InputError(f"--resume: {path} was trained on {difference}: restore the list, or start a new run")
+        load_weights(self.result, weights, path)
         if self.ema is not None:
-            check_weights(training["weights"], path)
             load_weights(self.network, training["weights"], path)
-        self._restore_optimizer(training["optimizer"], path)
-        if training["scaler"]:  # empty where the loss was not scaled
+        saved, groups = training["optimizer"], self.optimizer.state_dict()["param_groups"]
+        # The options decide about all but the learning rate, which is logged again if only the end of an epoch is left.
+        changes = [{"lr": group["lr"], "params": group["params"]} for group in saved["param_groups"]]
+        groups = [group | change for group, change in zip(groups, changes, strict=True)]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        if training["scaler"]:  # empty if the loss was not scaled
             self.scaler.load_state_dict(training["scaler"])
         self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
         self.best_score = training["best_score"]
-        device = next(self.network.parameters()).device
-        self.loss_sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in training["loss_sums"].items()
-        }
-
-    def _check_numbers(self, training: dict) -> None:
-        """Raises an exception of any kind unless these are numbers in their ranges."""
-        sums, step, scaler = training["loss_sums"], training["step"], training["scaler"]
-        counts = [training[name] for name in ("epoch", "step", "total_steps", "num_samples")]
-        if not all(type(count) is int and 0 <= count < NEVER for count in counts):
-            raise ValueError("epochs, steps or images are not counts")
-        if step > len(self.batches) or ("loss" in sums) != (step > 0):
-            raise ValueError(f"it stopped in step {step} of {len(self.batches)}, with the losses {list(sums)}")
-        if not all(map(math.isfinite, [training["best_score"], *sums.values(), *scaler.values()])):
-            raise ValueError("its scores, losses or scale are not finite")
-        if scaler and not (scaler["scale"] > 0 and min(scaler.values()) >= 0):
-            raise ValueError("its losses are scaled by numbers below 0")
-
-    def _restore_optimizer(self, saved: dict, path) -> None:
-        """Takes the moments of each weight, and the learning rate, which is logged again where an epoch is only to be
-        closed; all else in its groups follows from the options, which are the same."""
-        own = self.optimizer.state_dict()
-        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
-            raise ValueError("its optimizer has other groups of weights")
-        weights = dict(enumerate(weight for group in self.optimizer.param_groups for weight in group["params"]))
-        is_sgd = isinstance(self.optimizer, torch.optim.SGD)
-        names = {"momentum_buffer"} if is_sgd else {"step", "exp_avg", "exp_avg_sq"}
-        for index, moments in saved["state"].items():
-            present = {name: value for name, value in moments.items() if value is not None}  # as SGD without momentum
-            check_weights(present, f"--resume: {path}: the optimizer's state of weight {index}")
-            shapes = [() if name == "step" else weights[index].shape for name in present]
-            if present and (present.keys() != names or [value.shape for value in present.values()] != shapes):
-                raise ValueError(f"its optimizer's state of weight {index} is of another weight")
-        groups = [mine | {"lr": theirs["lr"]} for mine, theirs in zip(own["param_groups"], saved["param_groups"])]
-        if not all(math.isfinite(group["lr"]) for group in groups):
-            raise ValueError("its learning rate is not finite")
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        sums, device = training["loss_sums"], next(self.network.parameters()).device
+        self.loss_sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in sums.items()}
 
     def _watch(self, loss: Tensor) -> None:
-        """Keeps the first step whose loss is not finite, without waiting for the device."""
-        now = torch.full((), NEVER, dtype=torch.int64, device=loss.device)
+        """Record the first step whose loss is not finite, without waiting for the device."""
+        now = torch.full((), NO_STEP, dtype=torch.int64, device=loss.device)
         now = now.masked_fill(~loss.detach().isfinite(), self.step)
         self.first_bad_step = now if self.first_bad_step is None else torch.minimum(self.first_bad_step, now)
 

@@ -1,7 +1,10 @@
-"""Labels of other methods, in every form they are written in, and what is wrong with some."""
+"""Labels of other methods, in each of their file formats, and files that cannot be used."""
 
+import contextlib
+import io
 import os
 import pickle
+from collections import OrderedDict
 
 import cv2
 import numpy as np
@@ -11,14 +14,14 @@ import torch
 from formats.cams import save_cams
 from formats.errors import InputError, MissingInputError
 from formats.labels import VOC_PALETTE, save_label
-from pseudo_labels.external_labels import find_baseline, load_baseline
+from pseudo_labels.external_labels import find_baseline, load_baseline, load_dict
 
 HW = (2, 3)
 IMAGE = np.array([False, True, False, True])  # labels 2 and 4, classes 1 and 3 from 0
 SECOND = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.2]], np.float32)
 FOURTH = np.array([[0.2, 0.3, 0.6], [0.1, 0.5, 0.1]], np.float32)
 BOTH = np.stack([SECOND, FOURTH])
-EXPECTED = [[2, 4, 4], [0, 2, 0]]  # with the background at 0.2; equal scores go to the background, or the smaller label
+EXPECTED = [[2, 4, 4], [0, 2, 0]]  # background at 0.2; the background wins ties, then the smaller label
 BACKGROUND = np.array([[0.1, 0.4, 0.5], [0.1, 0.9, 0.3]], np.float32)
 AGAINST_BACKGROUND = [[2, 0, 4], [2, 0, 0]]
 
@@ -74,7 +77,7 @@ def test_scores(tmp_path, form):
         {"keys": np.array([4, 0, 2]), "rw": np.stack([FOURTH, BACKGROUND, SECOND])},
     ],
 )
-def test_scores_of_the_background_take_the_place_of_the_constant(tmp_path, scores):
+def test_background_scores_replace_the_constant(tmp_path, scores):
     save_dict(tmp_path / "a.npy", scores)
     assert load(tmp_path / "a.npy") == AGAINST_BACKGROUND
 
@@ -92,8 +95,8 @@ def test_named_arrays(tmp_path):
         load(tmp_path / "odd.npz")
 
 
-def test_first_classes_are_not_taken_for_the_background(tmp_path):
-    """{0: map} of an image of the first class counts from 0; {0: …, 1: …} may be either, and the image tells."""
+def test_key_0_is_the_first_class_or_the_background(tmp_path):
+    """The classes of the image decide whether the keys count from 0."""
     save_dict(tmp_path / "a.npy", {0: SECOND})
     assert load(tmp_path / "a.npy", np.array([True, False])) == [[1, 0, 1], [0, 1, 0]]
     save_dict(tmp_path / "a.npy", {0: SECOND, 1: FOURTH})
@@ -112,12 +115,12 @@ def test_images_without_classes(tmp_path, scores):
 
 
 def test_maps_at_a_stride_are_enlarged(tmp_path):
-    """Halves of 2×2 maps; between two equal halves the scores are linear."""
+    """2×2 maps whose left half is 1 are resized bilinearly."""
     left = np.array([[1, 0], [1, 0]], np.float32)
     save_dict(tmp_path / "a.npy", {"keys": torch.tensor([1, 3]), "cam": torch.from_numpy(np.stack([left, 1 - left]))})
     assert load(tmp_path / "a.npy", shape_hw=(4, 8)) == [[2] * 4 + [4] * 4] * 4
     save_dict(tmp_path / "a.npy", {0: left[:, ::-1] * 0.5, 2: left})
-    # 1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0 against half of the mirrored
+    # 1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0 against 0.5 times its mirror image
     found = load(tmp_path / "a.npy", image_labels=np.array([False, True]), shape_hw=(4, 8))
     assert found == [[2, 2, 2, 2, 2, 0, 0, 0]] * 4
 
@@ -125,7 +128,7 @@ def test_maps_at_a_stride_are_enlarged(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({1: SECOND}, r"classes \[1\], but the image has the labels \[2, 4\] \(or these less one\)"),
+        ({1: SECOND}, r"classes \[1\], but the image has the labels \[2, 4\] \(or each minus one\)"),
         ({1: SECOND, 4: FOURTH}, r"classes \[1, 4\]"),
         ({0: BACKGROUND, 1: SECOND, 3: FOURTH}, r"classes \[0, 1, 3\]"),
         ({2: SECOND, 4: FOURTH, 5: FOURTH}, r"classes \[2, 4, 5\]"),
@@ -172,6 +175,39 @@ def test_damaged_files(tmp_path):
         load(tmp_path / "none.npz")
 
 
+FLOATS = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 7
+TENSORS = {
+    "plain": FLOATS,
+    "permuted": FLOATS.permute(2, 0, 1),
+    "sliced": FLOATS[1, ::2, 1:],
+    "single": FLOATS[1, 2, 3],
+    "empty": torch.zeros(0, 5),
+    "requires_grad": FLOATS.clone().requires_grad_(),
+    "half": FLOATS.half(),
+    "int64": torch.tensor([[1, 0], [0, 7]]),
+    "bool": torch.tensor([True, False]),
+}
+
+
+def test_tensors_become_arrays(tmp_path):
+    save_dict(tmp_path / "a.npy", OrderedDict(TENSORS))
+    loaded = load_dict(tmp_path / "a.npy")
+    assert loaded.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert isinstance(loaded[name], np.ndarray)
+        assert loaded[name].dtype == tensor.detach().numpy().dtype
+        assert np.array_equal(loaded[name], tensor.detach().numpy()), name
+
+
+@pytest.mark.parametrize(
+    "value", [torch.nn.Parameter(FLOATS), FLOATS.to_sparse(), FLOATS.bfloat16(), torch.nn.Linear(1, 1), torch.float32]
+)
+def test_other_tensors_cannot_be_used(tmp_path, value):
+    save_dict(tmp_path / "a.npy", {"cam": value})
+    with pytest.raises(InputError, match=r"a\.npy cannot be read as pickled arrays"):
+        load_dict(tmp_path / "a.npy")
+
+
 class Call:
     """Pickles as a call of `function`."""
 
@@ -193,14 +229,39 @@ def test_nothing_is_executed(tmp_path):
             load(tmp_path / name)
         assert not mark.exists()
     np.load(tmp_path / "b.npz", allow_pickle=True)
-    assert mark.exists(), "no attack"
+    assert mark.exists(), "not an attack"
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_storages_of_tensors_execute_nothing(tmp_path, is_zip):
+    mark, path, stored = tmp_path / "mark", tmp_path / "a.npy", io.BytesIO()
+    torch.save(Call(os.mkdir, str(mark)), stored, _use_new_zipfile_serialization=is_zip)
+    storage = Call(torch.storage._load_from_bytes, stored.getvalue())
+    save_dict(path, {1: Call(torch._utils._rebuild_tensor_v2, storage, 0, (2, 3), (3, 1), False, OrderedDict())})
+    with contextlib.suppress(Exception):  # the call comes first
+        np.load(path, allow_pickle=True)
+    assert mark.exists(), "not an attack"
+    mark.rmdir()
+    with pytest.raises(InputError, match=r"a\.npy cannot be read as pickled arrays"):
+        load(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("offset", "shape", "strides"), [(20, (2, 3), (3, 1)), (-1, (2,), (1,)), (0, (2,), (-1,))])
+def test_tensors_stay_within_their_storage(tmp_path, offset, shape, strides):
+    stored = io.BytesIO()
+    torch.save(FLOATS._typed_storage(), stored, _use_new_zipfile_serialization=False)
+    storage = Call(torch.storage._load_from_bytes, stored.getvalue())
+    save_dict(tmp_path / "a.npy", {1: Call(torch._utils._rebuild_tensor, storage, offset, shape, strides)})
+    with pytest.raises(InputError, match=r"a\.npy cannot be read as pickled arrays"):
+        load_dict(tmp_path / "a.npy")
 
 
 def test_finding_the_files(tmp_path):
     for name in ("a.png", "b.npy", "c.npz", "a.txt"):
         (tmp_path / name).touch()
     assert find_baseline(tmp_path, ["c", "a", "b"]) == [tmp_path / name for name in ("c.npz", "a.png", "b.npy")]
-    assert list(find_baseline(tmp_path, ["a"])) == [tmp_path / "a.png"]
+    assert find_baseline(tmp_path, ["a"]) == [tmp_path / "a.png"]
     with pytest.raises(MissingInputError, match=r"lacks the labels of 2 of 3 images \(d, e\).*<id>\.png, <id>\.npy"):
         find_baseline(tmp_path, ["d", "a", "e"])
     (tmp_path / "a.npy").touch()
