@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from formats.images import (
     decode_grey,
     decode_image,
     decode_size,
+    image_size,
     image_stems,
     load_grey,
     load_image,
@@ -199,6 +201,23 @@ def test_damaged_pixels_of_a_png(tmp_path):
         for decode in (decode_label, decode_grey, decode_image):
             with pytest.raises(InputError, match=r"^a "):
                 decode(bytes(content), "a")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "JPEG2000", ".ppm", ".ras", ".hdr", ".pfm"])
+def test_images_in_other_formats_are_not_decoded(kind, tmp_path):
+    """OpenCV could decode them."""
+    if kind.startswith("."):
+        dtype = np.float32 if kind in (".hdr", ".pfm") else np.uint8
+        content = cv2.imencode(kind, np.zeros((40, 60, 3), dtype))[1].tobytes()
+    else:
+        file = io.BytesIO()
+        Image.new("RGB", (60, 40)).save(file, kind)
+        content = file.getvalue()
+    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
+    (tmp_path / "a.png").write_bytes(content)
+    for load in (load_image, load_grey, image_size):
+        with pytest.raises(InputError, match=r"a\.png is not a PNG/JPEG/BMP/TIFF/WEBP file"):
+            load(tmp_path / "a.png")
 
 
 def test_images_above_the_pixel_limit_are_not_decoded(tmp_path, monkeypatch):

@@ -5,20 +5,16 @@ of VOC in test_prepare_voc12.py.
 """
 
 import contextlib
-import io
 import os
 import struct
 import zipfile
 from pathlib import Path, PureWindowsPath
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from formats.cams import load_cams, load_named_arrays
 from formats.errors import InputError
-from formats.images import image_size, load_grey, load_image
 from formats.voc_layout import load_ids
 
 MIB = 1 << 20
@@ -161,27 +157,3 @@ def test_an_array_named_as_an_archive(tmp_path):
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz cannot be read as named arrays"):
         load_cams(tmp_path / "a.npz")
-
-
-# pictures
-
-
-def encode_by_pillow(kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (60, 40)).save(file, kind)
-    return file.getvalue()
-
-
-def encode_by_opencv(suffix: str) -> bytes:
-    dtype = np.float32 if suffix in (".hdr", ".pfm") else np.uint8
-    return cv2.imencode(suffix, np.zeros((40, 60, 3), dtype))[1].tobytes()
-
-
-@pytest.mark.parametrize("kind", ["GIF", "JPEG2000", ".ppm", ".ras", ".hdr", ".pfm"])
-def test_pictures_of_other_formats_are_not_decoded(kind, tmp_path):
-    content = encode_by_opencv(kind) if kind.startswith(".") else encode_by_pillow(kind)
-    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
-    (tmp_path / "a.png").write_bytes(content)
-    for load in (load_image, load_grey, image_size):
-        with pytest.raises(InputError, match=r"a\.png is not a PNG/JPEG/BMP/TIFF/WEBP file"):
-            load(tmp_path / "a.png")
