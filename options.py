@@ -249,16 +249,43 @@ def prepare_data() -> argparse.ArgumentParser:
 
 
 def pipeline() -> argparse.ArgumentParser:
-    parser = _Parser("Run a whole sequence of commands.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo")
+    parser = _Parser("Run a whole sequence of the README's commands; a stopped sequence continues when run again.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo|voc12|label_quality")
     text = "all stages on scenes drawn by the demo: a few minutes on two CPU cores"
     add = _group(commands.add_parser("demo", help=text))
-    add("--work_dir", "DIR", "experiments/demo", "write everything to DIR; an earlier demo in DIR is replaced")
+    add("--work_dir", "DIR", "experiments/demo", "write everything to DIR")
     add("--seed", _seed, 0, "seed of scenes and trainings")
     add("--num_saliency", _positive, 600, "scenes to train the saliency network")
     add("--num_train", _positive, 700, "scenes to train classifier and segmentation")
     add("--num_val", _positive, 120, "held-out scenes of each kind")
     add("--draw_only", bool, False, "draw the scenes in the layouts of the README and stop")
+
+    voc12 = commands.add_parser(
+        "voc12", help="a row of the paper's table on VOC 2012, from raw data to mean ± deviation"
+    )
+    add = _group(voc12)
+    add("--row", ("resnet101", "resnest101", "resnest269"), REQUIRED, "backbone of the paper's row")
+    add("--baseline_dir", "DIR", None, "labels of another method for the selector (default: labels made here)")
+    add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png (default: a saliency network is trained)")
+    add("--train_root", "DIR", "dataset/DUTS-TR", "data set to train the saliency network on")
+    add("--seeds", [_seed], [0, 1, 2], "seeds of the segmentation network")
+    add("--crf", bool, False, "also score segmentations refined by the dense CRF")
+    add("--submission", bool, False, "also write the archive for VOC's test server; needs test_id.txt")
+    add("--output", "DIR", None, "folder of all results (default: experiments/voc12_<row>)")
+    add = _add_voc(voc12)
+    for name, file in (("--trainval", "VOCtrainval_11-May-2012.tar"), ("--aug", "SegmentationClassAug.zip")):
+        add(name, "PATH", None, f"{file}, to make the VOC tree first")
+    add("--test", "PATH", None, "VOC2012test.tar, for the photographs of the test set")
+
+    text = "labels made in every way, scored before and after the selector; about two hours on two CPU cores"
+    quality = commands.add_parser("label_quality", help=text)
+    _add_network(quality, "resnest101", "backbone of classifier and affinity network")
+    add = _add_voc(quality)
+    add("--saliency_dir", ["DIR"], REQUIRED, "folders of saliency maps <id>.png; EPS is trained with the first")
+    add("--output", "DIR", "experiments/label_quality", "folder of all results")
+    for command in (voc12, quality):
+        text = 'extra flags of a stage, such as "segmentation --train_batch 32"; repeatable'
+        command.add_argument("--flags", action="append", type=_text, default=[], metavar='"STAGE FLAGS"', help=text)
     return parser
 
 

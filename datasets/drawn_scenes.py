@@ -15,16 +15,17 @@ import numpy as np
 
 from datasets.drawn_objects import CLASS_NAMES, CONTEXTS, draw_background, draw_clutter, draw_context, draw_object
 from formats.atomic_files import write_text
-from formats.image_labels import save_image_labels
+from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import save_grey, save_image
 from formats.labels import IGNORE_LABEL, save_label
-from formats.voc_layout import save_ids
+from formats.voc_layout import load_ids, save_ids
 
 SINGLE_CLASS_SHARE = 0.65  # VOC train_aug: 6249 of 10582
 CONTEXT_SHARE = 0.65  # of objects with the context of their class
 STRAY_CONTEXT_SHARE = 0.25  # of scenes with the context of an absent class
 PALE_SHARE = {"lamp": 0.3, "cactus": 0.3}  # of objects with weak saliency
 DEFAULT_PALE_SHARE = 0.05  # for the other classes
+PICTURE_ROWS = 6  # scenes in the demo's picture
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,27 @@ def write_voc_scenes(
     save_image_labels(list_dir / "cls_labels.npy", image_labels)
     for list_name, members in (("train_aug", train_aug), ("train", train), ("val", val)):
         save_ids(list_dir / f"{list_name}_id.txt", members)
+
+
+def write_demo_scenes(root, num_saliency: int, num_train: int, num_val: int, seed: int) -> None:
+    """Draw the demo's data in the README's layout: dataset/, data/ and voc12/ below `root`. Existing data stay.
+
+    voc12/ also has lists of the single-class training scenes, of the scenes in the demo's picture, and of those to
+    segment.
+    """
+    root = Path(root)
+    lists = root / "voc12"
+    if (lists / "demo_id.txt").is_file():  # written last
+        return
+    write_saliency_scenes(root / "dataset/DRAWN-TR", num_saliency, 3 * seed)
+    write_saliency_scenes(root / "dataset/benchmark/DRAWN-TE", num_val, 3 * seed + 1)
+    write_voc_scenes(root / "data/voc12/VOCdevkit/VOC2012", lists, num_train, num_val, 3 * seed + 2)
+    ids = load_ids(lists / "train_aug_id.txt")
+    image_labels = load_image_labels(lists / "cls_labels.npy", ids, CLASS_NAMES)
+    single = [name for name, row in zip(ids, image_labels) if row.sum() == 1]
+    save_ids(lists / "single_class_id.txt", single)
+    save_ids(lists / "picture_id.txt", single[:PICTURE_ROWS])
+    save_ids(lists / "demo_id.txt", load_ids(lists / "val_id.txt") + single[:PICTURE_ROWS])
 
 
 def scene_id(seed: int, index: int) -> str:

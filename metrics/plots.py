@@ -3,12 +3,14 @@
 import io
 from dataclasses import dataclass
 
+import cv2
 import matplotlib
 import matplotlib.figure
 import numpy as np
 from numpy.typing import ArrayLike
 
 from formats.atomic_files import atomic_path
+from formats.images import save_image
 
 MARKED_POINTS = 30  # lines with more points have no markers
 LEGEND_CHARACTERS = 80  # per row of the legend
@@ -29,6 +31,17 @@ def save_plot(path, plot: Plot) -> None:
     """Write a plot as PNG."""
     with atomic_path(path) as temporary:
         _draw(plot, temporary, format="png", dpi=120)
+
+
+def save_picture_grid(path, rows: list[dict[str, np.ndarray]]) -> None:
+    """Write a grid of pictures with a title above each column. rows: title → RGB uint8 [H, W, 3], all of one size."""
+    pad = ((2, 2), (2, 2), (0, 0))
+    grid = np.vstack([np.hstack([np.pad(cell, pad, constant_values=255) for cell in row.values()]) for row in rows])
+    header = np.full((24, grid.shape[1], 3), 255, np.uint8)
+    for column, title in enumerate(rows[0]):
+        place = (column * grid.shape[1] // len(rows[0]) + 4, 17)
+        cv2.putText(header, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    save_image(path, np.vstack([header, grid]))
 
 
 def plot_svg(plot: Plot) -> str:
