@@ -37,7 +37,7 @@ from formats.labels import load_label, save_label
 from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, new_label_folder
 from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
@@ -61,12 +61,12 @@ from utils.distributed import (
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
-from utils.inference_network import for_inference
+from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
+from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.multi_scale import merge_scales, resize
 from utils.output_folder import claimed_folder, recorded_options
-from utils.precision import autocast, checked_finite, compute_deterministically, half_type
+from utils.precision import autocast, compute_deterministically, require_finite
 from utils.processes import do_in_processes
 
 
@@ -251,8 +251,7 @@ def make_cams(images: Images, args, world: World) -> None:
                 f"{folder} lacks the maps of {len(absent)} images: --load_path must name a classifier to make them"
             )
         return
-    half = half_type(world.device, args.amp)
-    network = for_inference(load_classifier(args.load_path, images.classes), world.device, half) if absent else None
+    network = prepare_for_inference(load_classifier(args.load_path, images.classes), world.device) if absent else None
     with claimed_folder(world, folder, cam_options(args), ".npz", writes=bool(absent)):
         if absent:
             write_cams(network, images, absent, args, world)
@@ -260,8 +259,8 @@ def make_cams(images: Images, args, world: World) -> None:
 
 def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
     """Writes the maps of these images, by threads while the network works on the next batch."""
-    batch_size = batch_for(args.batch, world.device, on_gpu=8)
-    batches = batches_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
+    batch_size = choose_batch_size(args.batch, world.device, on_gpu=8)
+    batches = batch_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
     bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
     with WriteBehind() as write:
         for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):
@@ -272,7 +271,7 @@ def write_cams(network: CamClassifier, images: Images, absent: set[int], args, w
 
 
 @torch.inference_mode()
-@advice_when_memory_is_full("lower --batch, or give fewer --scales")
+@advise_on_full_memory("lower --batch, or give fewer --scales")
 def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.ndarray, args, world: World) -> list:
     """Images uint8 [B, H, W, 3] and their classes bool [B, C] → of each image the maps float32 [K, H, W] of the K
     classes it has, and their labels uint8 [K]."""
@@ -286,11 +285,11 @@ def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.n
 
         def class_maps(inputs):
             with autocast(world.device, args.amp):
-                return rectified(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
+                return rectify_maps(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
 
         normalised = network.backbone.normalise(pixels)
         maps = merge_scales(class_maps, normalised, args.scales, args.flip, args.combine)  # [B, K, H, W]
-    cams = normalised_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
+    cams = normalise_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
     labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
     ends = own.sum(axis=1).cumsum()[:-1]
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
@@ -300,8 +299,7 @@ def expand_cams(images: Images, args, world: World) -> None:
     """Writes the expanded maps that are absent."""
     folder = map_dir(args)
     absent = absent_files(folder, images.ids, ".npz")
-    half = half_type(world.device, args.amp)
-    network = for_inference(load_affinity_net(args.affinity_path), world.device, half) if absent else None
+    network = prepare_for_inference(load_affinity_net(args.affinity_path), world.device) if absent else None
     bar = progress(absent, world, "expansion")
     with claimed_folder(world, folder, expansion_options(args), ".npz", writes=bool(absent)), WriteBehind() as write:
         for index, (cams, classes, image) in read_ahead(lambda index: cams_and_image(images, index, args), bar):
@@ -323,13 +321,13 @@ def cams_and_image(images: Images, index: int, args) -> tuple[np.ndarray, np.nda
 @torch.inference_mode()
 def walked_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
     """Maps float32 [K, H, W] of an image, uint8 [H, W, 3], after their random walk at a quarter of its size."""
-    pixels = network.backbone.normalise(image_tensor(image, world.device))
+    pixels = network.backbone.normalise(image_to_tensor(image, world.device))
     with autocast(world.device, args.amp):
-        straight, mirrored = checked_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
+        straight, mirrored = require_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
     edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
     maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
     walked = random_walk(resize(maps, edge.shape)[0], edge, args.beta, 2**args.exp_times, args.radius)
-    return normalised_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
+    return normalise_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
 
 
 def make_labels(images: Images, folder: Path, args, world: World) -> None:

@@ -37,7 +37,7 @@ from formats.voc_layout import (
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
-from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
+from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
 from models.segmentation_prediction import predict_segmentation
 from utils import interruption
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
@@ -53,7 +53,7 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
@@ -101,7 +101,7 @@ def main(args) -> None:
     network = build_network(settings, args, resumes=run.resumes)
     if synchronises:
         network = convert_sync_batchnorm(network)
-    network = network.to(world.device, memory_format=memory_format(args.channels_last, world.device))
+    network = network.to(world.device, memory_format=memory_format(world.device))
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     model = torch.compile(network) if args.compile else network  # `network` stays as it is for images of any size
     if world.size > 1:
@@ -199,7 +199,7 @@ def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
 
-@advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
+@advise_on_full_memory("lower --train_batch or --crop_size, or raise --accumulate")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
     """One optimizer step on images and label maps; the loss is the mean over the pixels that count in the global batch.
@@ -209,13 +209,12 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     whole.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    count = sum_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
+    count = sum_over_processes(count_pixels(batch[1], args.ohem)).clamp(min=1)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     total = 0.0
     for number, (images, labels) in enumerate(parts, start=1):
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(args.channels_last, world.device))
             with autocast(world.device, args.amp):
                 logits = model(inputs)
             losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
@@ -226,7 +225,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 
 @interruption.at_once()
-@advice_when_memory_is_full("images are validated whole: take the largest ones out of --val_list")
+@advise_on_full_memory("images are validated whole: take the largest ones out of --val_list")
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """mIoU over whole images, none dropped, each process taking its share; pictures of the first few by name."""
     matrix, pictures = ConfusionMatrix(num_labels), {}

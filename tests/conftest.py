@@ -85,8 +85,7 @@ def balance_labels(path, images: list[Path]) -> None:
 
 
 def plain_network(network, device, *args):
-    """In place of `for_inference`: without its rounding, so that two ways to the same result can be compared to the
-    last digit."""
+    """Replacement of `prepare_for_inference` without its rounding, for results that are compared to the last digit."""
     return network.to(device).eval()
 
 

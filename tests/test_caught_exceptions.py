@@ -15,7 +15,6 @@ EVERYTHING = {"Exception", "BaseException"}
 REASONS = {  # place → why whatever fails there has one answer
     "models/backbones.py: create_network": "timm passes the settings of a user on to code that fails in many ways",
     "models/backbones.py: plain_transformer_options": "a probe; the network is built again, and fails again, elsewhere",
-    "models/backbones.py: can_be_dilated": "a probe, after a failure, for what to tell of it",
     "models/backbone_weights.py: check_hub_weights": "the hub may fail in any way; the answer is the same",
     "models/backbone_weights.py: read_strangers_file": "a damaged file fails in many ways in torch and timm",
     "utils/checkpoint.py: load_checkpoint": "a damaged file fails in many ways in torch.load",

@@ -313,7 +313,7 @@ def test_several_training_sets(scenes, tmp_path):
 
 
 def test_validation_on_several_data_sets(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("predict.for_inference", plain_network)
+    monkeypatch.setattr("predict.prepare_for_inference", plain_network)
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/ONE")
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/TWO")
     assert list(benchmark_pairs([tmp_path / "benchmark"])) == ["ONE", "TWO"]
@@ -341,25 +341,6 @@ def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
     assert title == "image, mask, map, edge target, edge"
     assert [picture.step for picture in events.Images(title)] == [3, 6]
     assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
-
-
-def test_channels_last_changes_nothing_but_the_layout(scenes, tmp_path, monkeypatch):
-    layouts = []
-    train_step = SOD_train.train_step
-
-    def noted(model, *rest):
-        layouts.append(model.decoder[0].conv_a[0].weight.is_contiguous(memory_format=torch.channels_last))
-        return train_step(model, *rest)
-
-    monkeypatch.setattr(SOD_train, "train_step", noted)
-    for value in ("True", "False"):
-        run_main(
-            "SOD_train",
-            saliency_command(scenes, tmp_path, f"--tag {value} --max_epoch 1 --dropout 0 --channels_last {value}"),
-        )
-    assert layouts == [True] * 3 + [False] * 3
-    one, other = log_of(tmp_path / "True")[0], log_of(tmp_path / "False")[0]
-    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
