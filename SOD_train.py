@@ -27,7 +27,7 @@ from formats.errors import InputError, first_line
 from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from metrics.saliency import SaliencyMetrics
 from models.edge_head import edge_target
-from models.saliency_losses import saliency_objective, unit_range
+from models.saliency_losses import saliency_objective, to_unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
 from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
 from utils import interruption
@@ -42,7 +42,7 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full
+from utils.memory import advise_on_full_memory
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, set_lr, step_decay
@@ -140,7 +140,7 @@ def main(args) -> None:
     stop_distributed()
 
 
-@advice_when_memory_is_full("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
+@advise_on_full_memory("lower --train_batch or --image_size, raise --accumulate, or set --grad_checkpointing")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> None:
     """Take one optimizer step on a batch of images, masks and, with --edge_dir, edges; losses are means over the batch.
@@ -155,10 +155,9 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         share = len(images) / len(batch[0])
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
             with autocast(images.device, args.amp):
                 outputs = model(inputs)
-            losses = saliency_objective(outputs, unit_range(masks), args.edge_loss, *map(unit_range, edges))
+            losses = saliency_objective(outputs, to_unit_range(masks), args.edge_loss, *map(to_unit_range, edges))
             state.scaler.scale(losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
@@ -211,8 +210,8 @@ def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, devic
     """Draw a few images of the last step of the epoch, RGB uint8, a row each: image, mask, map, edge target, edge."""
     samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
     images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))
-    masks = unit_range(masks)
-    edges = unit_range(edges[0]) if edges else edge_target(masks)
+    masks = to_unit_range(masks)
+    edges = to_unit_range(edges[0]) if edges else edge_target(masks)
     outputs = network.eval()(network.backbone.normalise(images))
     greys = [masks, outputs["saliency"][0].sigmoid(), edges, outputs["edge"].sigmoid()]
     cells = [images] + [(grey.float() * 255).to(torch.uint8).expand(-1, 3, -1, -1) for grey in greys]

@@ -44,7 +44,7 @@ from formats.voc_layout import (
 )
 from models.affinity_net import AffinityNet, build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
@@ -60,12 +60,12 @@ from utils.distributed import (
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
-from utils.inference_network import for_inference
+from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
+from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.multi_scale import merge_scales, resize
 from utils.output_folder import lock_output_folder, recorded_options
-from utils.precision import autocast, checked_finite, compute_deterministically, half_type
+from utils.precision import autocast, compute_deterministically, require_finite
 from utils.processes import do_in_processes
 
 
@@ -237,8 +237,7 @@ def make_cams(images: Images, made_by: dict, args, world: World) -> None:
         if absent:
             raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
         return
-    half = half_type(world.device, args.amp)
-    network = for_inference(load_classifier(args.load_path, images.classes), world.device, half) if absent else None
+    network = prepare_for_inference(load_classifier(args.load_path, images.classes), world.device) if absent else None
     with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)):
         if absent:
             write_cams(network, images, absent, args, world)
@@ -246,8 +245,8 @@ def make_cams(images: Images, made_by: dict, args, world: World) -> None:
 
 def write_cams(network: CamClassifier, images: Images, absent: set[int], args, world: World) -> None:
     """Write the maps of these images; threads write while the network processes the next batch."""
-    batch_size = batch_for(args.batch, world.device, on_gpu=8)
-    batches = batches_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
+    batch_size = choose_batch_size(args.batch, world.device, on_gpu=8)
+    batches = batch_by_size([image_size(path) for path in images.paths], batch_size, max(args.scales))
     bar = progress([batch for batch in batches if absent.intersection(batch)], world, "class activation maps")
     with WriteBehind() as write:
         for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):
@@ -258,7 +257,7 @@ def write_cams(network: CamClassifier, images: Images, absent: set[int], args, w
 
 
 @torch.inference_mode()
-@advice_when_memory_is_full("lower --batch, or give fewer --scales")
+@advise_on_full_memory("lower --batch, or give fewer --scales")
 def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.ndarray, args, world: World) -> list:
     """Compute the maps of a batch: images uint8 [B, H, W, 3] with the classes image_labels, bool [B, C].
 
@@ -274,11 +273,11 @@ def cams_of_batch(network: CamClassifier, images: np.ndarray, image_labels: np.n
 
         def class_maps(inputs):
             with autocast(world.device, args.amp):
-                return rectified(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
+                return rectify_maps(network(inputs)["class_maps"].float(), classes)  # [N, K, h, w]
 
         normalised = network.backbone.normalise(pixels)
         maps = merge_scales(class_maps, normalised, args.scales, args.flip, args.combine)  # [B, K, H, W]
-    cams = normalised_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
+    cams = normalise_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
     labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
     ends = own.sum(axis=1).cumsum()[:-1]
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
@@ -291,7 +290,7 @@ def expand_cams(images: Images, made_by: dict, args, world: World) -> None:
     if absent:
         checkpoint = load_stage(args.affinity_path, "--affinity_path", "affinity")
         network = rebuild(build_affinity_net, checkpoint, args.affinity_path).eval()
-        network = for_inference(network, world.device, half_type(world.device, args.amp))
+        network = prepare_for_inference(network, world.device)
     bar = progress(absent, world, "expansion")
     with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), WriteBehind() as write:
         for index, (cams, classes, image) in read_ahead(lambda index: cams_and_image(images, index, args), bar):
@@ -314,13 +313,13 @@ def cams_and_image(images: Images, index: int, args) -> tuple[np.ndarray, np.nda
 @torch.inference_mode()
 def walk_cams(network: AffinityNet, image: np.ndarray, cams: np.ndarray, args, world: World) -> np.ndarray:
     """Expand the maps, float32 [K, H, W], of an image, uint8 [H, W, 3], by a random walk at a quarter of its size."""
-    pixels = network.backbone.normalise(image_tensor(image, world.device))
+    pixels = network.backbone.normalise(image_to_tensor(image, world.device))
     with autocast(world.device, args.amp):
-        straight, mirrored = checked_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
+        straight, mirrored = require_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
     edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
     maps = torch.from_numpy(cams).to(world.device)[None]  # [1, K, H, W]
     walked = random_walk(resize(maps, edge.shape)[0], edge, args.beta, 2**args.exp_times, args.radius)
-    return normalised_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
+    return normalise_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
 
 
 def make_labels(images: Images, folder: Path, made_by: dict, args, world: World) -> None:

@@ -39,8 +39,8 @@ from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
-from pseudo_labels.cams import image_tensor, normalised_cams, rectified
-from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_present, present_labels
+from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
     choose_gpus,
@@ -50,12 +50,12 @@ from utils.distributed import (
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
-from utils.inference_network import SIDE_PX, for_inference
+from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, batch_for, batches_by_size
+from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.multi_scale import merge_scales
 from utils.output_folder import lock_output_folder, recorded_options
-from utils.precision import autocast, compute_deterministically, half_type
+from utils.precision import autocast, compute_deterministically
 from utils.processes import do_in_processes
 
 BUILDERS = {
@@ -88,8 +88,7 @@ def main(args) -> None:
         raise InputError(f"--load_path {args.load_path} is of stage {stage}: predict.py takes {', '.join(BUILDERS)}")
     check_segmentation_flags(args, stage, settings)
     side_px = settings.get("image_size", SIDE_PX)
-    half = half_type(world.device, args.amp)
-    network = for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, half, side_px)
+    network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device)
@@ -203,8 +202,8 @@ def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[lis
             sizes[stem] = image_size(path)
         except InputError as error:
             unreadable[stem] = str(error)
-    stems, batch_size = list(sizes), batch_for(args.batch, device, on_gpu=BATCH)
-    batches = batches_by_size(list(sizes.values()), batch_size, max(args.scales))
+    stems, batch_size = list(sizes), choose_batch_size(args.batch, device, on_gpu=BATCH)
+    batches = batch_by_size(list(sizes.values()), batch_size, max(args.scales))
     return [[stems[index] for index in batch] for batch in batches], unreadable
 
 
@@ -228,7 +227,7 @@ def image_or_error(path) -> np.ndarray | InputError:
         return error
 
 
-@advice_when_memory_is_full("lower --batch, give --window for segmentation, or fewer --scales")
+@advise_on_full_memory("lower --batch, give --window for segmentation, or fewer --scales")
 def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device) -> list:
     """Predict a batch: saliency maps uint8 [H, W], label maps uint8 [H, W] (with --crf, `present_probs` instead), or
     CAM overlays uint8 [H, W, 3]."""
@@ -246,7 +245,7 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
 
 def present_probs(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [L, H, W] → float32 [K, H, W] of the labels present in the image, and these labels, uint8 [K]."""
-    labels = present_labels(probs)
+    labels = find_present_labels(probs)
     return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
 
 
@@ -268,7 +267,7 @@ def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
     if args.crf:
         probs, labels = result
         crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting])
-        result = crf_of_present(crf, torch.from_numpy(probs), labels, args.crf_iterations)
+        result = refine_to_label(crf, torch.from_numpy(probs), labels, args.crf_iterations)
     save, show = WRITERS[stage]
     path, *overlay_path = paths_of(output, stem, args.overlay)
     for other in overlay_path:
@@ -311,13 +310,13 @@ WRITERS = {  # stage → functions that save a result, and that show it on its i
 def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
     """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
     the most probable class."""
-    tensor = network.backbone.normalise(image_tensor(image, device))
+    tensor = network.backbone.normalise(image_to_tensor(image, device))
     with autocast(device, amp):
         logits = network(tensor)["logits"][0]  # [C]
     classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
     with autocast(device, amp):
-        cams = merge_scales(lambda x: rectified(network(x)["class_maps"], classes).float(), tensor, scales, flip)
-    heat = (normalised_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
+        cams = merge_scales(lambda x: rectify_maps(network(x)["class_maps"], classes).float(), tensor, scales, flip)
+    heat = (normalise_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
     return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
 

@@ -22,7 +22,7 @@ from datasets.voc12 import SegmentationTraining, check_any_labelled
 from formats.errors import InputError
 from formats.voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.affinity_net import build_affinity_net
-from pseudo_labels.affinity_loss import affinity_loss, pair_losses
+from pseudo_labels.affinities import affinity_loss, pair_losses
 from utils.distributed import (
     choose_gpus,
     launch_workers,
@@ -32,7 +32,7 @@ from utils.distributed import (
     sum_over_processes,
 )
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
@@ -112,7 +112,7 @@ def main(args) -> None:
     stop_distributed()
 
 
-@advice_when_memory_is_full("lower --train_batch, --crop_size or --radius")
+@advise_on_full_memory("lower --train_batch, --crop_size or --radius")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, world) -> None:
     """Take one optimizer step on images and affinity labels.
@@ -123,7 +123,6 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args, wor
     images, labels = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         edge_logits = model(inputs)
     sums, counts = pair_losses(edge_logits, labels, args.radius)

@@ -32,8 +32,8 @@ from formats.voc_layout import files_of_ids, find_masks, find_voc_root, list_pat
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
-from pseudo_labels.cams import image_tensor, normalised_cams, rectified
+from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, split_tiles
+from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
 from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import (
@@ -47,9 +47,9 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advise_on_full_memory, memory_format
 from utils.multi_scale import resize
-from utils.precision import autocast, checked_finite, compute_deterministically, fastest_convolutions, loss_scaler
+from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
@@ -154,17 +154,16 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
-@advice_when_memory_is_full("lower --train_batch or --crop_size")
+@advise_on_full_memory("lower --train_batch or --crop_size")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: float, args, world) -> None:
     """Take one optimizer step on images, their labels and, for EPS, saliency maps; `alpha` weights the puzzle loss."""
     images, image_labels, *saliency = batch
     state.optimizer.zero_grad(set_to_none=True)
     inputs = state.network.backbone.normalise(images)
-    inputs = inputs.contiguous(memory_format=memory_format(world.device))
     with autocast(world.device, args.amp):
         output = model(inputs)
-        merged = merge_tiles(model(tiles(inputs))["maps"]).float() if args.puzzle else None
+        merged = merge_tiles(model(split_tiles(inputs))["maps"]).float() if args.puzzle else None
     losses = {"classification": F.binary_cross_entropy_with_logits(output["logits"].float(), image_labels)}
     if args.puzzle:
         class_maps = merged[:, : image_labels.shape[1]]
@@ -178,7 +177,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
 
 
 @interruption.at_once()
-@advice_when_memory_is_full(LARGE_IMAGES)
+@advise_on_full_memory(LARGE_IMAGES)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
     """Compute mAP and macro F1 (at probability 0.5) over images at their own size; each process takes its share."""
@@ -186,16 +185,16 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
     rows = []
     share = range(world.rank, len(images), world.size)
     for index, image in read_ahead(lambda index: load_image(images[index]), share):
-        image = image_tensor(image, world.device)
+        image = image_to_tensor(image, world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
-        rows.append((index, checked_finite(logits.float()).cpu().numpy()))
+        rows.append((index, require_finite(logits.float()).cpu().numpy()))
     rows = sorted(gather_from_processes(rows), key=lambda row: row[0])
     scores = np.stack([scores for _, scores in rows])  # [N, C]
     return mean_average_precision(scores, image_labels), mean_f1(scores > 0, image_labels)
 
 
 @interruption.at_once()
-@advice_when_memory_is_full(LARGE_IMAGES)
+@advise_on_full_memory(LARGE_IMAGES)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
@@ -207,9 +206,9 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
         if ids[index] not in truth or not present.size:
             continue
         image, mask = load_labelled(images[index], truth[ids[index]], image_labels.shape[1] + 1)
-        pixels = network.backbone.normalise(image_tensor(image, world.device))
-        maps = rectified(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
-        cams = normalised_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
+        pixels = network.backbone.normalise(image_to_tensor(image, world.device))
+        maps = rectify_maps(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
+        cams = normalise_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
         for matrix, background in zip(matrices, BG_THRESHOLDS):
             matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
     for matrix in matrices:

@@ -37,7 +37,7 @@ from formats.voc_layout import (
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
-from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
+from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
 from models.segmentation_prediction import predict_segmentation
 from utils import interruption
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
@@ -53,7 +53,7 @@ from utils.distributed import (
 )
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
@@ -193,7 +193,7 @@ def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
 
-@advice_when_memory_is_full("lower --train_batch or --crop_size, or raise --accumulate")
+@advise_on_full_memory("lower --train_batch or --crop_size, or raise --accumulate")
 @fastest_convolutions()
 def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_weights, args, world) -> None:
     """Take one optimizer step on images and label maps (uint8 or int64); the loss is a mean over the counted pixels of
@@ -203,13 +203,12 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     `world.size`. With --accumulate, the batch passes in parts whose gradients sum to those of the whole batch.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    count = sum_over_processes(counted_pixels(batch[1], args.ohem)).clamp(min=1)
+    count = sum_over_processes(count_pixels(batch[1], args.ohem)).clamp(min=1)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     total = 0.0
     for number, (images, labels) in enumerate(parts, start=1):
         with gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
-            inputs = inputs.contiguous(memory_format=memory_format(world.device))
             with autocast(world.device, args.amp):
                 logits = model(inputs)
             losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
@@ -220,7 +219,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 
 @interruption.at_once()
-@advice_when_memory_is_full("validation uses whole images: remove the largest from --val_list")
+@advise_on_full_memory("validation uses whole images: remove the largest from --val_list")
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """Compute the mIoU over all whole images, each process taking its share; also return pictures of the first few."""
     matrix, pictures = ConfusionMatrix(num_labels), {}

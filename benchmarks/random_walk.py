@@ -19,13 +19,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from pseudo_labels.pixel_paths import path_offsets
 from torch import Tensor
 
 from benchmarks.memory import peak_mb, reset_peak, resident_mb
 from benchmarks.report import environment_line, save_page
 from metrics.tables import markdown_table
-from pseudo_labels.cams import normalised_cams
-from pseudo_labels.pixel_paths import path_offsets
+from pseudo_labels.cams import normalise_cams
 from pseudo_labels.random_walk import affinities, random_walk
 
 BETA, DOUBLINGS, RADIUS = 10.0, 8, 5  # the defaults of make_pseudo_labels.py, and IRN's
@@ -94,7 +94,7 @@ def dense_walk(cams: Tensor, edge: Tensor) -> Tensor:
     transitions = transition_matrix(edge)
     for _ in range(DOUBLINGS):
         transitions = transitions @ transitions
-    return normalised_cams(((cams * (1 - edge)).flatten(1) @ transitions).view(cams.shape))
+    return normalise_cams(((cams * (1 - edge)).flatten(1) @ transitions).view(cams.shape))
 
 
 def dense_products(cams: Tensor, edge: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def step_by_step(cams: Tensor, edge: Tensor, step: Callable[[Tensor], Tensor]) -
     maps = (cams * (1 - edge)).flatten(1)  # [K, N]
     for _ in range(2**DOUBLINGS):
         maps = step(maps)
-    return normalised_cams(maps.reshape(cams.shape))
+    return normalise_cams(maps.reshape(cams.shape))
 
 
 def transition_matrix(edge: Tensor) -> Tensor:

@@ -1,233 +1,262 @@
-r"""The training step of our scripts beside a plain loop, and what each change to that loop is worth alone.
+r"""Speed of the training step of our scripts beside a plain loop, and the gain of each change to that loop alone.
 
     python -m benchmarks.training_step
-    python -m benchmarks.training_step --network saliency
-    python -m benchmarks.training_step --compile -- --backbone resnest50 --train_batch 8 \
-        --data_dir data/voc12 --label_name SegmentationClassAug
+    python -m benchmarks.training_step --network saliency -- --backbone swin-small --train_batch 8
+    python -m benchmarks.training_step -- --data_dir data/voc12 --label_name SegmentationClassAug
 
-What follows `--` are flags of train_segmentation.py or SOD_train.py, whose defaults are measured on a GPU; on the CPU
-ResNeSt-101 at 320 px, or Swin-B at 224 px, with small batches takes two or three minutes. Data are scenes drawn for it
-unless the flags name others. The sides, described in training_loops.py, take turns; the first turn does not count, of
-the others the fastest does. Weights are random, and one batch lies ready; the loader has a table of its own.
+Flags after `--` are those of train_segmentation.py or SOD_train.py; the default batches are smaller on CPUs. Scenes are
+drawn unless the flags name data. All sides have the same network with random weights. The plain loop: float32 without
+TF32, contiguous memory, float images from pageable memory, PyTorch's default optimizer, `.item()` of each loss. The
+sides take turns on one batch in memory; the first turn is a warm-up, the fastest of the others counts. A second table
+compares a batch in memory with the loader of the script.
 """
 
 import argparse
-import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
-from torch.utils.flop_counter import FlopCounterMode
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+import options
+import SOD_train
+import train_segmentation
 from benchmarks.report import device_kind, environment_line, save_page
-from benchmarks.training_loops import TASKS, OurLoop, PlainLoop
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
+from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.saliency_folder import SaliencyTraining
+from datasets.voc12 import SegmentationTraining
+from formats.labels import IGNORE_LABEL
+from formats.saliency_layout import training_pairs
+from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 from metrics.tables import markdown_table
-from utils.precision import half_type
+from models.saliency_losses import saliency_objective, to_unit_range
+from models.saliency_net import build_saliency_net
+from utils.distributed import World
+from utils.memory import memory_format
+from utils.precision import allow_tf32, half_type, loss_scaler
+from utils.schedules import build_optimizer, parameter_groups
+from utils.training_state import TrainingState
 
-ON_THE_CPU = {"segmentation": "--train_batch 2 --crop_size 320", "saliency": "--train_batch 4"}
-STEADY = {"segmentation": "--lr 1e-4", "saliency": ""}  # random weights must not diverge
-# dense, 16 bits, by the makers' data sheets
-PEAK_TFLOPS = {"A100": 312, "H100 80GB HBM3": 989, "H200": 989, "RTX 4090": 165, "RTX 3090": 71}
-PEAK_TFLOPS |= {"L40S": 362, "L4": 121, "A10": 125, "V100": 125, "T4": 65}
-DRAWN, DRAWN_HW = 32, (375, 500)
-OPERATIONS = 10  # of the profile
-LOADER_TURNS = 2
+DEFAULT_FLAGS = {  # random weights diverge at the default rate of segmentation
+    ("segmentation", "cuda"): "--pretrained none --lr 1e-4",
+    ("segmentation", "cpu"): "--pretrained none --lr 1e-4 --train_batch 2 --crop_size 320",
+    ("saliency", "cuda"): "--pretrained none",
+    ("saliency", "cpu"): "--pretrained none --train_batch 4",
+}
+NUM_DRAWN, DRAWN_HW = 32, (375, 500)
+
+
+class Segmentation:
+    """Data, network and step of train_segmentation.py."""
+
+    clip = 0.0
+
+    def __init__(self, flags: list[str]):
+        args = self.args = options.train_segmentation().parse_args(flags)
+        voc_root = find_voc_root(args.data_dir)
+        ids = load_ids(list_path(args.list_dir, args.train_list))
+        self.classes = list(load_class_names(voc_root))
+        self.pairs = train_segmentation.labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
+        self.side_px = args.crop_size
+
+    def build(self) -> nn.Module:
+        names = ("head_width", "use_gn", "mode", "output_stride")
+        settings = options.backbone_settings(self.args) | {"classes": self.classes}
+        settings |= {name: getattr(self.args, name) for name in names}
+        return train_segmentation.build_network(settings, self.args, resumes=True)
+
+    def loader(self, steps: int, workers: int, device: torch.device):
+        """The loader of the script over `steps` batches; files are repeated as needed."""
+        args, num_samples = self.args, steps * self.args.train_batch
+        pairs = zip(*islice(cycle(self.pairs), num_samples))
+        dataset = SegmentationTraining(*pairs, len(self.classes) + 1, args.crop_size, args.long_side, args.seed)
+        return build_loader(dataset, EpochBatches(num_samples, args.train_batch, args.seed), workers, device)
+
+    def optimizer(self, network: nn.Module):
+        args = self.args
+        groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
+        return build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
+
+    def plain_optimizer(self, network: nn.Module, fused: bool | None):
+        settings = {name: getattr(self.args, name) for name in ("lr", "momentum", "weight_decay")}
+        return torch.optim.SGD(network.parameters(), **settings, nesterov=True, fused=fused)
+
+    def plain_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_LABEL)
+
+    def train_step(self, network: nn.Module, state: TrainingState, batch: list[Tensor]) -> None:
+        world = World(rank=0, size=1, device=batch[0].device, is_main=True)
+        train_segmentation.train_step(network, state, batch, None, self.args, world)
+
+
+class Saliency:
+    """Data, network and step of SOD_train.py."""
+
+    def __init__(self, flags: list[str]):
+        args = self.args = options.SOD_train().parse_args(flags)
+        self.pairs = training_pairs(args.train_root)
+        self.side_px, self.clip = args.image_size, args.clip
+
+    def build(self) -> nn.Module:
+        args = self.args
+        settings = options.backbone_settings(args)
+        settings |= {"decoder_width": args.decoder_width, "image_size": args.image_size}
+        return build_saliency_net(settings, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
+
+    def loader(self, steps: int, workers: int, device: torch.device):
+        """See `Segmentation.loader`."""
+        args, num_samples = self.args, steps * self.args.train_batch
+        pairs = list(islice(cycle(self.pairs), num_samples))
+        dataset = SaliencyTraining(pairs, args.seed, colour_jitter=args.colour_jitter)
+        batches = EpochBatches(num_samples, args.train_batch, args.seed, sides_px=[args.image_size])
+        return build_loader(dataset, batches, workers, device)
+
+    def optimizer(self, network: nn.Module):
+        return build_optimizer([{"params": list(network.parameters())}], "adam", self.args.lr)
+
+    def plain_optimizer(self, network: nn.Module, fused: bool | None):
+        return torch.optim.Adam(network.parameters(), lr=self.args.lr, fused=fused)
+
+    def plain_loss(self, outputs: dict, masks: Tensor) -> Tensor:
+        return saliency_objective(outputs, to_unit_range(masks), self.args.edge_loss)["loss"]
+
+    def train_step(self, network: nn.Module, state: TrainingState, batch: list[Tensor]) -> None:
+        SOD_train.train_step(network, state, batch, self.args)
+
+
+TASKS = {"segmentation": Segmentation, "saliency": Saliency}
+
+
+class PlainLoop:
+    """One step of a plain loop, with some of the changes of our scripts."""
+
+    def __init__(self, task, device, batch, layout=torch.contiguous_format, fused=None, amp=False, tf32=False):
+        self.task, self.device, self.tf32 = task, device, tf32
+        self.network = task.build().train()
+        self.batch = self.network.backbone.normalise(batch[0]), batch[1].clone()
+        self.network.to(device, memory_format=layout)
+        self.optimizer = task.plain_optimizer(self.network, fused)
+        self.half, self.scaler = half_type(device, amp), loss_scaler(device, amp)
+
+    def step(self) -> None:
+        images, target = (tensor.to(self.device) for tensor in self.batch)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, dtype=self.half or torch.bfloat16, enabled=self.half is not None):
+            output = self.network(images)
+        loss = self.task.plain_loss(output, target)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.task.clip:
+            nn.utils.clip_grad_value_(self.network.parameters(), self.task.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        loss.item()
+
+
+class ScriptLoop:
+    """One step of our script, by its own functions."""
+
+    tf32 = True
+
+    def __init__(self, task, device: torch.device, batch: list[Tensor]):
+        args = task.args
+        layout = torch.channels_last if isinstance(task, Saliency) else memory_format(device)
+        self.task, self.device, self.batch = task, device, batch
+        self.network = task.build().to(device, memory_format=layout).train()
+        self.optimizer = task.optimizer(self.network)
+        names = [str(number) for number in range(args.train_batch)]
+        batches = EpochBatches(args.train_batch, args.train_batch, args.seed)
+        self.state = TrainingState(self.network, self.optimizer, loss_scaler(device, args.amp), names, batches)
+
+    def step(self, batch: list[Tensor] | None = None) -> None:
+        batch = [tensor.to(self.device, non_blocking=True) for tensor in batch or self.batch]
+        self.task.train_step(self.network, self.state, batch)
 
 
 def main(argv: list[str]) -> None:
-    args = parse(argv)
+    parser = argparse.ArgumentParser(description="Speed of the training step.")
+    parser.add_argument("--network", choices=TASKS, default="segmentation", help="which script")
+    parser.add_argument("--turns", type=int, default=6, help="turns per side; the first is a warm-up")
+    parser.add_argument("--steps", type=int, default=1, help="steps per turn")
+    parser.add_argument("--loader_steps", type=int, default=8, help="steps with the loader")
+    parser.add_argument("flags", nargs="*", help="flags of the script, after --")
+    args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*([] if device.type == "cuda" else ON_THE_CPU[args.network].split()), *STEADY[args.network].split()]
-        flags += ["--pretrained", "none", *data_flags(args, Path(folder)), *args.flags]
-        task = TASKS[args.network](flags)
+        flags = DEFAULT_FLAGS[args.network, device.type].split()
+        task = TASKS[args.network]([*flags, *data_flags(args, Path(folder)), *args.flags])
         batch = next(iter(task.loader(1, 0, device)))
-        if args.alone:
-            print(alone_s(PlainLoop(task, device, batch, **{args.alone: True}), args, device))
-            return
-        loops = sides(args, task, flags, batch, device)
-        flops = {side: count_flops(loops[side]) for side in ("plain loop", "the script")}
-        times = measure(loops, args, device)
-        profiles = profile_table(loops["plain loop"], loops["the script"], device)
-        loading = loader_table(task, loops["the script"], args, device)
-    if device.type == "cuda":
-        del loops
-        torch.cuda.empty_cache()
-        times["plain loop, cuDNN's fastest"] = in_a_process_of_its_own("cudnn_benchmark", argv)
-    parts = [describe(task, device), speed_table(times, flops, device), loading, profiles, environment_line()]
+        loops = build_loops(task, device, batch)
+        turns = [{name: turn_s(loop, args.steps, device) for name, loop in loops.items()} for _ in range(args.turns)]
+        loading = loader_table(task, loops["the script"], args.loader_steps, device)
+    times = {name: min(turn[name] for turn in turns[1:]) for name in loops}
+    rows = [[name, f"{1e3 * s:.0f}", f"{times['plain loop'] / s:.2f} ×"] for name, s in times.items()]
+    title = f"{task.args.backbone}, {task.side_px} px, batch {task.args.train_batch}, {device.type}"
+    parts = [title, markdown_table(["", "ms/step", "speed-up"], rows), loading, environment_line()]
     command = f"python -m benchmarks.training_step {shlex.join(argv)}"
     save_page(f"training_step_{args.network}_{device_kind()}", command, parts)
 
 
-def parse(argv: list[str]):
-    parser = argparse.ArgumentParser(description="Speed of the training step.")
-    parser.add_argument("--network", choices=TASKS, default="segmentation", help="by the flags of its script")
-    parser.add_argument("--compile", action="store_true", help="also compiled; takes minutes on a CPU")
-    parser.add_argument("--turns", type=int, default=6, help="of each side; the first does not count")
-    parser.add_argument("--steps", type=int, help="of a turn (default 5 on GPUs, 1 on the CPU)")
-    parser.add_argument(
-        "--loader_steps", type=int, help="of a turn with the loader (default 100 on GPUs, 8 on the CPU)"
-    )
-    parser.add_argument("--alone", help=argparse.SUPPRESS)  # a change that cannot be measured beside the others
-    parser.add_argument("flags", nargs="*", help="flags of the script, after --")
-    args = parser.parse_args(argv)
-    on_gpu = torch.cuda.is_available()
-    args.steps = args.steps or (5 if on_gpu else 1)
-    args.loader_steps = args.loader_steps or (100 if on_gpu else 8)
-    return args
-
-
 def data_flags(args, folder: Path) -> list[str]:
-    """None where the flags name data; else those of scenes drawn into `folder`, as large as photographs of VOC."""
+    """Flags of drawn scenes of the size of VOC photographs, written to `folder`; none if the flags name data."""
     if args.network == "saliency":
         if "--train_root" in args.flags:
             return []
-        write_saliency_scenes(folder / "DRAWN", DRAWN, 0, *DRAWN_HW)
+        write_saliency_scenes(folder / "DRAWN", NUM_DRAWN, 0, *DRAWN_HW)
         return ["--train_root", str(folder)]
     if "--label_name" in args.flags:
         return []
-    write_voc_scenes(folder / "VOC2012", folder / "lists", DRAWN, 1, 0, *DRAWN_HW)
+    write_voc_scenes(folder / "VOC2012", folder / "lists", NUM_DRAWN, 1, 0, *DRAWN_HW)
     return ["--data_dir", str(folder), "--list_dir", str(folder / "lists"), "--label_name", "SegmentationClassAug"]
 
 
-def sides(args, task, flags: list[str], batch, device: torch.device) -> dict:
-    """The loops by name: the plain one, with one change each, then the script's, by its defaults and with one flag."""
-    on_gpu = device.type == "cuda"
-    changes = {"channels last": "channels_last", "fused optimizer": "fused"}
-    changes |= {"mixed precision": "amp"} if half_type(device, "cpu") else {}
-    changes |= {"TF32": "tf32"} if on_gpu else {}
-    changes |= {"compiled": "compile"} if args.compile else {}
-    loops = {"plain loop": PlainLoop(task, device, batch)}
-    loops |= {f"plain loop, {name}": PlainLoop(task, device, batch, **{key: True}) for name, key in changes.items()}
-    extra = [""]
-    extra += ["--amp cpu"] if not on_gpu and half_type(device, "cpu") else []
-    extra += [f"{flag} --compile".strip() for flag in extra] if args.compile else []
-    for flag in extra:
-        loops[f"the script {flag}".strip()] = OurLoop(TASKS[args.network]([*flags, *flag.split()]), device, batch)
-    return loops
-
-
-def measure(loops: dict, args, device: torch.device) -> dict[str, float]:
-    """Seconds of a step in the fastest turn of each."""
-    times: dict[str, list] = {name: [] for name in loops}
-    for turn in range(args.turns):
-        for name, loop in loops.items():
-            times[name].append(turn_s(loop, args.steps, device))
-        print(f"turn {turn + 1} of {args.turns}", flush=True)
-    return {name: min(turns[1:]) for name, turns in times.items()}
+def build_loops(task, device: torch.device, batch: list[Tensor]) -> dict:
+    """Loops by name: plain, plain with one change each, and the script."""
+    changes = {"channels last": {"layout": torch.channels_last}, "fused optimizer": {"fused": True}}
+    changes |= {"mixed precision": {"amp": "cpu"}} if half_type(device, "cpu") else {}
+    changes |= {"TF32": {"tf32": True}} if device.type == "cuda" else {}
+    plain = {f"plain loop, {name}": PlainLoop(task, device, batch, **change) for name, change in changes.items()}
+    return {"plain loop": PlainLoop(task, device, batch)} | plain | {"the script": ScriptLoop(task, device, batch)}
 
 
 def turn_s(loop, steps: int, device: torch.device) -> float:
-    with loop.settings():
-        started = now(device)
-        for _ in range(steps):
-            loop.step()
-        return (now(device) - started) / steps
+    """Seconds per step of a turn; gradients are freed afterwards."""
+    allow_tf32(loop.tf32)
+    started = read_clock(device)
+    for _ in range(steps):
+        loop.step()
+    seconds = (read_clock(device) - started) / steps
+    loop.optimizer.zero_grad()
+    return seconds
 
 
-def now(device: torch.device) -> float:
+def read_clock(device: torch.device) -> float:
+    """Seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def alone_s(loop, args, device: torch.device) -> float:
-    return min([turn_s(loop, args.steps, device) for _ in range(args.turns)][1:])
-
-
-def in_a_process_of_its_own(change: str, argv: list[str]) -> float:
-    """Of the plain loop with one change: what cuDNN has chosen for a size holds for all loops of a process."""
-    command = [sys.executable, "-m", "benchmarks.training_step", "--alone", change, *argv]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def count_flops(loop) -> int:
-    """Of convolutions and matrix products in one step, two for each product and its sum."""
-    with loop.settings(), FlopCounterMode(display=False) as counter:
-        loop.step()
-    return counter.get_total_flops()
-
-
-def describe(task, device: torch.device) -> str:
-    args = task.args
-    return f"{args.backbone}, {task.side_px} px, batch {args.train_batch}, {device.type}"
-
-
-def speed_table(times: dict[str, float], flops: dict[str, int], device: torch.device) -> str:
-    """`flops` of a step of either side: on CPUs the script has fewer."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else ""
-    peak = next((peak for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
-    unit = "TFLOP/s, of a peak not known" if name and not peak else "TFLOP/s"
-    rows = []
-    for side, step_s in times.items():
-        tflops = flops["the script" if side.startswith("the script") else "plain loop"] / step_s / 1e12
-        rate = f"{tflops:.2f}" + (f" ({100 * tflops / peak:.0f} % of {peak})" if peak else "")
-        rows.append([side, f"{1e3 * step_s:.0f}", f"{times['plain loop'] / step_s:.2f} ×", rate])
-    return markdown_table(["", "ms/step", "of the plain loop's speed", unit], rows)
-
-
-def loader_table(task, loop: OurLoop, args, device: torch.device) -> str:
-    """The script's step on a batch that is on hand, and on what its loader reads; they take turns, and the fastest
-    counts. Alone, the loader is timed over many more batches than lie ready when the first one does."""
-    steps, workers = args.loader_steps, task.args.workers
-    alone = max(steps, 20 * workers)
-    ways = {
-        "training, a batch on hand": lambda: (turn_s(loop, steps, device), 0.0),
-        f"training, {workers} workers load": lambda: loaded_s(task, loop, steps, device),
-        f"loading alone, {alone} batches": lambda: (loading_s(task, alone, device), 0.0),
-    }
-    turns = [[way() for way in ways.values()] for _ in range(LOADER_TURNS)]
-    (on_hand_s, _), (_, waited_s), _ = best = [min(times) for times in zip(*turns)]
-    rows = [[name, f"{1 / step_s:.2f}", f"{on_hand_s / step_s:.2f}"] for name, (step_s, _) in zip(ways, best)]
-    table = markdown_table([f"{steps} steps", "steps/s", "of training with a batch on hand"], rows)
-    return f"{table}\n\nThe loop waited {1e3 * waited_s:.1f} ms a step for data."
-
-
-def loaded_s(task, loop: OurLoop, steps: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of a step with the loader, and how many of them it waits for its batch. The first step does not count:
-    memory that a process shares with workers it has just started is copied when it is written to."""
-    with loop.settings():
-        batches = iter(task.loader(steps + 1, task.args.workers, device))
-        loop.step(next(batches))
-        waited_s, started = 0.0, now(device)
-        for _ in range(steps):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited_s += time.perf_counter() - asked
-            loop.step(batch)
-        return (now(device) - started) / steps, waited_s / steps
-
-
-def loading_s(task, steps: int, device: torch.device) -> float:
+def loader_table(task, loop: ScriptLoop, steps: int, device: torch.device) -> str:
+    """The script's step on a batch in memory and with its loader. The first batch, which starts workers, is ignored."""
+    memory_s = turn_s(loop, steps, device)
     batches = iter(task.loader(steps + 1, task.args.workers, device))
-    next(batches)
-    started = time.perf_counter()
-    for _ in batches:
-        pass
-    return (time.perf_counter() - started) / steps
-
-
-def profile_table(plain: PlainLoop, ours: OurLoop, device: torch.device) -> str:
-    """The operations that take longest in one step of either."""
-    before, after = (profile_ms(loop, device) for loop in (plain, ours))
-    names = sorted({**before, **after}, key=lambda name: -max(before.get(name, 0), after.get(name, 0)))[:OPERATIONS]
-    rows = [[name, *(f"{side.get(name, 0):.1f}" for side in (before, after))] for name in names]
-    return markdown_table(["operation, ms in one step", "plain loop", "the script"], rows)
-
-
-def profile_ms(loop, device: torch.device) -> dict[str, float]:
-    time_us = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    with loop.settings(), torch.profiler.profile() as profile:
-        loop.step()
-        now(device)
-    operations = [event for event in profile.key_averages() if event.device_type == DeviceType.CPU]
-    return {event.key: getattr(event, time_us) / 1e3 for event in operations}
+    loop.step(next(batches))
+    waited_s, started = 0.0, read_clock(device)
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited_s += (time.perf_counter() - asked) / steps
+        loop.step(batch)
+    loader_s = (read_clock(device) - started) / steps
+    rows = [["batch in memory", f"{1 / memory_s:.2f}"], [f"{task.args.workers} workers", f"{1 / loader_s:.2f}"]]
+    return f"{markdown_table(['', 'steps/s'], rows)}\n\nThe loop waited {1e3 * waited_s:.1f} ms a step for data."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The network that finds class boundaries, over which no class activation map may spread."""
+"""Affinity network: finds the class boundaries at which the expansion of class activation maps stops."""
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ NORM_GROUPS = 4
 
 
 class AffinityNet(nn.Module):
-    """Frozen backbone; every stage is brought to 32 channels and stride 4, and all together to one edge value.
+    """Frozen backbone; all stages reduced to 32 channels, resized to stride 4 and classified as edge or not.
 
     forward: images float [B, 3, H, W], normalised → edge logits [B, 1, H / 4, W / 4] (rounded up).
-    The backbone keeps its weights and its batch-norm statistics, in training too.
+    The weights and batch-norm statistics of the backbone do not change in training.
     """
 
     def __init__(self, backbone: Backbone):
@@ -41,8 +41,5 @@ class AffinityNet(nn.Module):
 
 
 def build_affinity_net(settings: dict, pretrained: str = "none") -> AffinityNet:
-    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, all of whose stages it uses.
-
-    `pretrained`: see `build_backbone`.
-    """
+    """Build the network described by the settings of a checkpoint. Arguments: see `build_backbone`."""
     return AffinityNet(build_backbone(settings, pretrained, output_stride=16, all_stages=True))

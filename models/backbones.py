@@ -1,6 +1,6 @@
-"""Backbones from timm, by the README's names or any timm name, as modules that give four feature maps.
+"""Backbones from timm, by the README's names or any timm name, as modules that return feature maps.
 
-`Backbone.channels` and `.strides` tell decoders what to expect; no decoder knows a backbone's name.
+`Backbone.channels` and `.strides` describe the maps, so that no decoder depends on a backbone's name.
 """
 
 import difflib
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from formats.errors import InputError, first_line
 from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_weights
-from models.split_attention import replace_split_attention
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -38,17 +37,18 @@ README_NAMES = {
     "resnest269": "resnest269e.in1k",
 }
 NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
-NAME_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+# timm arguments that name files or addresses of weights
+WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 NUM_STAGES = 4
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
 
 
 class Backbone(nn.Module):
-    """Four feature maps of a timm network.
+    """Feature maps of a timm network.
 
     forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of maps [B, channels[i],
-    H / strides[i], W / strides[i]] (rounded), finest first; four unless `build_backbone` was asked for all. Images are
-    padded at the right and the bottom with their mean colour to sides that are multiples of `multiple_px`.
+    H / strides[i], W / strides[i]] (rounded), finest first; four maps unless built with `all_stages`. Images are padded
+    at the right and the bottom with their mean colour to sides that are multiples of `multiple_px`.
     """
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], multiple_px: int = 1):
@@ -68,18 +68,19 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
         features = self.network(images)  # each [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
         if self.gives_nhwc:
-            last = images.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if last else torch.contiguous_format
-            features = [maps.permute(0, 3, 1, 2).contiguous(memory_format=layout) for maps in features]  # [B, C, …]
+            features = [maps.permute(0, 3, 1, 2) for maps in features]  # [B, C, H' / s, W' / s]
         return features  # R1 … R4: [B, C_i, H' / s_i, W' / s_i]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """RGB 0..255, uint8 or float [B, 3, H, W] → float32, by the mean and deviation of the weights' training."""
-        return (images.float() / 255 - self.mean) / self.std
+        """RGB 0..255, uint8 or float [B, 3, H, W] → float32, by mean and deviation of the pretraining data.
+
+        The result is contiguous: the network's weights alone choose the memory format of its layers.
+        """
+        return (images.contiguous().float() / 255 - self.mean) / self.std
 
 
-def timm_name(name: str) -> str:
-    """The timm name of a backbone. Raises `InputError` that lists the choices for an unknown one."""
+def find_timm_name(name: str) -> str:
+    """The timm name of a backbone. Raises `InputError` that lists the choices for an unknown name."""
     if name in README_NAMES:
         return README_NAMES[name]
     if name in NOT_IN_TIMM:
@@ -92,7 +93,7 @@ def timm_name(name: str) -> str:
 
 
 def has_known_tag(name: str) -> bool:
-    """Whether the part of a timm name behind its dot, if there is one, names weights that timm knows."""
+    """Whether the tag of a timm name (the part after the dot, which names weights) is absent or known to timm."""
     try:
         return timm.get_pretrained_cfg(name) is not None or "." not in name
     except RuntimeError:
@@ -106,44 +107,45 @@ def build_backbone(
     output_stride: int | None = None,
     all_stages: bool = False,
 ) -> Backbone:
-    """Builds the backbone that `settings` describe:
+    """Build the backbone described by `settings`.
 
+    settings:
         backbone        a README name or any timm name
-        backbone_args   goes to timm as it is (embed_dim=32, depths=(2, 2, 2, 2), channels=(16, 32, 64, 128) …)
-        pixel_mean      three numbers in 0..1, RGB, or None: what timm says the weights were trained with
-        pixel_std       likewise
+        backbone_args   dict passed on to timm (embed_dim=32, depths=(2, 2, 2, 2), channels=(16, 32, 64, 128) …)
+        pixel_mean      three numbers in 0..1, RGB; None: those of the pretrained weights according to timm
+        pixel_std       three numbers above 0, RGB; None: as for pixel_mean
+    pretrained: "imagenet" (from the hub), "none" (random weights), or the path of a weights file: one of timm, or a
+        checkpoint of this project, from which the backbone is loaded.
+    output_stride: 8 or 16 dilates convolutional networks.
+    all_stages: return all maps of the network instead of four: for a ResNet also the map of stride 2, for a
+        transformer four.
 
-    `pretrained`: "imagenet" (from the hub), "none" (random), or the path of a weights file: timm's own, or a
-    checkpoint of this project, whose backbone is taken. `output_stride` 8 or 16 dilates convolutional networks.
-    With `all_stages` it gives every map the network has: of a ResNet also that of stride 2, of a transformer four.
-    Raises `InputError` for unknown names and settings, and when weights cannot be had.
+    Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """
     name = settings["backbone"]
-    full_name = timm_name(name)
+    full_name = find_timm_name(name)
     check_backbone_args(settings["backbone_args"])
-    options = timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
-    weights, are_ours = None, False
+    options = collect_timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
+    weights, is_own = None, False
     if pretrained == "imagenet":
         check_hub_weights(name, full_name)
         options |= {"pretrained": True}
     elif pretrained != "none":
-        weights, are_ours = read_weights(pretrained)
-        if not are_ours:
+        weights, is_own = read_weights(pretrained)
+        if not is_own:
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
     network = create_network(full_name, options, settings, pretrained)
-    if len(network.feature_info.channels()) != NUM_STAGES and not all_stages:
-        raise InputError(
-            f"--backbone {name} gives {len(network.feature_info.channels())} feature maps, not {NUM_STAGES}"
-        )
+    num_maps = len(network.feature_info.channels())
+    if num_maps != NUM_STAGES and not all_stages:
+        raise InputError(f"--backbone {name} gives {num_maps} feature maps, not {NUM_STAGES}")
     if "resnest" in full_name:
-        replace_split_attention(network)
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     config = timm.get_pretrained_cfg(full_name)
     mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std
     if not min(std) > 0:
         raise InputError(f"pixel_std {list(std)}: pixels are divided by these numbers, which must be above 0")
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
-    if are_ours:
+    if is_own:
         load_own_backbone(backbone, weights, pretrained)
     elif weights is not None:
         check_all_loaded(network, weights, pretrained)
@@ -151,19 +153,20 @@ def build_backbone(
 
 
 def check_backbone_args(backbone_args: dict) -> None:
-    """Raises `InputError` for what makes timm read files or fetch addresses: a checkpoint could name its author's."""
-    names = sorted(NAME_FILES.intersection(backbone_args))
+    """Raise `InputError` for arguments that make timm read files or addresses: a checkpoint could name any."""
+    names = sorted(WEIGHT_ARGS.intersection(backbone_args))
     if names:
-        raise InputError(f"--backbone_args {names[0]} names weights: they come by --pretrained alone")
+        raise InputError(f"--backbone_args {names[0]} names weights: use --pretrained instead")
 
 
 def create_network(full_name: str, options: dict, settings: dict, pretrained: str) -> nn.Module:
-    """timm's network; raises `InputError` with the settings in it when timm fails."""
+    """Create timm's network. Raises `InputError` with the settings if timm fails."""
     try:
         return timm.create_model(full_name, **options)
     except Exception as error:  # timm passes the settings on to code that fails in many ways
-        if not can_be_dilated(full_name, options.get("output_stride")):
-            raise cannot_be_dilated(settings["backbone"], options["output_stride"]) from error
+        # networks without output stride reject the argument, or assert the value 32
+        if "output_stride" in options and ("output_stride" in str(error) or isinstance(error, AssertionError)):
+            raise dilation_error(settings["backbone"], options["output_stride"]) from error
         reason = f"--backbone {settings['backbone']} cannot be built with {settings['backbone_args']}"
         if pretrained not in ("imagenet", "none"):
             reason += f" and the weights {pretrained} (are they of the same network?)"
@@ -172,53 +175,44 @@ def create_network(full_name: str, options: dict, settings: dict, pretrained: st
         raise InputError(f"{reason}: {first_line(error)}") from error
 
 
-def timm_options(
+def collect_timm_options(
     full_name: str, backbone_args: dict, image_size: int | None, output_stride: int | None, all_stages: bool
 ) -> dict:
-    """What timm has to be told so that the network gives four maps (or all it has) of images of any size."""
+    """Arguments of `timm.create_model` for four maps (or all maps) of images of any size."""
     options = {"features_only": True} | ({} if all_stages else {"out_indices": tuple(range(-NUM_STAGES, 0))})
     if full_name.startswith("swin"):
         options |= {"strict_img_size": False} | ({"img_size": -(-image_size // 4) * 4} if image_size else {})
     if full_name.startswith("swin_"):
-        options |= {"always_partition": True}  # else a network built at 224 px never shifts windows in its last stage
+        options |= {"always_partition": True}  # a network built at 224 px would not shift windows in its last stage
     if output_stride:
         options |= {"output_stride": output_stride}
     return options | plain_transformer_options(full_name, options | backbone_args, image_size) | backbone_args
 
 
 def plain_transformer_options(full_name: str, options: dict, image_size: int | None) -> dict:
-    """For a transformer whose blocks all give maps of one size (ViT, DINO): four blocks evenly spread; images of any
-    size, or where timm cannot do that (BEiT), of `image_size`. Empty for networks whose maps form a pyramid.
+    """Arguments for a transformer whose blocks all have maps of one size (ViT, DINO, BEiT).
+
+    Four evenly spaced blocks; images of any size or, where timm does not support that (BEiT), of `image_size`. Empty
+    for networks whose maps form a pyramid.
     """
     try:
         with torch.device("meta"):
             network = timm.create_model(full_name, **options)
-    except Exception:  # the same failure comes again, with a message, when the network is built
+    except Exception:  # raised again, with a message, by create_network
         return {}
     blocks = getattr(getattr(network, "model", None), "blocks", None)
     if blocks is None or len(set(network.feature_info.reduction())) > 1:
         return {}
     accepted = inspect.signature(type(network.model)).parameters
-    spread = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
+    indices = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
     sizes = {key: True for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted}
     if not sizes and image_size and "img_size" in accepted:
         sizes = {"img_size": image_size}
-    return {"out_indices": spread} | sizes
+    return {"out_indices": indices} | sizes
 
 
-def can_be_dilated(full_name: str, output_stride: int | None) -> bool:
-    """Whether timm builds this network with such an output stride, whatever its other settings."""
-    if output_stride is None:
-        return True
-    try:
-        with torch.device("meta"):
-            timm.create_model(full_name, features_only=True, output_stride=output_stride)
-    except Exception:  # networks that know no output stride fail in many ways
-        return False
-    return True
-
-
-def cannot_be_dilated(name: str, output_stride: int) -> InputError:
+def dilation_error(name: str, output_stride: int) -> InputError:
+    """The error for a backbone that cannot be dilated to `output_stride`."""
     return InputError(
         f"--backbone {name}: class maps and segmentation need a backbone that can be dilated to output stride "
         f"{output_stride}, which this one cannot: choose a ResNet, ResNeSt, ConvNeXt or MobileNet, such as resnet-50, "
@@ -227,9 +221,10 @@ def cannot_be_dilated(name: str, output_stride: int) -> InputError:
 
 
 def keep_pools_at_stride_1(network: nn.Module, dilated_layers: tuple[str, ...]) -> None:
-    """The first block of each dilated layer of a ResNeSt keeps its 3×3 average pool and an unpooled shortcut.
+    """Restore the original pooling in the first block of each dilated layer of a ResNeSt, in place.
 
-    timm drops the one and pools the other; published DeepLab weights on ResNeSt mean the original network.
+    The original network keeps the 3×3 average pool, at stride 1, and does not pool the shortcut; timm drops the first
+    and pools the second. Published DeepLab weights on ResNeSt need the original.
     """
     for layer in dilated_layers:
         block = getattr(network, layer)[0]

@@ -1,4 +1,4 @@
-"""The classifier whose last layer is a class activation map."""
+"""Image classifier whose last layer produces class activation maps."""
 
 from torch import Tensor, nn
 
@@ -6,12 +6,12 @@ from models.backbones import Backbone, build_backbone
 
 
 class CamClassifier(nn.Module):
-    """Backbone, 1×1 convolution without bias, average over the map.
+    """Backbone, 1×1 convolution without bias, global average pooling.
 
     forward: images float [B, 3, H, W], normalised → dict
         "logits"      [B, C]
-        "class_maps"  [B, C, H / s, W / s], raw: before ReLU; the mean of map c is logit c
-        "maps"        the same with, for EPS, a map of the background after them: [B, C + 1, H / s, W / s]
+        "class_maps"  [B, C, H / s, W / s], before ReLU; the mean of map c is logit c
+        "maps"        class maps and, with `background_map` (for EPS), a background map: [B, C or C + 1, H / s, W / s]
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, background_map: bool = False):
@@ -30,10 +30,10 @@ class CamClassifier(nn.Module):
 
 
 def build_cam_classifier(settings: dict, pretrained: str = "none") -> CamClassifier:
-    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), and
-    background_map (False where it is not named).
+    """Build the network described by the settings of a checkpoint.
 
-    `pretrained`: see `build_backbone`.
+    settings: those of `build_backbone`, classes (names) and background_map (default False). `pretrained`: see
+    `build_backbone`.
     """
     backbone = build_backbone(settings, pretrained, output_stride=16)
     return CamClassifier(backbone, len(settings["classes"]), settings.get("background_map", False))

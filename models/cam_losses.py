@@ -1,18 +1,18 @@
-"""Losses that make class activation maps better than the image labels alone do: Puzzle-CAM and EPS."""
+"""Losses that improve class activation maps: Puzzle-CAM and EPS."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SALIENT_OVERLAP = 0.4  # a class whose area is less salient counts as background
+SALIENT_OVERLAP = 0.4  # smallest salient share of the area of a foreground class
 FOREGROUND_WEIGHT = 0.5
 PUZZLE_WEIGHT = 4.0
 
 
-def tiles(images: Tensor) -> Tensor:
-    """The quarters of images [B, C, H, W] → [4 B, C, H / 2, W / 2]: all upper left ones, upper right, lower left, …
+def split_tiles(images: Tensor) -> Tensor:
+    """Split images [B, C, H, W] into quarters [4 B, C, H / 2, W / 2]: upper left, upper right, lower left, lower right.
 
-    A last odd row or column is left out.
+    An odd last row or column is dropped.
     """
     height, width = images.shape[-2] // 2, images.shape[-1] // 2
     rows = images[..., :height, :], images[..., height : 2 * height, :]
@@ -20,15 +20,17 @@ def tiles(images: Tensor) -> Tensor:
 
 
 def merge_tiles(maps: Tensor) -> Tensor:
-    """Maps of `tiles`, [4 B, C, h, w] → [B, C, 2 h, 2 w]."""
+    """Merge the maps of `split_tiles`: [4 B, C, h, w] → [B, C, 2 h, 2 w]."""
     upper_left, upper_right, lower_left, lower_right = maps.chunk(4)
     upper, lower = torch.cat([upper_left, upper_right], dim=3), torch.cat([lower_left, lower_right], dim=3)
     return torch.cat([upper, lower], dim=2)
 
 
 def puzzle_loss(full: Tensor, merged: Tensor, image_labels: Tensor) -> Tensor:
-    """Puzzle-CAM's reconstruction loss (Jo & Yu, ICIP 2021): the L1 distance of the raw maps of whole images and of
-    their merged tiles, both [B, C, h, w], over all elements. Maps of classes absent in image_labels [B, C] count as 0.
+    """Puzzle-CAM's reconstruction loss (Jo & Yu, ICIP 2021).
+
+    Mean absolute difference of the raw maps of whole images and of their merged tiles, both [B, C, h, w]. Maps of
+    classes that are 0 in image_labels [B, C] are set to 0.
     """
     present = image_labels[:, :, None, None]
     if merged.shape != full.shape:
@@ -37,16 +39,16 @@ def puzzle_loss(full: Tensor, merged: Tensor, image_labels: Tensor) -> Tensor:
 
 
 def puzzle_weight(step: int, total_steps: int) -> float:
-    """α: rises linearly from 0 to 4 over the first half of all steps."""
+    """Weight α of the puzzle loss: rises linearly from 0 to 4 over the first half of all steps."""
     return PUZZLE_WEIGHT * min(1.0, 2 * step / total_steps)
 
 
 def eps_loss(maps: Tensor, image_labels: Tensor, saliency: Tensor) -> Tensor:
     """EPS's saliency loss (Lee et al., CVPR 2021).
 
-    maps [B, C + 1, h, w], raw, background last; image_labels [B, C]; saliency [B, 1, H, W] in 0..1. With the softmax
-    over the maps, M_fg is the sum of the image's classes, M_bg the background's; classes that overlap with the saliency
-    by less than 0.4 of their own area go to M_bg. Mean of (½ M_fg + ½ (1 − M_bg) − saliency)².
+    maps [B, C + 1, h, w], raw, background last; image_labels [B, C]; saliency [B, 1, H, W] in 0..1 → scalar: the mean
+    of (½ M_fg + ½ (1 − M_bg) − saliency)². M_fg is the sum of the softmax maps of the image's classes, M_bg the
+    background map plus the classes of which less than 0.4 of the area is salient.
     """
     saliency = F.interpolate(saliency, size=maps.shape[-2:], mode="area")  # [B, 1, h, w]
     probs = maps.softmax(dim=1)  # [B, C + 1, h, w]

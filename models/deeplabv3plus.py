@@ -5,13 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.errors import InputError
-from models.backbones import Backbone, build_backbone, cannot_be_dilated
-from models.joined_convolution import JoinedConvolution
+from models.backbones import Backbone, build_backbone, dilation_error
 
 ASPP_DILATIONS = {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}  # by output stride
 NORM_GROUPS = 4
 LOW_LEVEL_STRIDE, LOW_LEVEL_CHANNELS = 4, 48
-DEFAULT_OUTPUT_STRIDE = 16  # of checkpoints that do not name theirs
+DEFAULT_OUTPUT_STRIDE = 16  # of checkpoints without this setting
 
 
 class AtrousBranch(nn.Module):
@@ -28,7 +27,7 @@ class AtrousBranch(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Four dilations and the image mean, joined by a 1×1 convolution: [B, c_in, H, W] → [B, width, H, W]."""
+    """Four dilated branches and the image mean, fused by a 1×1 convolution: [B, c_in, H, W] → [B, width, H, W]."""
 
     def __init__(self, c_in: int, width: int, dilations: tuple[int, int, int, int], norm, dropout: float):
         super().__init__()
@@ -45,45 +44,42 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = [branch(x) for branch in (self.aspp1, self.aspp2, self.aspp3, self.aspp4)]  # 4 × [B, width, H, W]
         mean = self.global_avg_pool(x).expand(-1, -1, *x.shape[-2:])  # [B, width, H, W]
-        joined = self.conv1(torch.cat([*branches, mean], dim=1))  # [B, width, H, W]
-        return self.dropout(F.relu(self.bn1(joined)))  # [B, width, H, W]
+        fused = self.conv1(torch.cat([*branches, mean], dim=1))  # [B, width, H, W]
+        return self.dropout(F.relu(self.bn1(fused)))  # [B, width, H, W]
 
 
 class Decoder(nn.Module):
-    """Joins the ASPP result with features of stride 4 → logits [B, L, H / 4, W / 4]."""
+    """Enlarges the ASPP result to stride 4 and fuses it with the features there → logits [B, L, H / 4, W / 4]."""
 
     def __init__(self, c_low: int, width: int, num_labels: int, norm, dropout: float):
         super().__init__()
         self.conv1 = nn.Conv2d(c_low, LOW_LEVEL_CHANNELS, kernel_size=1, bias=False)
         self.bn1 = norm(LOW_LEVEL_CHANNELS)
         self.classifier = nn.Sequential(
-            JoinedConvolution(width, LOW_LEVEL_CHANNELS, width),
+            nn.Conv2d(width + LOW_LEVEL_CHANNELS, width, kernel_size=3, padding=1, bias=False),
             norm(width),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
             norm(width),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout / 5),  # the published 0.1 for 0.5
+            nn.Dropout(dropout / 5),  # published: 0.1 after 0.5
             nn.Conv2d(width, num_labels, kernel_size=1),
         )
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         low = F.relu(self.bn1(self.conv1(low)))  # [B, 48, H / 4, W / 4]
-        join, *classify = self.classifier
-        x = join(high, low)  # [B, width, H / 4, W / 4]
-        for layer in classify:
-            x = layer(x)  # [B, width, H / 4, W / 4]; the last [B, L, H / 4, W / 4]
-        return x  # [B, L, H / 4, W / 4]
+        high = F.interpolate(high, low.shape[-2:], mode="bilinear", align_corners=True)  # [B, width, H / 4, W / 4]
+        return self.classifier(torch.cat([high, low], dim=1))  # [B, L, H / 4, W / 4]
 
 
 class DeepLabV3Plus(nn.Module):
     """Backbone at output stride 16 or 8, ASPP with the dilations of that stride, decoder.
 
     forward: images float [B, 3, H, W], normalised → logits float32 [B, L, H, W].
-    With `fix_batch_norm`, batch norms of the backbone use their stored statistics in training too; their scale and
-    shift are still trained. `dropout` is the share after ASPP and after the decoder's first block; after its second
-    block it is a fifth of that.
+    fix_batch_norm: batch norms of the backbone use their stored statistics in training; their scale and shift are
+        still trained.
+    dropout: probability after ASPP and the first block of the decoder; a fifth of it after the second block.
     """
 
     def __init__(
@@ -118,13 +114,16 @@ class DeepLabV3Plus(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """The head's norm, of 4 groups (Puzzle-CAM's `use_gn`)."""
+    """GroupNorm of the head with 4 groups (Puzzle-CAM's `use_gn`)."""
     return nn.GroupNorm(NORM_GROUPS, channels)
 
 
 def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float = 0.5) -> DeepLabV3Plus:
-    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, classes (names), head_width,
-    use_gn, mode, and output_stride (16 where it is not named). `pretrained`: see `build_backbone`."""
+    """Build the network described by the settings of a checkpoint.
+
+    settings: those of `build_backbone`, classes (names), head_width, use_gn, mode ("fix" or "normal") and output_stride
+    (default 16). `pretrained`: see `build_backbone`. Raises `InputError` for settings that do not fit together.
+    """
     output_stride = settings.get("output_stride", DEFAULT_OUTPUT_STRIDE)
     if output_stride not in ASPP_DILATIONS:
         raise InputError(f"--output_stride {output_stride}: DeepLabV3+ has {' or '.join(map(str, ASPP_DILATIONS))}")
@@ -132,7 +131,7 @@ def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float
         raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
     backbone = build_backbone(settings, pretrained, output_stride=output_stride)
     if (backbone.strides[0], backbone.strides[-1]) != (LOW_LEVEL_STRIDE, output_stride):
-        raise cannot_be_dilated(settings["backbone"], output_stride)
+        raise dilation_error(settings["backbone"], output_stride)
     return DeepLabV3Plus(
         backbone,
         num_labels=len(settings["classes"]) + 1,

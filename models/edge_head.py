@@ -1,4 +1,4 @@
-"""The edge-aware module of the salient object network, and the edges that it learns."""
+"""Edge-aware module of the salient object network, and its training target."""
 
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 class EdgeHead(nn.Module):
-    """Finds object boundaries in the four encoder features.
+    """Predicts object boundaries from the four encoder features.
 
-    The global maximum of R1 weighs the channels of R2, R3 and R4, each brought to C0 channels; their sum passes one
-    convolution twice. R1 itself enters only through its maximum.
+    R2, R3 and R4 are projected to C0 channels, weighted by channel from the global maximum of R1, and summed; the sum
+    passes the same convolution twice. R1 is used only through its maximum.
 
-    forward: features 4 × [B, C_i, H_i, W_i], finest first; size_hw of the result in px → edge logits [B, 1, H, W].
+    forward: features 4 × [B, C_i, H_i, W_i], finest first; output size (H, W) in px → edge logits [B, 1, H, W].
     """
 
     def __init__(self, channels: list[int], drop_path: float = 0.3):
@@ -44,7 +44,7 @@ class EdgeHead(nn.Module):
 
 
 def edge_target(mask: Tensor) -> Tensor:
-    """A soft band of about 5 px along the boundary: mask [B, 1, H, W] in 0..1 → edge [B, 1, H, W] in 0..1.
+    """Soft band of about 5 px along the boundary: mask [B, 1, H, W] in 0..1 → edge [B, 1, H, W] in 0..1.
 
     Morphological gradient (dilation − erosion), 3×3 maximum, 3×3 mean.
     """

@@ -7,15 +7,15 @@ from torch import Tensor
 from models.edge_head import edge_target
 
 
-def unit_range(grey: Tensor) -> Tensor:
-    """uint8 0..255, as files hold it and the device gets it soonest, or float 0..1 → float 0..1."""
+def to_unit_range(grey: Tensor) -> Tensor:
+    """uint8 in 0..255 → float in 0..1; floats are returned unchanged."""
     return grey / 255 if grey.dtype == torch.uint8 else grey
 
 
 def boundary_weight(mask: Tensor) -> Tensor:
     """1 + 5 · |mean of the 31×31 neighbourhood − mask|: [B, 1, H, W] → [B, 1, H, W] in 1..6.
 
-    Pixels beyond the border count as background. The mean is taken by rows, then by columns.
+    Pixels outside the image count as background. The mean is separated into columns and rows.
     """
     rows = F.avg_pool2d(mask, kernel_size=(31, 1), stride=1, padding=(15, 0))
     mean = F.avg_pool2d(rows, kernel_size=(1, 31), stride=1, padding=(0, 15))
@@ -23,10 +23,10 @@ def boundary_weight(mask: Tensor) -> Tensor:
 
 
 def structure_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """Weighted BCE + weighted IoU of F3Net (Wei et al., AAAI 2020): pixels near a boundary count up to six times.
+    """Weighted BCE + weighted IoU of F3Net (Wei et al., AAAI 2020).
 
-    logits, mask, weight: [B, 1, H, W], mask in 0..1 → scalar, mean over the images.
-    The BCE is kept per pixel (`reduction="none"`) so that the weights reach it.
+    logits, mask, weight: [B, 1, H, W], mask in 0..1 → scalar, the mean over the images. The weights apply to the BCE
+    of each pixel; the published code weights its mean, which cancels them.
     """
     bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")  # [B, 1, H, W]
     bce = (weight * bce).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))  # [B, 1]
@@ -38,7 +38,7 @@ def structure_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 
 
 def edge_loss(logits: Tensor, edge: Tensor) -> Tensor:
-    """BCE + Dice on the soft boundary band; logits, edge: [B, 1, H, W], edge in 0..1 → scalar."""
+    """BCE + Dice loss on the soft boundary band; logits, edge: [B, 1, H, W], edge in 0..1 → scalar."""
     bce = F.binary_cross_entropy_with_logits(logits, edge)
     probs = logits.sigmoid()
     overlap = 2 * (probs * edge).sum(dim=(1, 2, 3)) + 1
@@ -49,11 +49,10 @@ def edge_loss(logits: Tensor, edge: Tensor) -> Tensor:
 def saliency_objective(
     outputs: dict, mask: Tensor, edge_weight: float, edge: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The training loss of a batch: every side output weighs 1, the edge output `edge_weight`.
+    """Training loss of a batch: each side output has weight 1, the edge output `edge_weight`.
 
-    outputs: of `SaliencyNet`, taken to float32 here; mask [B, 1, H, W] in 0..1; edge likewise, made from the mask if
-    not given.
-    → {"loss", "saliency_loss", "edge_loss"}, scalars.
+    outputs: of `SaliencyNet`, converted to float32; mask, edge: [B, 1, H, W] in 0..1; the edge is computed from the
+    mask if not given. → {"loss", "saliency_loss", "edge_loss"}, scalars.
     """
     weight = boundary_weight(mask)
     saliency = torch.stack([structure_loss(logits.float(), mask, weight) for logits in outputs["saliency"]]).sum()

@@ -1,24 +1,24 @@
-"""The salient object network: encoder, PATM decoder from coarse to fine, edge head."""
+"""Salient object network: encoder, coarse-to-fine decoder of PATMs, edge head."""
 
 from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from formats.errors import InputError
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
+from utils.multi_scale import resize
 
-# inner and output channels of PATM4 … PATM1, as shares of the decoder's width
+# inner and output channels of PATM4 … PATM1, relative to the decoder width
 INNER_SHARES, OUTPUT_SHARES = (1, 1, 1 / 2, 1 / 4), (1, 1 / 2, 1 / 4, 1 / 8)
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 DILATIONS = ((3, 2), (3, 2), (5, 3), (5, 3))
 
 
 class PATM(nn.Module):
-    """Phase-aware module: three receptive fields, each split into amplitude and phase, joined, then doubled in size.
+    """Phase-aware module: three receptive fields in amplitude–phase form, summed, fused and upsampled by 2.
 
     forward: [B, c_in, H, W] → [B, c_out, 2 H, 2 W].
     """
@@ -41,8 +41,8 @@ class PATM(nn.Module):
         b = self.conv_b(a)  # [B, c_mid, H, W]
         c = self.conv_c(b)  # [B, c_mid, H, W]
         fields = self.dilated_a(a), self.dilated_b(b), c  # 3 × [B, c_mid, H, W]
-        joined = sum(amplitude_phase(field) for field in fields)  # [B, 2 c_mid, H, W]
-        return self.upsample(self.dropout(self.join(joined)))  # [B, c_out, 2 H, 2 W]
+        total = sum(amplitude_phase(field) for field in fields)  # [B, 2 c_mid, H, W]
+        return self.upsample(self.dropout(self.join(total)))  # [B, c_out, 2 H, 2 W]
 
 
 class SaliencyNet(nn.Module):
@@ -87,9 +87,10 @@ class SaliencyNet(nn.Module):
         return {"saliency": side_logits[::-1], "edge": edge_logits}  # 4 × [B, 1, H, W], [B, 1, H, W]
 
     def checkpoint_activations(self, on: bool) -> None:
-        """In training, hold only the results of backbone blocks and PATMs; the backward pass computes the rest again.
+        """Store only the outputs of backbone blocks and PATMs in training, and recompute the rest for the gradients.
 
-        Blocks are timm's choice; a backbone with batch norm, whose statistics timm would count twice, is one block.
+        Blocks are those of timm. A backbone with batch norm is a single block, because timm would update its running
+        statistics twice.
         """
         self.recompute = {self.backbone, *self.decoder} if on else set()
         inner = list(self.backbone.network.modules())[1:]
@@ -100,20 +101,20 @@ class SaliencyNet(nn.Module):
                 block.grad_checkpointing = on
 
     def run(self, part: nn.Module, x: Tensor):
-        """`part(x)`; where it is among `recompute`, without holding what is in between."""
+        """`part(x)`, checkpointed if the part is in `recompute`."""
         if part not in self.recompute or not (self.training and torch.is_grad_enabled()):
             return part(x)
-        if torch.compiler.is_compiling():  # the compiler itself moves statistics once
+        if torch.compiler.is_compiling():  # the compiler updates statistics once
             return checkpoint(part, x, use_reentrant=False)
-        return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(part)))
+        return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), freeze_statistics(part)))
 
 
 def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> SaliencyNet:
-    """The network that `settings` (of a checkpoint) describe: those of `build_backbone`, decoder_width, image_size.
+    """Build the network described by the settings of a checkpoint.
 
-    `decoder_width` is the number of channels of the coarsest stage, a multiple of 8; the finer stages have a half, a
-    quarter and an eighth of it. The paper's decoder, of 152 M parameters on Swin-B, is that of 1024. `pretrained`: see
-    `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
+    settings: those of `build_backbone`, image_size (px) and decoder_width: channels of the coarsest decoder stage, a
+    multiple of 8; finer stages have 1/2, 1/4 and 1/8 of it. The paper's decoder has width 1024 (152 M parameters on
+    Swin-B). `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
     if settings["image_size"] < 1 or settings["decoder_width"] < 8:
         raise InputError(f"image_size {settings['image_size']}, decoder_width {settings['decoder_width']}: too small")
@@ -125,8 +126,8 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
 
 
 @contextmanager
-def statistics_kept(module: nn.Module):
-    """Batch norms within do not move their running statistics: a second pass over a batch must not count twice."""
+def freeze_statistics(module: nn.Module):
+    """Keep running statistics of batch norms constant inside: recomputation must not update them a second time."""
     norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORM)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -140,7 +141,7 @@ def statistics_kept(module: nn.Module):
 
 
 def conv_bn_relu(c_in: int, c_out: int, dilation: int = 1) -> nn.Sequential:
-    """3×3 convolution without bias, batch norm, ReLU; the size is kept."""
+    """3×3 convolution without bias, batch norm, ReLU; same size."""
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel_size=3, padding=dilation, dilation=dilation, bias=False),
         nn.BatchNorm2d(c_out),
@@ -149,12 +150,5 @@ def conv_bn_relu(c_in: int, c_out: int, dilation: int = 1) -> nn.Sequential:
 
 
 def amplitude_phase(f: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, 2 C, H, W]: f·cos f beside f·sin f."""
+    """Concatenate f·cos f and f·sin f: [B, C, H, W] → [B, 2 C, H, W]."""
     return torch.cat([f * f.cos(), f * f.sin()], dim=1)
-
-
-def resize(x: Tensor, size_hw) -> Tensor:
-    """Bilinear, [B, C, H, W] → [B, C, *size_hw]."""
-    if tuple(x.shape[-2:]) == tuple(size_hw):
-        return x
-    return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""From images of any size to 8-bit saliency maps of that size."""
+"""8-bit saliency maps of images of any size."""
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ def predict_saliency(
     flip: bool = False,
     amp: bool | str = True,
 ) -> list[np.ndarray]:
-    """Images RGB uint8 [H, W, 3], each of its own size → maps uint8 [H, W].
+    """Predict saliency maps: RGB uint8 [H, W, 3], each of its own size → uint8 [H, W].
 
-    Each image is resized to image_size × image_size, and the map is resized back, both antialiased. Over several
-    `scales` of that size, and mirror images with `flip`, the mean of the logits counts. `amp`: mixed precision on GPUs.
+    Each image is resized to image_size × image_size and the map is resized back, both antialiased. Logits are averaged
+    over `scales` of that size and, with `flip`, mirror images. `amp`: see `half_type`.
     """
     network.eval()
     tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None] for image in images]
@@ -45,5 +45,5 @@ def predict_saliency(
 
 
 def resize_antialiased(x: torch.Tensor, size_hw) -> torch.Tensor:
-    """Bilinear, with a wider filter where the picture shrinks: [B, C, H, W] → [B, C, *size_hw]."""
+    """Bilinear with antialiasing when shrinking: [B, C, H, W] → [B, C, *size_hw]."""
     return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False, antialias=True)

@@ -1,6 +1,6 @@
-"""Cross entropy of a segmentation network, and its variants for labels that are noisy or unbalanced.
+"""Cross entropy for segmentation, with variants for noisy or unbalanced labels.
 
-Sums and counts are given apart, so that parts of a batch and processes add up to the mean over the whole batch.
+Sums and counts are separate, so that parts of a batch and processes add up to the mean over the whole batch.
 """
 
 import torch
@@ -17,15 +17,15 @@ def summed_cross_entropy(
     class_weights: Tensor | None = None,
     hard_share: float = 1.0,
 ) -> Tensor:
-    """Sum of the losses of the pixels that count. logits float [B, L, H, W], labels uint8 or int64 [B, H, W] → [].
+    """Cross entropy summed over the counted pixels. logits float [B, L, H, W], labels uint8 or int64 [B, H, W] → [].
 
     labels            255 is ignored
-    label_smoothing   share of the target spread evenly over all L labels, 0..1
-    class_weights     float [L]: factor on the loss of the pixels of each label
-    hard_share        of each image only this share of the labelled pixels counts, those of the largest loss (OHEM,
-                      Shrivastava et al., CVPR 2016); image by image, so that it does not matter how a batch is divided
+    label_smoothing   share of the target distributed evenly over all L labels, 0..1
+    class_weights     float [L]: loss factor of each label
+    hard_share        share of the labelled pixels of each image that counts, those of the largest loss (OHEM,
+                      Shrivastava et al., CVPR 2016), 0..1
     """
-    sums = hard_share == 1 and not torch.are_deterministic_algorithms_enabled()  # GPUs sum here in any order
+    sums = hard_share == 1 and not torch.are_deterministic_algorithms_enabled()  # not deterministic on GPUs
     losses = F.cross_entropy(
         logits,
         labels.long(),
@@ -36,21 +36,21 @@ def summed_cross_entropy(
     )
     if hard_share == 1:
         return losses.sum()
-    hardest = losses.flatten(1).sort(dim=1, descending=True).values  # [B, H W]; ignored pixels are 0, and so come last
+    hardest = losses.flatten(1).sort(dim=1, descending=True).values  # [B, H W]; ignored pixels have loss 0: last
     place = torch.arange(hardest.shape[1], device=labels.device)  # [H W]
-    return torch.where(place < _counted(labels, hard_share)[:, None], hardest, 0).sum()
+    return torch.where(place < _count_pixels(labels, hard_share)[:, None], hardest, 0).sum()
 
 
-def counted_pixels(labels: Tensor, hard_share: float = 1.0) -> Tensor:
-    """How many pixels `summed_cross_entropy` adds up. labels [B, H, W] → int64 []."""
-    return _counted(labels, hard_share).sum()
+def count_pixels(labels: Tensor, hard_share: float = 1.0) -> Tensor:
+    """Number of pixels in `summed_cross_entropy`. labels [B, H, W] → int64 []."""
+    return _count_pixels(labels, hard_share).sum()
 
 
 def class_balanced_weights(images_with_label: Tensor, pixels_of_label: Tensor, beta: float) -> Tensor:
-    """Weights by the effective number of images of a label (Cui et al., CVPR 2019, eq. 2–5): (1 − β) / (1 − β^n).
+    """Class weights by the effective number of images (Cui et al., CVPR 2019, eq. 2–5): (1 − β) / (1 − β^n).
 
-    images_with_label, pixels_of_label: counts int64 [L] over the training set → float32 [L], scaled such that the mean
-    over all labelled pixels is 1, which leaves the learning rate its meaning; 0 for labels that do not occur.
+    images_with_label, pixels_of_label: counts int64 [L] over the training set → float32 [L], scaled to a mean of 1 over
+    all labelled pixels, so that the learning rate keeps its scale; 0 for labels that do not occur.
     """
     effective = 1 - beta ** images_with_label.clamp(min=1).double()
     weights = torch.where(pixels_of_label > 0, (1 - beta) / effective, 0)
@@ -58,6 +58,6 @@ def class_balanced_weights(images_with_label: Tensor, pixels_of_label: Tensor, b
     return (weights / mean if mean > 0 else weights).float()
 
 
-def _counted(labels: Tensor, hard_share: float) -> Tensor:
+def _count_pixels(labels: Tensor, hard_share: float) -> Tensor:
     labelled = (labels != IGNORE_LABEL).flatten(1).sum(dim=1)  # [B]
     return labelled if hard_share == 1 else (labelled * hard_share).ceil().long()

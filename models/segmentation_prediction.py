@@ -1,4 +1,4 @@
-"""From images of any size to the logits of their labels, and to label maps of that size."""
+"""Segmentation of images of any size: logits and label maps."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.multi_scale import merge_scales, sliding_windows
+from utils.multi_scale import merge_scales, slide_windows
 from utils.precision import autocast
 
 
@@ -21,9 +21,10 @@ def segmentation_logits(
     window_px: int | None = None,
     stride_px: int | None = None,
 ) -> Tensor:
-    """Images RGB uint8 [B, H, W, 3] → float32 [B, L, H, W]: the sum of logits over scales and mirror images.
+    """Sum of logits over scales and mirror images: RGB uint8 [B, H, W, 3] → float32 [B, L, H, W].
 
-    With `window_px`, images that are larger at their scale pass the network in `sliding_windows`.
+    scales: factors on the image size; flip: also predict mirror images; amp: see `half_type`; window_px, stride_px:
+    images larger than a window at their scale are predicted with `slide_windows`.
     """
     network.eval()
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # [B, 3, H, W]
@@ -33,12 +34,11 @@ def segmentation_logits(
             return network(batch)  # [N, L, h, w]
 
     if window_px:
-        logits = partial(sliding_windows, logits, window_px=window_px, stride_px=stride_px)
+        logits = partial(slide_windows, logits, window_px=window_px, stride_px=stride_px)
     return merge_scales(logits, network.backbone.normalise(pixels), scales, flip)
 
 
 def predict_segmentation(network: nn.Module, images: np.ndarray, device: torch.device, **how) -> np.ndarray:
-    """Images RGB uint8 [B, H, W, 3] → labels uint8 [B, H, W]: the largest of `segmentation_logits`; `how`: its
-    parameters."""
+    """Label maps: RGB uint8 [B, H, W, 3] → uint8 [B, H, W], the argmax of `segmentation_logits(..., **how)`."""
     logits = segmentation_logits(network, images, device, **how)  # [B, L, H, W]
     return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()

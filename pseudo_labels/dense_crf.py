@@ -1,11 +1,11 @@
-"""Fully connected CRF (Krähenbühl & Koltun, NIPS 2011): labels and probabilities follow the edges of the photograph.
+"""Fully connected CRF (Krähenbühl & Koltun, NIPS 2011), which aligns labels and probabilities with image edges.
 
-Mean field with a Gaussian and a bilateral kernel, Potts compatibility and symmetric normalisation, as pydensecrf has
-them. The kernels are filtered on permutohedral lattices (Adams et al. 2010), which depend on the image alone: build a
-`DenseCrf` once per image and use it for as many unaries as needed.
+Mean field with a Gaussian and a bilateral kernel, Potts compatibility and symmetric normalisation, as in pydensecrf.
+The kernels are applied on permutohedral lattices (Adams et al. 2010), which depend only on the image: build one
+`DenseCrf` per image and use it for any number of unaries.
 
     crf = DenseCrf(image, LABELS)
-    label = crf_of_label(crf, label)
+    label = refine_label(crf, label)
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pseudo_labels.permutohedral_lattice import PermutohedralLattice
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Standard deviations in pixels (sxy) and in steps of 8-bit colour (srgb); the weight of each kernel."""
+    """Standard deviations in px (sxy) and 8-bit colour values (srgb), and weights of the two kernels."""
 
     gaussian_sxy: float
     gaussian_weight: float
@@ -30,14 +30,14 @@ class CrfSettings:
     bilateral_weight: float
 
 
-LABELS = CrfSettings(3, 3, 50, 5, 10)  # hard labels made from CAMs
-PROBABILITIES = CrfSettings(3, 3, 80, 13, 10)  # soft scores
-DEEPLAB = CrfSettings(1, 3, 67, 3, 4)  # the scores of a segmentation network
+LABELS = CrfSettings(3, 3, 50, 5, 10)  # hard labels from CAMs
+PROBABILITIES = CrfSettings(3, 3, 80, 13, 10)  # class probabilities
+DEEPLAB = CrfSettings(1, 3, 67, 3, 4)  # probabilities of a segmentation network
 MIN_PROB = 1e-5  # as in pydensecrf; keeps the energies finite
 
 
 class DenseCrf:
-    """The lattices of one image: raw RGB uint8 [H, W, 3]; with a mean subtracted, its dark values would wrap round."""
+    """The kernels of one image: raw RGB uint8 [H, W, 3], no mean subtracted. Raises `ValueError` for other arrays."""
 
     def __init__(self, image: np.ndarray, settings: CrfSettings, device="cpu"):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -56,7 +56,7 @@ class DenseCrf:
 
     @torch.no_grad()
     def mean_field(self, unary: Tensor, iterations: int = 10) -> Tensor:
-        """Energies (−log of probabilities) [L, H, W] → posteriors float32 [L, H, W] on the device of the CRF."""
+        """Energies (−log probabilities) [L, H, W] → posteriors float32 [L, H, W] on the device of the CRF."""
         if unary.ndim != 3 or unary.shape[1:] != self.hw:
             raise ValueError(f"energies or probabilities {list(unary.shape)} of an image {list(self.hw)}")
         unary = unary.to(self.gaussian.splat_weights).flatten(1).T.contiguous()  # [N, L]
@@ -68,11 +68,11 @@ class DenseCrf:
         return probs.T.reshape(-1, *self.hw)
 
 
-def crf_of_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterations: int = 10) -> np.ndarray:
-    """A label map uint8 [H, W] that is right with probability `gt_prob` → uint8 [H, W], of the labels it holds.
+def refine_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterations: int = 10) -> np.ndarray:
+    """Refine a label map that is right with probability `gt_prob`: uint8 [H, W] → uint8 [H, W].
 
-    255 says nothing about a pixel, which gets one of the labels too. A map of one label, or of 255 alone, is returned
-    as it is, with that label in place of 255.
+    Pixels of 255 have uniform probabilities and get one of the labels. If there is only one label, all pixels get it;
+    if there is none, all stay 255.
     """
     if label.dtype != np.uint8 or label.shape != crf.hw:
         raise ValueError(f"a label map is uint8 {list(crf.hw)} for this image, got {label.dtype} {list(label.shape)}")
@@ -87,21 +87,21 @@ def crf_of_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterati
     return present[crf.mean_field(-probs.log(), iterations).argmax(dim=0).cpu().numpy()]
 
 
-def crf_of_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
-    """Probabilities [L, H, W] → posteriors float32 [L, H, W]."""
+def refine_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
+    """Refine probabilities [L, H, W] → posteriors float32 [L, H, W]."""
     return crf.mean_field(-probs.clamp(MIN_PROB, 1).log(), iterations)
 
 
-def present_labels(probs: Tensor) -> Tensor:
-    """Labels that are the likeliest ones of some pixel. Probabilities [L, H, W] → int64 [K], in order."""
+def find_present_labels(probs: Tensor) -> Tensor:
+    """Labels that are most probable at some pixel: probabilities [L, H, W] → int64 [K], in order."""
     return probs.argmax(dim=0).unique()
 
 
-def crf_of_present(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
-    """Probabilities [K, H, W] of some `labels`, uint8 [K] → the likeliest of them after the CRF, uint8 [H, W].
+def refine_to_label(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
+    """Refine probabilities [K, H, W] of `labels`, uint8 [K], and take the most probable: → uint8 [H, W].
 
-    The time of the CRF grows with the number of labels; those that are nowhere the likeliest hardly ever win by it.
+    Pass only the labels of `find_present_labels`: the time grows with their number, and others hardly ever win.
     """
     if len(labels) == 1:
         return np.full(crf.hw, labels[0], np.uint8)
-    return labels[crf_of_probs(crf, probs, iterations).argmax(dim=0).cpu().numpy()]
+    return labels[refine_probs(crf, probs, iterations).argmax(dim=0).cpu().numpy()]

@@ -35,17 +35,17 @@ def score_crf(image: np.ndarray):
     # imported here because torch takes seconds to import, and most rules do not need it
     import torch
 
-    from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, crf_of_probs
+    from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, refine_probs
 
     crf = DenseCrf(image, PROBABILITIES)
-    return lambda scores: crf_of_probs(crf, torch.from_numpy(scores)).numpy()
+    return lambda scores: refine_probs(crf, torch.from_numpy(scores)).numpy()
 
 
 def label_crf(image: np.ndarray):
     """Build the dense CRF of an image as a function of label maps: uint8 [H, W] → uint8 [H, W]."""
-    from pseudo_labels.dense_crf import LABELS, DenseCrf, crf_of_label
+    from pseudo_labels.dense_crf import LABELS, DenseCrf, refine_label
 
-    return partial(crf_of_label, DenseCrf(image, LABELS))
+    return partial(refine_label, DenseCrf(image, LABELS))
 
 
 CRFS = {"crf": score_crf, "label_crf": label_crf}

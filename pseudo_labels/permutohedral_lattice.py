@@ -9,65 +9,67 @@ from torch import Tensor
 
 
 class PermutohedralLattice:
-    """A Gaussian filter over N points in D dimensions, in time linear in N: splat to vertices, blur there, slice.
+    """Gaussian filter over N points in D dimensions, in time linear in N: splat to lattice vertices, blur, slice.
 
-    features float32 [D, N], in standard deviations. Normalised symmetrically: the kernel K becomes K / √(K1 · (K1)ᵀ).
+    features float32 [D, N], in standard deviations. Symmetric normalisation: the kernel K becomes K / √(K1 · (K1)ᵀ).
     """
 
     def __init__(self, features: Tensor):
-        # pydensecrf takes points in fours and fills the last four with zeros, whose vertices then are there too.
-        filled = F.pad(features, (0, -features.shape[1] % 4))  # [D, N'], at most three columns more
+        # pydensecrf pads the points with zeros to a multiple of four, which creates the vertices of the zeros.
+        filled = F.pad(features, (0, -features.shape[1] % 4))  # [D, N'], N' ≤ N + 3
         corners, weights, steps = enclosing_simplices(filled)  # [N', D + 1], [N', D + 1], [D + 1]
         num_points, size = features.shape[1], corners.shape[1]
         weights[num_points:] = 0
-        # The stable sort keeps the points of a vertex in order, so that the sums of `filter` never change.
+        # The stable sort keeps the order of the points of a vertex, so that sums in `filter` are reproducible.
         corners, order = corners.flatten().sort(stable=True)
         keys, vertex, counts = torch.unique_consecutive(corners, return_inverse=True, return_counts=True)
         self.vertices = torch.empty_like(order).scatter_(0, order, vertex).view(-1, size)[:num_points].int()
         self.points = (order // size).clamp(max=num_points - 1).int()
-        self.starts = (counts.cumsum(0) - counts).int()  # of each vertex among the points
-        self.neighbours = [torch.stack([find(keys, keys + s), find(keys, keys - s)], dim=1).int() for s in steps]
+        self.starts = (counts.cumsum(0) - counts).int()  # first point of each vertex
+        self.neighbours = [
+            torch.stack([find_places(keys, keys + s), find_places(keys, keys - s)], dim=1).int() for s in steps
+        ]
         self.splat_weights = weights.flatten()[order]
-        self.slice_weights = weights[:num_points] / (1 + 2.0 ** (1 - size))  # the gain of the blur
+        self.slice_weights = weights[:num_points] / (1 + 2.0 ** (1 - size))  # gain of the blur
         norm = (self.filter(weights.new_ones(num_points, 1)) + 1e-20).rsqrt()  # [N, 1]
         self.splat_weights *= norm[self.points, 0]
         self.slice_weights *= norm
 
     def filter(self, values: Tensor) -> Tensor:
-        """float32 [N, L] → [N, L]. The bags of embeddings serve as products with sparse matrices."""
+        """Filter values float32 [N, L] → [N, L]. `F.embedding_bag` computes products with sparse matrices."""
         lattice = F.embedding_bag(
             self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights
         )  # [V, L]
-        lattice = F.pad(lattice, (0, 0, 0, 1))  # the last row stands for vertices that are not there
+        lattice = F.pad(lattice, (0, 0, 0, 1))  # the last row stands for absent vertices
         for pairs in self.neighbours:
             lattice[:-1] += 0.5 * F.embedding_bag(pairs, lattice, mode="sum")
         return F.embedding_bag(self.vertices, lattice, mode="sum", per_sample_weights=self.slice_weights)
 
 
 def enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The D + 1 lattice vertices around each point of [D, N], and the point's barycentric weights.
+    """The D + 1 lattice vertices around each point of [D, N], and the barycentric weights of the point.
 
-    → keys int64 [N, D + 1]: coordinates as one number in mixed radix; weights float32 [N, D + 1]; steps int64 [D + 1]:
-    the difference of neighbouring keys along each axis of the blur.
+    → keys int64 [N, D + 1]: coordinates encoded as one number in mixed radix; weights float32 [N, D + 1]; steps int64
+    [D + 1]: the difference of neighbouring keys along each axis of the blur. Raises `ValueError` if keys overflow.
     """
     dims, size = len(features), len(features) + 1
     elevated = elevate(features)
-    # The nearest vertex of remainder zero: round, then move the extreme coordinates until the sum is zero.
+    # The nearest remainder-zero vertex: round, then move the extreme coordinates until the sum is zero.
     nearest = (elevated * (1 / size)).round()
     rank = descending_rank(elevated - nearest * size) + nearest.sum(dim=0)
     wrap = (rank < 0).float() - (rank >= size).float()
     corner = (nearest + wrap) * size
-    turn = (dims - rank - wrap * size).long()  # when the walk through the simplex steps back along each coordinate
+    turn = (dims - rank - wrap * size).long()  # step of the walk through the simplex at which each coordinate decreases
     rest = (elevated - corner) * (1 / size)
     rest = torch.empty_like(rest).scatter_(0, turn, rest)
     weights = torch.cat([rest[:1] + (1 - rest[-1:]), rest[1:] - rest[:-1]])
 
     corner = (corner - corner.amin(dim=1, keepdim=True))[:-1].long()  # the last coordinate follows from the others
-    spans = [top + 1 + 4 * dims for top in corner.amax(dim=1).tolist()]  # room for vertices and their neighbours
+    spans = [top + 1 + 4 * dims for top in corner.amax(dim=1).tolist()]  # vertices and their neighbours
     if math.prod(spans) >= 2**62:
         raise ValueError(f"a lattice of {' × '.join(map(str, spans))} vertices is too fine: use a larger sxy or srgb")
     radix = corner.new_tensor([math.prod(spans[:d]) for d in range(dims)] + [0])  # [D + 1]
-    # Vertex k of the walk: all coordinates k up, those whose turn has come D + 1 down.
+    # Vertex k of the walk: all coordinates + k, and − (D + 1) for those whose turn has passed.
     down = torch.empty_like(turn).scatter_(0, turn, radix[:, None].expand_as(turn))
     keys = (corner * radix[:-1, None]).sum(dim=0) + radix.sum() * torch.arange(size, device=turn.device)[:, None]
     keys[1:] -= size * down[:-1].cumsum(dim=0)
@@ -75,9 +77,9 @@ def enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def elevate(features: Tensor) -> Tensor:
-    """Points [D, N] → the plane of [D + 1, N] whose coordinates sum to zero, scaled to the width of the blur."""
-    # One factor is rounded to float32, as in pydensecrf: pixels on a regular grid lie on faces of the lattice, where
-    # the last bit decides which vertices exist.
+    """Map points [D, N] to [D + 1, N] in the plane of coordinate sum zero, scaled to the width of the blur."""
+    # One factor is rounded to float32 as in pydensecrf: pixels of a regular grid lie on faces of the lattice, where the
+    # last bit decides which vertices exist.
     spread = float(np.float32(math.sqrt(2 / 3) * (len(features) + 1)))
     elevated, total = [], torch.zeros_like(features[0])
     for d in range(len(features), 0, -1):
@@ -88,7 +90,7 @@ def elevate(features: Tensor) -> Tensor:
 
 
 def descending_rank(values: Tensor) -> Tensor:
-    """The place of each row's value among the rows, per column of [R, N]: 0 for the largest, equal ones in order."""
+    """Rank of each value within its column of [R, N]: 0 for the largest; equal values in order of their rows."""
     rank = torch.zeros_like(values)
     for i in range(len(values)):
         for j in range(i + 1, len(values)):
@@ -98,7 +100,7 @@ def descending_rank(values: Tensor) -> Tensor:
     return rank
 
 
-def find(keys: Tensor, wanted: Tensor) -> Tensor:
-    """The places of wanted keys among sorted ones; len(keys) for those that are not there."""
+def find_places(keys: Tensor, wanted: Tensor) -> Tensor:
+    """Indices of `wanted` in the sorted `keys`; len(keys) for absent keys."""
     places = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return torch.where(keys[places] == wanted, places, len(keys))

@@ -1,6 +1,6 @@
-"""Expansion of class activation maps by a random walk that edges hold back (IRN: Ahn et al., CVPR 2019).
+"""Random walk that spreads class activation maps and stops at edges (IRN: Ahn et al., CVPR 2019).
 
-A step T takes every pixel to a weighted mean of the pixels around it; the weights are affinities to the power beta.
+The transition matrix T averages each pixel's neighbours, weighted by their affinities to the power beta.
 """
 
 from math import comb
@@ -8,64 +8,51 @@ from math import comb
 import torch
 from torch import Tensor
 
-from pseudo_labels.cams import normalised_cams
-from pseudo_labels.pixel_paths import at_pairs, path_offsets, path_pixels
+from pseudo_labels.affinities import affinities, view_path_pixel
+from pseudo_labels.cams import normalise_cams
 
-TOLERANCE = 1e-8  # share of the power series that is left out
-
-
-def affinities(edge: Tensor, radius: int) -> Tensor:
-    """Affinity of each pixel and its neighbours: 1 − the largest edge value on the path between them.
-
-    edge float [H, W] in 0..1 → [len(path_offsets(radius)), H, W] in 0..1; 0 where the neighbour is beyond the border.
-    """
-    offsets = path_offsets(radius)
-    result = edge.new_zeros(len(offsets), *edge.shape)
-    for affinity, offset in zip(result, offsets):
-        path = torch.stack([at_pairs(edge, offset, pixel) for pixel in path_pixels(*offset)])
-        at_pairs(affinity, offset, (0, 0)).copy_(1 - path.amax(dim=0))
-    return result
+TOLERANCE = 1e-8  # omitted share of the power series
 
 
 def random_walk(cams: Tensor, edge: Tensor, beta: float = 10.0, steps: int = 2**8, radius: int = 5) -> Tensor:
-    """CAM · (1 − edge) after `steps` steps of the walk, each map divided by its own maximum.
+    """CAM · (1 − edge) after `steps` transitions, each map divided by its maximum.
 
-    cams float [K, H, W] and edge float [H, W], both in 0..1 → float [K, H, W] in 0..1. Before that division, a constant
-    start stays constant. Computed in float64: in float32 rounding would add up to 3e-4 over 256 steps.
+    cams float [K, H, W] and edge float [H, W], both in 0..1 → float [K, H, W] in 0..1. Computed in float64: float32
+    accumulates errors of 3e-4 over 256 steps.
     """
     if cams.shape[1:] != edge.shape:
         raise ValueError(f"maps are {list(cams.shape)}, edges {list(edge.shape)}: they must be of one size")
     edge = edge.double()
-    degrees, links = symmetric_links(affinities(edge, radius) ** beta, path_offsets(radius))
+    degrees, links = symmetric_links(edge, beta, radius)
     # T = D^-½ S D^½ with S symmetric, hence T^n = D^-½ S^n D^½
     start = (cams * (1 - edge)).flatten(1) * degrees.sqrt()  # [K, N]
-    maps = power_of_step(start, degrees, links, steps) / degrees.sqrt()  # [K, N]
-    maps = maps.clamp(min=0).view(cams.shape)  # the part left out may have taken zeros below zero
-    return normalised_cams(maps).to(cams.dtype)
+    maps = apply_power(start, degrees, links, steps) / degrees.sqrt()  # [K, N]
+    maps = maps.clamp(min=0).view(cams.shape)  # the omitted terms may leave zeros slightly negative
+    return normalise_cams(maps).to(cams.dtype)
 
 
-def symmetric_links(weights: Tensor, offsets: list[tuple[int, int]]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-    """The weights W of all pairs (1 of a pixel with itself) as S = D^-½ W D^-½, D being the sums of its columns.
+def symmetric_links(edge: Tensor, beta: float, radius: int) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """The weights W = affinities^beta of all pairs (1 on the diagonal) as S = D^-½ W D^-½, D the column sums of W.
 
-    weights [num_offsets, H, W], 0 beyond the border → D [N], N = H·W, and for each offset (s, S of the pixels
-    i and i + s [N − s]). Such a pair may lie in two rows that do not meet; its weight is 0.
+    edge [H, W] in 0..1 → D [N], N = H·W, and for each offset (s, S of the pixels i and i + s [N − s]), row by row.
+    Pairs that would wrap around to another row have weight 0.
     """
-    height, width = weights.shape[1:]
-    shifts = [
-        (dy * width + dx, weight.flatten())
-        for (dy, dx), weight in zip(offsets, weights)
-        if dy < height and abs(dx) < width
-    ]
-    degrees = weights.new_ones(height * width)
-    for shift, weight in shifts:
+    degrees, weights = edge.new_ones(edge.numel()), []
+    for (dy, dx), affinity in affinities(edge, radius):
+        if not affinity.numel():
+            continue
+        weight = torch.zeros_like(edge)
+        view_path_pixel(weight, (dy, dx), (0, 0)).copy_(affinity**beta)
+        shift, weight = dy * edge.shape[1] + dx, weight.flatten()
         degrees += weight
         degrees[shift:] += weight[:-shift]
+        weights.append((shift, weight))
     root = degrees.rsqrt()
-    return degrees, [(shift, weight[:-shift] * root[:-shift] * root[shift:]) for shift, weight in shifts]
+    return degrees, [(shift, weight[:-shift] * root[:-shift] * root[shift:]) for shift, weight in weights]
 
 
 def symmetric_step(maps: Tensor, degrees: Tensor, links: list[tuple[int, Tensor]]) -> Tensor:
-    """S · maps, for maps [K, N]; memory grows with N, not with its square."""
+    """S · maps, for maps [K, N]."""
     result = maps / degrees
     for shift, weight in links:
         result[:, shift:].addcmul_(weight, maps[:, :-shift])
@@ -73,10 +60,10 @@ def symmetric_step(maps: Tensor, degrees: Tensor, links: list[tuple[int, Tensor]
     return result
 
 
-def power_of_step(maps: Tensor, degrees: Tensor, links: list[tuple[int, Tensor]], steps: int) -> Tensor:
-    """S^steps · maps as a sum of Chebyshev polynomials of S: 90 products give what 256 would.
+def apply_power(maps: Tensor, degrees: Tensor, links: list[tuple[int, Tensor]], steps: int) -> Tensor:
+    """S^steps · maps as a sum of Chebyshev polynomials of S: 90 products replace 256.
 
-    The eigenvalues of S lie in −1..1, where no polynomial exceeds 1.
+    The eigenvalues of S lie in −1..1, where the polynomials are at most 1 in magnitude.
     """
     first, *others = chebyshev_weights(steps)
     result = first * maps
@@ -89,14 +76,14 @@ def power_of_step(maps: Tensor, degrees: Tensor, links: list[tuple[int, Tensor]]
 
 
 def chebyshev_weights(power: int) -> list[float]:
-    """x^power = Σ_k weights[k] · T_k(x), without the last terms, as far as they sum up to less than `TOLERANCE`.
+    """Weights of x^power = Σ_k weights[k] · T_k(x), without the last terms that sum to less than `TOLERANCE`.
 
-    weights[k] is the chance that `power` random steps of ±1 end at k or −k: hardly ever far above √power.
+    weights[k] is the probability that `power` random steps of ±1 end at k or −k, which vanishes far above √power.
     """
     weights = [0.0] * (power + 1)
     for k in range(power, -1, -2):
         weights[k] = (2 if k else 1) * comb(power, (power - k) // 2) / 2**power
-    left_out = 0.0
-    while left_out + weights[-1] < TOLERANCE:
-        left_out += weights.pop()
+    omitted = 0.0
+    while omitted + weights[-1] < TOLERANCE:
+        omitted += weights.pop()
     return weights

@@ -90,7 +90,7 @@ def balance_labels(path, images: list[Path]) -> None:
 
 
 def plain_network(network, device, *args):
-    """Replace `for_inference` by a version without rounding, for comparisons to the last digit."""
+    """Replace `prepare_for_inference` by a version without rounding, for comparisons to the last digit."""
     return network.to(device).eval()
 
 

@@ -1,4 +1,4 @@
-"""Expansion by affinities: paths and walk against plain arithmetic, the loss by hand, the network, its training."""
+"""Affinities: paths and random walk against plain arithmetic, the loss by hand, the network and its training."""
 
 import json
 import math
@@ -14,22 +14,14 @@ from conftest import PROJECT, TINY_RESNEST, run_main
 from formats.errors import InputError, MissingInputError
 from formats.labels import load_label, save_label
 from models.affinity_net import build_affinity_net
-from pseudo_labels.affinity_loss import affinity_loss, pair_losses
-from pseudo_labels.pixel_paths import at_pairs, path_offsets, path_pixels
-from pseudo_labels.random_walk import (
-    affinities,
-    chebyshev_weights,
-    power_of_step,
-    random_walk,
-    symmetric_links,
-    symmetric_step,
-)
+from pseudo_labels.affinities import affinity_loss, pair_losses, path_offsets, path_pixels, view_path_pixel
+from pseudo_labels.random_walk import apply_power, chebyshev_weights, random_walk, symmetric_links, symmetric_step
 from utils.checkpoint import load_checkpoint, load_weights
 from utils.schedules import build_optimizer, parameter_groups
 
 
 def plain_affinity(edge, p, q) -> float:
-    """1 − the largest edge value in the rectangle of p and q at less than 1 px from the line through them."""
+    """1 − the largest edge value closer than 1 px to the line through p and q, in their rectangle."""
     (y0, x0), (y1, x1) = p, q
     path = [
         edge[y][x]
@@ -41,7 +33,7 @@ def plain_affinity(edge, p, q) -> float:
 
 
 def plain_transitions(edge, beta: float, radius: int) -> torch.Tensor:
-    """The dense T, float64 [N, N], pixel pair by pixel pair."""
+    """The dense matrix T, float64 [N, N], computed pair by pair."""
     pixels = [(y, x) for y in range(len(edge)) for x in range(len(edge[0]))]
     matrix = torch.eye(len(pixels), dtype=torch.float64)
     for i, p in enumerate(pixels):
@@ -70,10 +62,10 @@ def test_paths_by_hand():
 
 
 def test_views_of_pairs():
-    image = np.arange(12).reshape(3, 4)
-    assert at_pairs(image, (1, -2), (0, 0)).tolist() == [[2, 3], [6, 7]]
-    assert at_pairs(image, (1, -2), (1, -2)).tolist() == [[4, 5], [8, 9]]
-    assert at_pairs(image, (3, 0), (0, 0)).size == at_pairs(image, (1, 4), (1, 4)).size == 0
+    image = torch.arange(12).view(3, 4)
+    assert view_path_pixel(image, (1, -2), (0, 0)).tolist() == [[2, 3], [6, 7]]
+    assert view_path_pixel(image, (1, -2), (1, -2)).tolist() == [[4, 5], [8, 9]]
+    assert view_path_pixel(image, (3, 0), (0, 0)).numel() == view_path_pixel(image, (1, 4), (1, 4)).numel() == 0
 
 
 # the walk
@@ -94,13 +86,13 @@ def test_walk_equals_the_dense_matrix_power(size, beta, steps):
 
 
 def test_columns_of_a_step_sum_to_one():
-    degrees, links = symmetric_links(affinities(torch.rand(6, 5).double() ** 2, radius=4) ** 10, path_offsets(4))
+    degrees, links = symmetric_links(torch.rand(6, 5).double() ** 2, beta=10, radius=4)
     symmetric = symmetric_step(torch.eye(30, dtype=torch.float64), degrees, links)
     assert torch.equal(symmetric, symmetric.T)
     columns = symmetric * degrees.sqrt()[:, None] / degrees.sqrt()  # of W D^-1
     assert torch.allclose(columns.sum(dim=0), torch.ones(30, dtype=torch.float64), atol=1e-12)
     mean = torch.full((1, 30), 0.3) * degrees.sqrt()
-    assert torch.allclose(power_of_step(mean, degrees, links, steps=256), mean, atol=1e-7)  # a constant stays
+    assert torch.allclose(apply_power(mean, degrees, links, steps=256), mean, atol=1e-7)  # constant maps do not change
 
 
 def test_chebyshev_weights():
@@ -114,7 +106,7 @@ def test_chebyshev_weights():
 def test_walk_fills_an_object_and_stops_at_its_edge():
     disc, wall, seed = (np.zeros((40, 50), np.uint8) for _ in range(3))
     cv2.circle(disc, (25, 20), 12, 1, -1)
-    cv2.circle(wall, (25, 20), 12, 1, 1)  # one pixel wide, its pixels touching by corners too
+    cv2.circle(wall, (25, 20), 12, 1, 1)  # one pixel wide, partly 8-connected
     cv2.circle(seed, (19, 17), 3, 1, -1)
     inside = torch.from_numpy((disc > 0) & (wall == 0))
     walked = random_walk(torch.from_numpy(seed)[None].float(), torch.from_numpy(wall).float())[0]
@@ -122,7 +114,7 @@ def test_walk_fills_an_object_and_stops_at_its_edge():
     assert walked[~inside].max() == 0
 
 
-def test_walk_is_repeatable_and_leaves_its_input_alone():
+def test_walk_is_repeatable_and_does_not_change_its_input():
     cams, edge = torch.rand(3, 20, 30), torch.rand(20, 30)
     before = cams.clone(), edge.clone()
     assert torch.equal(random_walk(cams, edge), random_walk(cams, edge))
@@ -166,7 +158,7 @@ def test_loss_equals_plain_sums():
     assert sums.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_loss_without_labels_moves_nothing():
+def test_loss_without_labels_has_no_gradient():
     logits = torch.randn(1, 1, 4, 4, requires_grad=True)
     loss = affinity_loss(*pair_losses(logits, torch.full((1, 16, 16), 255), radius=10))
     loss.backward()
@@ -175,7 +167,7 @@ def test_loss_without_labels_moves_nothing():
 
 
 def test_gradients_find_the_boundary():
-    """Edges that follow the loss alone rise where the label changes, and nowhere else."""
+    """Edges optimised for the loss alone rise only where the label changes."""
     labels = torch.zeros(1, 48, 48, dtype=torch.int64)
     labels[:, :, 24:] = 3
     logits = torch.zeros(1, 1, 12, 12, requires_grad=True)
@@ -220,7 +212,7 @@ def test_network_uses_all_stages(settings, strides):
     assert network(torch.randn(2, 3, 70, 53)).shape == (2, 1, 18, 14)
 
 
-def test_backbone_stays_as_it_is():
+def test_backbone_does_not_change():
     network = build_affinity_net(TINY).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)

@@ -16,15 +16,15 @@ from formats.labels import load_label
 from formats.voc_layout import load_ids
 from metrics.classification import mean_average_precision, mean_f1
 from models.cam_classifier import CamClassifier
-from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, tiles
+from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, split_tiles
 from utils.checkpoint import load_checkpoint
 
 
 def test_merging_undoes_tiling():
     images = torch.rand(3, 2, 8, 12)
-    assert tiles(images).shape == (12, 2, 4, 6)
-    assert torch.equal(merge_tiles(tiles(images)), images)
-    assert tiles(torch.rand(1, 1, 5, 7)).shape == (4, 1, 2, 3)
+    assert split_tiles(images).shape == (12, 2, 4, 6)
+    assert torch.equal(merge_tiles(split_tiles(images)), images)
+    assert split_tiles(torch.rand(1, 1, 5, 7)).shape == (4, 1, 2, 3)
 
 
 def test_puzzle_loss_by_hand():

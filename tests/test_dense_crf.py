@@ -14,8 +14,8 @@ from pseudo_labels.dense_crf import (
     PROBABILITIES,
     CrfSettings,
     DenseCrf,
-    crf_of_label,
-    crf_of_probs,
+    refine_label,
+    refine_probs,
 )
 from pseudo_labels.permutohedral_lattice import PermutohedralLattice
 
@@ -194,51 +194,51 @@ def test_a_shifted_boundary_moves_to_the_edge_of_the_colours(shift):
     label = np.zeros((40, 40), np.uint8)
     label[:, 20 + shift :] = 15
     expected = np.where(np.arange(40) < 20, 0, 15) * np.ones((40, 1))
-    assert np.array_equal(crf_of_label(DenseCrf(two_halves(), LABELS), label), expected)
+    assert np.array_equal(refine_label(DenseCrf(two_halves(), LABELS), label), expected)
 
 
 def test_ignored_pixels_get_the_label_of_their_colour():
     label = np.full((40, 40), 255, np.uint8)
     label[:, :8], label[:, 32:] = 3, 7
     expected = np.where(np.arange(40) < 20, 3, 7) * np.ones((40, 1))
-    assert np.array_equal(crf_of_label(DenseCrf(two_halves(), LABELS), label), expected)
+    assert np.array_equal(refine_label(DenseCrf(two_halves(), LABELS), label), expected)
 
 
 def test_a_label_alone_keeps_its_place():
     crf = DenseCrf(two_halves(), LABELS)
     for value in (0, 9, 255):
         label = np.full((40, 40), value, np.uint8)
-        assert np.array_equal(crf_of_label(crf, label), label)
+        assert np.array_equal(refine_label(crf, label), label)
     label = np.full((40, 40), 9, np.uint8)
     label[3:5] = 255
-    assert (crf_of_label(crf, label) == 9).all()
+    assert (refine_label(crf, label) == 9).all()
 
 
 def test_energies_of_labels():
     """Without iterations a label map comes back, whatever its values; its energies are −log of 0.7 and of 0.3 / 2."""
     label = np.random.default_rng(0).choice([0, 4, 200], (24, 32)).astype(np.uint8)
     crf = DenseCrf(drawn_image(), LABELS)
-    assert np.array_equal(crf_of_label(crf, label, iterations=0), label)
+    assert np.array_equal(refine_label(crf, label, iterations=0), label)
     probs = torch.from_numpy(np.where(label == np.array([0, 4, 200])[:, None, None], 0.7, 0.15))
-    best = crf_of_probs(crf, probs).argmax(dim=0)
-    assert np.array_equal(crf_of_label(crf, label), np.array([0, 4, 200])[best])
+    best = refine_probs(crf, probs).argmax(dim=0)
+    assert np.array_equal(refine_label(crf, label), np.array([0, 4, 200])[best])
 
 
 def test_probabilities_follow_the_edge_and_may_be_zero():
     crf = DenseCrf(two_halves(), PROBABILITIES)
     first = (torch.arange(40) < 24).float().expand(40, 40)
     certain = torch.stack([first, 1 - first])
-    refined = crf_of_probs(crf, 0.2 + 0.6 * certain)
+    refined = refine_probs(crf, 0.2 + 0.6 * certain)
     assert (refined.argmax(dim=0) == (torch.arange(40) >= 20)).all()
-    assert torch.allclose(crf_of_probs(crf, certain, iterations=0), certain, atol=2e-5)
-    assert torch.isfinite(crf_of_probs(crf, certain)).all()
+    assert torch.allclose(refine_probs(crf, certain, iterations=0), certain, atol=2e-5)
+    assert torch.isfinite(refine_probs(crf, certain)).all()
 
 
 def test_flipped_views_of_arrays():
     image, label = two_halves()[:, ::-1], np.full((40, 40), 4, np.uint8)[:, ::-1]
     label[:, 24:] = 6
-    expected = crf_of_label(DenseCrf(image.copy(), LABELS), label.copy())
-    assert np.array_equal(crf_of_label(DenseCrf(image, LABELS), label), expected)
+    expected = refine_label(DenseCrf(image.copy(), LABELS), label.copy())
+    assert np.array_equal(refine_label(DenseCrf(image, LABELS), label), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 50), (50, 1), (2, 3)])
@@ -266,13 +266,13 @@ def test_mistaken_arguments_are_refused():
     with pytest.raises(ValueError, match=r"\[3, 32, 24\].*\[24, 32\]"):
         crf.mean_field(torch.zeros(3, 32, 24))
     with pytest.raises(ValueError, match=r"\[24, 32\].*\[24, 32\]"):
-        crf_of_probs(crf, torch.ones(24, 32))
+        refine_probs(crf, torch.ones(24, 32))
     with pytest.raises(ValueError, match=r"uint8 \[24, 32\].*uint8 \[32, 24\]"):
-        crf_of_label(crf, np.zeros((32, 24), np.uint8))
+        refine_label(crf, np.zeros((32, 24), np.uint8))
     with pytest.raises(ValueError, match=r"uint8 .*int64"):
-        crf_of_label(crf, np.zeros((24, 32), np.int64))
+        refine_label(crf, np.zeros((24, 32), np.int64))
     with pytest.raises(ValueError, match="between 0 and 1, got 70"):
-        crf_of_label(crf, np.zeros((24, 32), np.uint8), gt_prob=70)
+        refine_label(crf, np.zeros((24, 32), np.uint8), gt_prob=70)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""export.py onnx: maps of the exported network are those of PyTorch, for any batch."""
+"""ONNX: exported networks have the outputs of PyTorch for any batch, DeepLabV3+ also for any size."""
 
 import importlib.util
 
@@ -8,6 +8,7 @@ import torch
 from conftest import TINY_RESNEST, TINY_SWIN, run_main
 
 from formats.errors import InputError
+from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint
 
@@ -36,6 +37,35 @@ def test_maps_are_those_of_torch(checkpoint, tmp_path, capsys):
         assert maps.shape == (batch, 1, 64, 64)
         assert np.abs(maps - expected).max() < 1e-5
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sod.onnx"]
+
+
+NARROW = {"channels": (8, 8, 16, 32), "stem_width": 8}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "backbone_args", "head_width"),
+    [("resnest14", NARROW, 16), pytest.param("resnest50", {}, 256, marks=pytest.mark.slow)],
+)
+def test_deeplab_exports_with_free_batch_and_size(backbone, backbone_args, head_width, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    settings = {"backbone": backbone, "backbone_args": backbone_args, "pixel_mean": None, "pixel_std": None}
+    settings |= {"classes": ["cat", "dog"], "head_width": head_width, "use_gn": True, "mode": "fix"}
+    torch.manual_seed(0)
+    network = build_deeplabv3plus(settings).eval()
+    free = torch.export.Dim.DYNAMIC
+    example, path = torch.randn(2, 3, 97, 129), tmp_path / "deeplab.onnx"
+    program = torch.onnx.export(
+        network, (example,), dynamo=True, dynamic_shapes={"images": {0: free, 2: free, 3: free}}, verbose=False
+    )
+    program.save(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for shape in ((1, 3, 65, 131), (3, 3, 50, 33)):
+        images = torch.randn(shape)
+        (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.inference_mode():
+            expected = network(images).numpy()
+        assert expected.std() > 0.01
+        assert np.abs(logits - expected).max() < 1e-4
 
 
 def test_refusals(checkpoint, scenes, tmp_path, monkeypatch):

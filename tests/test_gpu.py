@@ -1,6 +1,5 @@
-"""What only a GPU shows: mixed precision learns, no step waits, recomputation saves memory, maps are the CPU's."""
+"""GPUs: mixed precision learns, no step waits, recomputation saves memory, maps agree with the CPU."""
 
-import copy
 import importlib
 import subprocess
 import sys
@@ -12,14 +11,14 @@ import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, labels_in, run_main
 from test_training_scripts import COMMANDS, losses_of, saliency_command, voc_command
 
-from benchmarks.training_loops import TASKS, OurLoop
+from benchmarks.training_step import TASKS, ScriptLoop
 from formats.images import load_grey, load_image
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import segmentation_logits
 from utils.checkpoint import load_checkpoint
-from utils.inference_network import for_inference
+from utils.inference_network import prepare_for_inference
 
 NO_WAIT = {
     "SOD_train": "--ema 0.9 --accumulate 2",
@@ -46,7 +45,7 @@ def test_mixed_precision_learns_like_full_precision(script, scenes, tmp_path):
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize("script", [*COMMANDS, "train_affinity"])
 def test_steps_do_not_wait_for_the_device(script, has_bfloat16, scenes, tmp_path, monkeypatch):
-    """Also where losses are scaled, for float16. The first step sets up what may wait."""
+    """With float16 and its scaled losses too. The first step may wait for its set-up."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     module, done = importlib.import_module(script), []
     train_step = module.train_step
@@ -74,7 +73,7 @@ def test_fused_steps_are_those_of_the_plain_loop_on_gpus(name):
 
 @pytest.mark.parametrize("network", TASKS)
 def test_batches_reach_the_device_without_waiting(network, scenes):
-    """What the loop does around the step: copies from pinned memory, seeds, learning rates."""
+    """Copies from pinned memory."""
     flags = {
         "saliency": f"{TINY_SWIN} --train_root {scenes}/dataset",
         "segmentation": f"{TINY_RESNEST} --pretrained none --data_dir {scenes}/data --list_dir {scenes}/voc12"
@@ -83,15 +82,14 @@ def test_batches_reach_the_device_without_waiting(network, scenes):
     task = TASKS[network](f"{flags[network]} --train_batch 4".split())
     batch = next(iter(task.loader(1, 0, torch.device("cuda"))))
     assert all(tensor.is_pinned() for tensor in batch)
-    loop = OurLoop(task, torch.device("cuda"), batch)
-    with loop.settings():
-        loop.step()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            for _ in range(3):
-                loop.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    loop = ScriptLoop(task, torch.device("cuda"), batch)
+    loop.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            loop.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_maps_agree_with_the_cpu(scenes, tmp_path):
@@ -106,13 +104,12 @@ def test_maps_agree_with_the_cpu(scenes, tmp_path):
 
 
 def test_segmentations_agree_with_the_cpu():
-    """Which has layers of its own."""
     settings = {"backbone": "resnest14", "backbone_args": {}, "pixel_mean": None, "pixel_std": None, "classes": ["cat"]}
     settings |= {"head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
     network = build_deeplabv3plus(settings)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
     on_cpu, on_gpu = (
-        segmentation_logits(for_inference(copy.deepcopy(network), device), images, device, flip=True, amp=False).cpu()
+        segmentation_logits(prepare_for_inference(network, device), images, device, flip=True, amp=False).cpu()
         for device in (torch.device("cpu"), torch.device("cuda"))
     )
     assert (on_cpu - on_gpu).abs().max() <= 1e-2 * on_cpu.abs().max()  # TF32 has 10 bits

@@ -7,7 +7,7 @@ from torch import nn
 
 import options
 from formats.errors import InputError, MissingInputError
-from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, timm_name
+from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, find_timm_name
 from models.cam_classifier import build_cam_classifier
 from models.edge_head import EdgeHead
 from models.saliency_net import PATM, amplitude_phase, build_saliency_net
@@ -178,12 +178,12 @@ def test_plain_transformers_give_blocks_from_all_depths():
 
 def test_unknown_backbones():
     with pytest.raises(InputError, match=r"swin-bse is unknown; choose from swin-small.*resnest269"):
-        timm_name("swin-bse")
+        find_timm_name("swin-bse")
     with pytest.raises(InputError, match=r"such as .*resnest50d"):
-        timm_name("resnest50x")
+        find_timm_name("resnest50x")
     for name in NOT_IN_TIMM:
         with pytest.raises(InputError, match=f"{name}: timm has no such network; choose from swin-small"):
-            timm_name(name)
+            find_timm_name(name)
     with pytest.raises(InputError, match="cannot be built"):
         build_backbone(settings_of("resnest14", no_such_setting=1))
 

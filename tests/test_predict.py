@@ -19,10 +19,10 @@ from formats.labels import load_label
 from models.deeplabv3plus import build_deeplabv3plus
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from predict import highlight, predict_batch, save_result
-from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, crf_of_probs
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_probs
 from utils import inference_network
 from utils.checkpoint import load_checkpoint
-from utils.multi_scale import merge_scales, sliding_windows, window_starts
+from utils.multi_scale import merge_scales, slide_windows, window_starts
 
 CPU = torch.device("cpu")
 
@@ -187,12 +187,12 @@ def test_overlapping_windows_are_averaged():
         seen.append(tuple(window.shape))
         return torch.full((len(window), 1, 2, 2), float(len(seen) - 1))  # maps smaller than the window
 
-    maps = sliding_windows(number, torch.zeros(2, 3, 3, 9), window_px=4, stride_px=2)
+    maps = slide_windows(number, torch.zeros(2, 3, 3, 9), window_px=4, stride_px=2)
     assert seen == [(2, 3, 3, 4)] * 4
     expected = [0, 0, 0.5, 0.5, 1.5, 2, 2.5, 2.5, 3]  # column 5 lies in windows 1, 2 and 3
     assert maps.shape == (2, 1, 3, 9)
     assert maps[1, 0, 2].tolist() == expected
-    rows = sliding_windows(lambda x: x[:, :1], torch.arange(7.0).view(1, 1, 7, 1).expand(1, 3, 7, 5), 3, 2)
+    rows = slide_windows(lambda x: x[:, :1], torch.arange(7.0).view(1, 1, 7, 1).expand(1, 3, 7, 5), 3, 2)
     assert rows[0, 0, :, 0].tolist() == list(range(7))
 
 
@@ -205,11 +205,11 @@ def test_windows_do_not_change_a_pointwise_network(window, stride):
     def pixelwise(x):
         return torch.einsum("kc,bchw->bkhw", weight, x)
 
-    windows = sliding_windows(pixelwise, images, window, stride)
+    windows = slide_windows(pixelwise, images, window, stride)
     assert torch.equal(windows, pixelwise(images))
     whole, parts = (
         merge_scales(predict, images, scales=(0.5, 1.0, 2.0), flip=True)
-        for predict in (pixelwise, lambda x: sliding_windows(pixelwise, x, window, stride))
+        for predict in (pixelwise, lambda x: slide_windows(pixelwise, x, window, stride))
     )
     assert torch.allclose(parts, whole, atol=1e-4)
 
@@ -236,7 +236,7 @@ def test_a_window_larger_than_the_image_changes_nothing(scenes, segmentation_net
 
 
 def test_windows_by_command(scenes, runs, segmentation_network, tmp_path, monkeypatch):
-    monkeypatch.setattr("predict.for_inference", plain_network)
+    monkeypatch.setattr("predict.prepare_for_inference", plain_network)
     image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
     command = f"--load_path {runs}/seg/last.pth --input {image} --output {tmp_path}"
     run_main("predict", f"{command}/whole")
@@ -306,7 +306,7 @@ def test_the_crf_removes_noise_and_moves_the_boundary_to_the_edge(tmp_path):
         ("--crf --crf_setting deeplab --crf_iterations 1", DEEPLAB, 1),
         ("--crf --crf_setting deeplab", DEEPLAB, 10),
     ):
-        expected = crf_of_probs(DenseCrf(image, setting), probs, iterations).argmax(dim=0).numpy()
+        expected = refine_probs(DenseCrf(image, setting), probs, iterations).argmax(dim=0).numpy()
         assert labels(flags).dtype == np.uint8
         assert np.array_equal(labels(flags), expected)
         refined.add(expected.tobytes())

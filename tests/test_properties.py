@@ -22,12 +22,12 @@ from metrics.saliency import SaliencyMetrics
 from metrics.segmentation import ConfusionMatrix
 from models.edge_head import edge_target
 from models.saliency_losses import saliency_objective
-from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
-from pseudo_labels.dense_crf import LABELS, PROBABILITIES, DenseCrf, crf_of_label, crf_of_probs
+from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
+from pseudo_labels.dense_crf import LABELS, PROBABILITIES, DenseCrf, refine_label, refine_probs
 from pseudo_labels.fusion_rules import RULES, fuse
 from pseudo_labels.random_walk import random_walk
 from pseudo_labels.selector import class_saliency, measure, overlap, select, select_regions, split_mask
-from utils.multi_scale import sliding_windows, window_starts
+from utils.multi_scale import slide_windows, window_starts
 from utils.schedules import polynomial_decay, step_decay, warm_up
 
 FEW = settings(derandomize=True, deadline=None, database=None, max_examples=25)
@@ -190,10 +190,10 @@ def test_rules_give_labels_of_the_image_alone(rule, num_classes, height, width, 
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
     def crf(scores):
-        return crf_of_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores), 1).numpy()
+        return refine_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores), 1).numpy()
 
     def label_crf(label):
-        return crf_of_label(DenseCrf(image, LABELS), label, iterations=1)
+        return refine_label(DenseCrf(image, LABELS), label, iterations=1)
 
     evidence = {
         "cams": cams,
@@ -263,11 +263,11 @@ def test_the_crf_on_tiny_and_constant_images(height, width, num_labels, constant
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
     image = np.full_like(image, image[0, 0]) if constant else image
     scores = rng.choice(LEVELS, (num_labels, height, width))
-    probs = crf_of_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores), 3)
+    probs = refine_probs(DenseCrf(image, PROBABILITIES), torch.from_numpy(scores), 3)
     assert probs.isfinite().all()
     assert torch.allclose(probs.sum(dim=0), torch.ones(height, width), atol=1e-4)
     label = rng.choice(LABEL_VALUES, (height, width)).astype(np.uint8)
-    assert set(np.unique(crf_of_label(DenseCrf(image, LABELS), label, iterations=2))) <= set(np.unique(label))
+    assert set(np.unique(refine_label(DenseCrf(image, LABELS), label, iterations=2))) <= set(np.unique(label))
 
 
 @holds_for(
@@ -338,7 +338,7 @@ def test_segmentation_losses_are_finite(batch, side, share, smoothing, ignored, 
     counts = torch.bincount(labels[labels != IGNORE_LABEL], minlength=4)
     weights = class_balanced_weights((counts > 0).long(), counts, 0.9)
     assert weights.isfinite().all()
-    loss = summed_cross_entropy(logits, labels, smoothing, weights, share) / counted_pixels(labels, share).clamp(min=1)
+    loss = summed_cross_entropy(logits, labels, smoothing, weights, share) / count_pixels(labels, share).clamp(min=1)
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
@@ -394,7 +394,7 @@ def test_windows_cover_every_pixel(length, window, stride):
 @holds_for(height=SIDES, width=SIDES, window=SIDES, stride=SIDES, seed=SEEDS)
 def test_sliding_windows_of_a_pointwise_network(height, width, window, stride, seed):
     images = torch.from_numpy(np.random.default_rng(seed).random((1, 3, height, width)).astype(np.float32))
-    result = sliding_windows(lambda x: 2 * x, images, window, min(stride, window))
+    result = slide_windows(lambda x: 2 * x, images, window, min(stride, window))
     assert torch.allclose(result, 2 * images, atol=1e-6)
 
 

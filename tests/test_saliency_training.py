@@ -309,7 +309,7 @@ def test_several_training_sets(scenes, tmp_path):
 
 
 def test_validation_on_several_data_sets(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("predict.for_inference", plain_network)
+    monkeypatch.setattr("predict.prepare_for_inference", plain_network)
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/ONE")
     shutil.copytree(scenes / "dataset/benchmark/DRAWN-TE", tmp_path / "benchmark/TWO")
     assert list(benchmark_pairs([tmp_path / "benchmark"])) == ["ONE", "TWO"]
@@ -337,19 +337,6 @@ def test_tensorboard_shows_numbers_and_pictures(scenes, tmp_path):
     assert title == "image, mask, map, edge target, edge"
     assert [picture.step for picture in events.Images(title)] == [3, 6]
     assert (events.Images(title)[0].width, events.Images(title)[0].height) == (5 * 64, 4 * 64)
-
-
-def test_training_is_channels_last(scenes, tmp_path, monkeypatch):
-    layouts = []
-    train_step = SOD_train.train_step
-
-    def note_layout(model, *rest):
-        layouts.append(model.decoder[0].conv_a[0].weight.is_contiguous(memory_format=torch.channels_last))
-        return train_step(model, *rest)
-
-    monkeypatch.setattr(SOD_train, "train_step", note_layout)
-    run_main("SOD_train", saliency_command(scenes, tmp_path, "--max_epoch 1"))
-    assert layouts == [True] * 3
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ from formats.errors import InputError
 from formats.labels import load_label, save_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
-from models.segmentation_losses import class_balanced_weights, counted_pixels, summed_cross_entropy
+from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
 from utils.distributed import World
-from utils.memory import advice_when_memory_is_full, memory_format
+from utils.memory import advise_on_full_memory
 from utils.run_folder import RunFolder
 from utils.training_state import TrainingState
 
@@ -65,7 +65,7 @@ def batch_of(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def test_cross_entropy_is_the_mean_over_labelled_pixels():
     logits, labels = torch.randn(4, 3, 48, 48), batch_of()[1]
     expected = F.cross_entropy(logits, labels, ignore_index=255)
-    assert torch.allclose(summed_cross_entropy(logits, labels) / counted_pixels(labels), expected)
+    assert torch.allclose(summed_cross_entropy(logits, labels) / count_pixels(labels), expected)
 
 
 def test_label_smoothing_by_hand():
@@ -80,7 +80,7 @@ def test_hard_examples_by_hand():
     margins = torch.tensor([[4.0, -1.0, 2.0, -9.0], [1.0, 1.0, 1.0, 1.0]])
     logits = torch.stack([margins, torch.zeros_like(margins)], dim=1)[:, :, None]  # [2, 2, 1, 4]
     labels = torch.tensor([[[0, 0, 0, 255]], [[255, 255, 255, 255]]])
-    assert counted_pixels(labels, 0.5) == 2
+    assert count_pixels(labels, 0.5) == 2
     expected = math.log1p(math.exp(1)) + math.log1p(math.exp(-2))
     assert summed_cross_entropy(logits, labels, hard_share=0.5).item() == pytest.approx(expected, rel=1e-6)
 
@@ -90,7 +90,7 @@ def test_hard_examples_are_chosen_image_by_image():
     whole = summed_cross_entropy(logits, labels, hard_share=0.2)
     parts = sum(summed_cross_entropy(*pair, hard_share=0.2) for pair in zip(logits.split([1, 3]), labels.split([1, 3])))
     assert torch.allclose(whole, parts)
-    assert counted_pixels(labels, 0.2) == sum(math.ceil(0.2 * (label != 255).sum().item()) for label in labels)
+    assert count_pixels(labels, 0.2) == sum(math.ceil(0.2 * (label != 255).sum().item()) for label in labels)
 
 
 def test_all_pixels_by_share_one():
@@ -152,18 +152,6 @@ def test_labels_may_have_8_bits():
     assert all(torch.equal(wide[name], narrow[name]) for name in wide)
 
 
-def test_channels_last_changes_nothing_but_the_layout(monkeypatch):
-    plain = one_step("")
-    monkeypatch.setattr(train_segmentation, "memory_format", lambda device: torch.channels_last)
-    last = one_step("")
-    assert all(torch.allclose(plain[name], last[name], atol=1e-4) for name in plain)
-
-
-def test_training_is_channels_last_on_gpus_only():
-    assert memory_format(CPU) == torch.contiguous_format
-    assert memory_format(torch.device("cuda")) == torch.channels_last
-
-
 def test_a_compiled_network_learns_the_same(scenes, tmp_path, monkeypatch):
     """Validation uses the network that is not compiled. Without code generation, which takes minutes."""
     compiled = []
@@ -217,7 +205,7 @@ def test_one_process_and_two_have_the_same_loss_curve(scenes, tmp_path):
 
 
 def test_validation_is_that_of_evaluate_and_shows_pictures(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("predict.for_inference", plain_network)
+    monkeypatch.setattr("predict.prepare_for_inference", plain_network)
     run_main("train_segmentation", command(scenes, tmp_path, "--tag first --max_epoch 1"))
     balance_labels(tmp_path / "first/last.pth", sorted((scenes / "data/VOCdevkit/VOC2012/JPEGImages").iterdir()))
     still = f"--tag run --max_epoch 1 --ema 0.5 --lr 1e-12 --load_path {tmp_path}/first/last.pth"
@@ -327,9 +315,9 @@ def test_full_memory_says_which_flags_to_lower(scenes, tmp_path, monkeypatch):
 
 
 def test_full_memory_of_the_cpu():
-    with pytest.raises(InputError, match=r"too little memory .*: take less"), advice_when_memory_is_full("take less"):
+    with pytest.raises(InputError, match=r"too little memory .*: take less"), advise_on_full_memory("take less"):
         torch.empty(1 << 60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="shape"), advice_when_memory_is_full("take less"):
+    with pytest.raises(RuntimeError, match="shape"), advise_on_full_memory("take less"):
         torch.zeros(2).reshape(3)
 
 

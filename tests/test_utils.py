@@ -10,7 +10,7 @@ from datasets.epoch_batches import EpochBatches
 from formats.errors import InputError, MissingInputError, shorten
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from utils.interruption import run_script
-from utils.memory import batches_by_size
+from utils.memory import batch_by_size
 from utils.output_folder import record_options
 from utils.precision import compute_deterministically, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
@@ -123,9 +123,9 @@ def step(state: TrainingState) -> None:
 
 
 def test_large_images_make_small_batches():
-    assert batches_by_size([(375, 500)] * 9, 8, largest_scale=2) == [[*range(8)], [8]]
-    assert batches_by_size([(1000, 2000)] * 9, 8) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
-    assert batches_by_size([(1000, 2000), (9, 9), (1000, 2000), (9, 9)], 8, largest_scale=2) == [[0], [1, 3], [2]]
+    assert batch_by_size([(375, 500)] * 9, 8, largest_scale=2) == [[*range(8)], [8]]
+    assert batch_by_size([(1000, 2000)] * 9, 8) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert batch_by_size([(1000, 2000), (9, 9), (1000, 2000), (9, 9)], 8, largest_scale=2) == [[0], [1, 3], [2]]
 
 
 def test_factors_are_rounded_unless_computing_deterministically():

@@ -1,4 +1,4 @@
-"""Memory of the device: the layout of tensors in it, and what to do when it is full."""
+"""Device memory: tensor layout, batch sizes, and errors when it is full."""
 
 import ctypes
 import sys
@@ -8,9 +8,9 @@ import torch
 
 from formats.errors import InputError, first_line
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names, malloc.h
-MOST_PX = 1_000_000  # of an image at its largest scale: a whole batch of these is taken to fit
-SIGNS_OF_FULL_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+FULL_BATCH_PX = 1_000_000  # largest image, at its largest scale, of which a whole batch is assumed to fit
+MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -18,16 +18,16 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def batch_for(wanted: int, device: torch.device, on_gpu: int) -> int:
-    """Images that pass a network together: as many as are `wanted`; where that is 0, `on_gpu` there, 1 on CPUs."""
-    return wanted or (on_gpu if device.type == "cuda" else 1)
+def choose_batch_size(requested: int, device: torch.device, on_gpu: int) -> int:
+    """`requested` images per forward pass; for 0, `on_gpu` images on GPUs and one on CPUs."""
+    return requested or (on_gpu if device.type == "cuda" else 1)
 
 
-def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
-    """Indices of all images in batches of one size, in order of their first image. Where images have more px than
-    `MOST_PX` at their largest scale, fewer make a batch, so that it takes no more memory.
+def batch_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
+    """Divide images into batches of equal size, in order of their first image: sizes [(H, W)] → indices.
 
-    A function of the whole list alone: whoever makes a batch, and whenever, makes the same one.
+    Batches of images with more than `FULL_BATCH_PX` pixels at their largest scale are smaller. The result depends on
+    the whole list alone, so that a resumed run and every process get the same batches.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, size_hw in enumerate(sizes_hw):
@@ -35,27 +35,24 @@ def batches_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_sc
     batches = []
     for (height, width), group in groups.items():
         px = largest_scale**2 * height * width
-        count = max(1, int(min(batch_size, batch_size * MOST_PX / px)))
+        count = max(1, int(min(batch_size, batch_size * FULL_BATCH_PX / px)))
         batches += [group[first : first + count] for first in range(0, len(group), count)]
     return sorted(batches)
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what it frees for what it needs next, where the C library is glibc.
-
-    By itself it would give large blocks back, and every layer of a network on the CPU would wait for new pages.
-    """
+    """Make glibc keep freed memory in this process: new pages for every layer take a tenth of CPU inference."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             libc.mallopt(parameter, 2**31 - 1)
 
 
 @contextmanager
-def advice_when_memory_is_full(advice: str):
-    """Also a decorator: a device that runs out of memory inside becomes an `InputError` that says what to do."""
+def advise_on_full_memory(advice: str):
+    """Turn an out-of-memory error of the device into an `InputError` with `advice`; also a decorator."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error) for s in SIGNS_OF_FULL_MEMORY):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in MEMORY_ERRORS):
             raise
         raise InputError(f"the device has too little memory ({first_line(error)}): {advice}") from error

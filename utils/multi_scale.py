@@ -1,44 +1,42 @@
-"""Networks applied at several scales, to the mirror image and to windows of large images, results joined."""
+"""Multi-scale, mirrored and sliding-window prediction with any network."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.precision import checked_finite
+from utils.precision import require_finite
 
 
 def merge_scales(predict, images: Tensor, scales, flip: bool, combine: str = "sum", multiple: int = 1) -> Tensor:
-    """Sum (or "max") over scales and mirror images of `predict`, each result brought back to the size of the images.
+    """Combine predictions over scales and mirror images by "sum" or "max", at the size of the images.
 
     images: float [B, 3, H, W]; predict: [N, 3, h, w] → maps [N, K, h', w'] of any size. → [B, K, H, W].
-    Scaled sides are rounded to whole multiples of `multiple` px; at scale 1 the images stay as they are.
+    Scaled sides are rounded to multiples of `multiple` px; scale 1 keeps the size of the images.
+    Raises `InputError` for results that are not finite.
     """
     size_hw = images.shape[-2:]
-    is_last = images.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if is_last else torch.contiguous_format
-    join = {"sum": torch.add, "max": torch.maximum}[combine]
+    merge = {"sum": torch.add, "max": torch.maximum}[combine]
     total = None
     for scale in scales:
         scaled = images  # [B, 3, h, w]
         if scale != 1:
             scaled_hw = [max(1, round(side * scale / multiple)) * multiple for side in size_hw]
-            scaled = resize(images.contiguous(), scaled_hw)  # [B, 3, h, w]; three channels-last ones would take longer
-            scaled = scaled.contiguous(memory_format=layout)  # [B, 3, h, w]
+            scaled = resize(images, scaled_hw)  # [B, 3, h, w]
         maps = predict(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)  # [B or 2 B, K, h', w']
         if flip:
             straight, mirrored = maps.chunk(2)
-            maps = join(straight, mirrored.flip(3))  # [B, K, h', w']
+            maps = merge(straight, mirrored.flip(3))  # [B, K, h', w']
         maps = resize(maps, size_hw)  # [B, K, H, W]
-        total = maps if total is None else join(total, maps)
-    return checked_finite(total)
+        total = maps if total is None else merge(total, maps)
+    return require_finite(total)
 
 
-def sliding_windows(predict, images: Tensor, window_px: int, stride_px: int) -> Tensor:
-    """`predict` on square windows that together cover the images, one place after the other; where windows overlap,
-    the mean of their maps. An image that is no larger than a window passes as it is.
+def slide_windows(predict, images: Tensor, window_px: int, stride_px: int) -> Tensor:
+    """Apply `predict` to square windows that cover the images; overlapping predictions are averaged.
 
     images: float [B, 3, H, W]; predict: [B, 3, h, w] → maps [B, K, h', w'] of any size. → [B, K, H, W].
-    Windows begin every `stride_px`; the last ones are pulled back to the border, so that none is padded.
+    Windows start every `stride_px`; the last window of a row or column is moved back to the border, without padding.
+    Images no larger than a window are predicted whole.
     """
     height, width = images.shape[-2:]
     if max(height, width) <= window_px:
@@ -57,7 +55,7 @@ def sliding_windows(predict, images: Tensor, window_px: int, stride_px: int) -> 
 
 
 def window_starts(length_px: int, window_px: int, stride_px: int) -> list[int]:
-    """Where windows begin along a side, the last so that it ends with the side; 0 alone where one covers all."""
+    """Starts of the windows along a side in px; the last window ends at the border."""
     last = max(0, length_px - window_px)
     return [*range(0, last, stride_px), last]
 
