@@ -1,11 +1,11 @@
-"""What leaves for other tools: a saliency network as an ONNX file, for use without PyTorch.
+"""Export for other tools: a saliency network as an ONNX file.
 
     pip install -r requirements-onnx.txt
     python export.py onnx --load_path experiments/sod/last.pth --output sod.onnx
 
 Input "images": uint8 [B, 3, S, S], RGB, resized to the network's size S; B is free. Output "saliency": float32
-[B, 1, S, S] in 0..1. The normalisation is inside. The file is run by onnxruntime and kept only if its maps are those
-of PyTorch.
+[B, 1, S, S] in 0..1. The network includes the normalisation. The file is kept only if ONNX Runtime computes the maps of
+PyTorch.
 """
 
 import sys
@@ -19,36 +19,32 @@ import importlib.util
 
 from formats.atomic_files import atomic_path
 from formats.errors import InputError
-from models.onnx_export import MapsOfImages, difference_to_torch, write_onnx
+from models.onnx_export import SaliencyMaps, measure_difference, write_onnx
 from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint, rebuild
 from utils.interruption import run_script
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
 TESTED_BATCHES = (1, 3)
 
 
 def main(args) -> None:
-    export_onnx(args)
-
-
-def export_onnx(args) -> None:
-    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if absent:
-        raise InputError(f"{', '.join(absent)} not installed: pip install -r requirements-onnx.txt")
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed: pip install -r requirements-onnx.txt")
 
     # model
     checkpoint = load_checkpoint(args.load_path)
     if checkpoint["stage"] != "saliency":
         raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
-    maps_of = MapsOfImages(rebuild(build_saliency_net, checkpoint, args.load_path)).eval()
+    model = SaliencyMaps(rebuild(build_saliency_net, checkpoint, args.load_path)).eval()
     side_px = checkpoint["settings"]["image_size"]
 
     # save
     with atomic_path(args.output) as temporary:
-        write_onnx(maps_of, side_px, temporary)
-        difference = max(difference_to_torch(maps_of, temporary, batch, side_px) for batch in TESTED_BATCHES)
+        write_onnx(model, side_px, temporary)
+        difference = max(measure_difference(model, temporary, batch, side_px) for batch in TESTED_BATCHES)
         if difference > LARGEST_DIFFERENCE:
             raise RuntimeError(f"the exported network's maps differ from PyTorch's by up to {difference:.1e}")
     print(f"{args.output}: images uint8 [B, 3, {side_px}, {side_px}] → saliency float32 [B, 1, {side_px}, {side_px}]")

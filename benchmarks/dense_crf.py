@@ -1,10 +1,10 @@
-"""The dense CRF over the labels that are present, in worker processes, beside all labels in one process.
+"""Dense CRF over the present labels in worker processes, beside all labels in one process.
 
     python -m benchmarks.dense_crf --input data/voc12/VOCdevkit/VOC2012/JPEGImages
 
-Probabilities are drawn: blobs of three labels of 21, on the photographs given, at the scale of what networks give. Also
-printed: the share of pixels where both give the same label. The sides take turns, and the fastest counts. The start of
-the processes is counted, and told: with more images it counts less.
+Probabilities are drawn: blobs of three of 21 labels for each photograph, with the confidence of real networks. The
+sides take turns, and the fastest turn counts. The report also has the share of pixels with equal labels, and the
+start-up time of the processes, which is part of their time and matters less with more images.
 """
 
 import argparse
@@ -27,30 +27,30 @@ from utils.processes import map_in_processes, usable_cores
 
 NUM_LABELS = 21
 TURNS = 2
-SAME = 16  # photographs on which labels are compared
+NUM_COMPARED = 16  # photographs for the comparison of labels
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Dense CRF over labels that are present, in processes.")
+    parser = argparse.ArgumentParser(description="Dense CRF over the present labels, in processes.")
     parser.add_argument("--input", required=True, metavar="DIR", help="photographs")
-    parser.add_argument("--images", type=int, default=160, help="how many of them")
+    parser.add_argument("--images", type=int, default=160, help="number of photographs")
     args = parser.parse_args(argv)
-    keep_freed_memory()  # as all scripts do on the CPU
+    keep_freed_memory()  # as in all scripts on CPUs
     tasks = list(enumerate(list(image_stems(args.input).values())[: args.images]))
     cores = usable_cores()
     ways = {
         f"all {NUM_LABELS} labels": partial(refine_here, False),
-        "labels that are present": partial(refine_here, True),
-        f"the same, {cores} processes": partial(refine_in_processes, cores),
+        "present labels": partial(refine_here, True),
+        f"present labels, {cores} processes": partial(refine_in_processes, cores),
     }
     ms = milliseconds(ways, [tasks], TURNS)
     start = milliseconds({"start": partial(refine_in_processes, cores)}, [tasks[:cores]])["start"] * len(tasks[:cores])
     slowest = ms[f"all {NUM_LABELS} labels"]
     rows = [[name, f"{way:.0f}", f"{slowest / way:.2f} ×"] for name, way in ms.items()]
-    same = np.mean([np.mean(refine(task, False) == refine(task, True)) for task in tasks[:SAME]])
+    same = np.mean([np.mean(refine(task, False) == refine(task, True)) for task in tasks[:NUM_COMPARED]])
     parts = [markdown_table([f"{len(tasks)} photographs", "ms/image", "speed-up"], rows)]
-    parts.append(f"Processes that refine an image each, from their start: {start / 1e3:.1f} s.")
-    parts.append(f"Pixels of the same label with all labels and with those present: {100 * same:.3f} %.")
+    parts.append(f"Start of the processes and one image each: {start / 1e3:.1f} s.")
+    parts.append(f"Pixels with the same label from all labels and present: {100 * same:.3f} %.")
     command = f"python -m benchmarks.dense_crf {shlex.join(argv)}"
     save_page(f"dense_crf_{device_kind()}", command, [*parts, environment_line()])
 
@@ -66,16 +66,16 @@ def refine_in_processes(processes: int, tasks: list) -> None:
 
 
 def refine(task: tuple[int, Path], only_present: bool) -> np.ndarray:
-    """The label map of a numbered photograph after the CRF on drawn probabilities, uint8 [H, W]."""
+    """Label map of a numbered photograph from drawn probabilities and the CRF, uint8 [H, W]."""
     seed, path = task
     image = load_image(path)
-    probs = drawn_probs(seed, *image.shape[:2])
+    probs = draw_probs(seed, *image.shape[:2])
     labels = find_present_labels(probs) if only_present else torch.arange(NUM_LABELS)
     return refine_to_label(DenseCrf(image, PROBABILITIES), probs[labels], labels.numpy().astype(np.uint8))
 
 
-def drawn_probs(seed: int, height: int, width: int) -> torch.Tensor:
-    """float32 [21, H, W]: background and two objects, drawn smoothly at a sixteenth of the size, others low."""
+def draw_probs(seed: int, height: int, width: int) -> torch.Tensor:
+    """Probabilities float32 [21, H, W]: smooth background and two objects, low for the other labels."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-3, 1, (NUM_LABELS, height // 16 + 1, width // 16 + 1)).astype(np.float32)
     logits[[0, *rng.choice(np.arange(1, NUM_LABELS), 2, replace=False)]] += 6

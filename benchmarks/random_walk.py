@@ -1,12 +1,11 @@
-"""The random walk of pseudo_labels/random_walk.py beside plain ones: time, peak memory, and whether they agree.
+"""The random walk of pseudo_labels/random_walk.py beside plain walks: time, peak memory, largest difference.
 
     python -m benchmarks.random_walk
     python -m benchmarks.random_walk --image_size 375 500 --num_classes 3
 
-The dense way is what IRN's code and its descendants do, held here in float32 as there: the matrix of all pairs of
-pixels of a quarter of the image's size, its entries to the power beta, its columns normalised, the matrix squared 8
-times, then applied to the maps. Two cheaper plain ways apply a matrix 256 times instead. Each way works in a process of
-its own, on the GPU if there is one; edges and maps are smooth noise.
+The dense walk is that of IRN, in float32: the matrix of all pairs of pixels at a quarter of the image size, its entries
+to the power beta, its columns normalised, squared 8 times, then applied to the maps. Two cheaper walks apply a dense or
+sparse matrix 256 times. Each walk runs in its own process, on the GPU if there is one; edges and maps are smooth noise.
 """
 
 import argparse
@@ -19,25 +18,25 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from pseudo_labels.pixel_paths import path_offsets
 from torch import Tensor
 
 from benchmarks.memory import peak_mb, reset_peak, resident_mb
 from benchmarks.report import environment_line, save_page
 from metrics.tables import markdown_table
+from pseudo_labels.affinities import affinities, view_path_pixel
 from pseudo_labels.cams import normalise_cams
-from pseudo_labels.random_walk import affinities, random_walk
+from pseudo_labels.random_walk import random_walk
 
-BETA, DOUBLINGS, RADIUS = 10.0, 8, 5  # the defaults of make_pseudo_labels.py, and IRN's
-TINY_HW = (16, 16)  # of a walk that does not count, which sets up PyTorch
-SMALLEST_MB = 0.1  # less is what the process holds anyway
+BETA, DOUBLINGS, RADIUS = 10.0, 8, 5  # defaults of make_pseudo_labels.py and IRN
+TINY_HW = (16, 16)  # of a warm-up walk
+SMALLEST_MB = 0.1  # resolution of the measurement
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Time and memory of the random walk beside a dense one.")
-    parser.add_argument("--image_size", type=int, nargs=2, default=[375, 500], help="height and width, px")
-    parser.add_argument("--num_classes", type=int, default=3, help="of the image")
-    parser.add_argument("--repeat", type=int, default=5, help="walks of ours, the mean of which counts; others: one")
+    parser.add_argument("--image_size", type=int, nargs=2, default=[375, 500], help="height and width in px")
+    parser.add_argument("--num_classes", type=int, default=3, help="number of maps")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of our walk, of which the mean counts")
     args = parser.parse_args(argv)
     size_hw = [-(-side // 4) for side in args.image_size]
     found = {name: in_own_process(name, args.num_classes, size_hw, args.repeat) for name in WAYS}
@@ -54,17 +53,17 @@ def main(argv: list[str]) -> None:
 
 
 def in_own_process(name: str, num_classes: int, size_hw: list[int], repeat: int) -> tuple[float, float, Tensor]:
-    """`measure` in a new process, so that memory is that of one way alone."""
+    """`measure` in a new process, for the memory of one walk alone."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, name, num_classes, size_hw, repeat if name == "ours" else 1).result()
 
 
 def measure(name: str, num_classes: int, size_hw: list[int], repeat: int) -> tuple[float, float, Tensor]:
-    """Seconds of a walk, the memory it took at most in MB, and the maps float32 [K, H, W] after it."""
+    """Seconds and peak memory (MB) of a walk, and its maps float32 [K, H, W]."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     walk = WAYS[name]
-    walk(*problem(num_classes, TINY_HW, device))
-    cams, edge = problem(num_classes, size_hw, device)
+    walk(*draw_problem(num_classes, TINY_HW, device))
+    cams, edge = draw_problem(num_classes, size_hw, device)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -79,8 +78,8 @@ def measure(name: str, num_classes: int, size_hw: list[int], repeat: int) -> tup
     return seconds, max(highest_mb - before_mb, SMALLEST_MB), walked
 
 
-def problem(num_classes: int, size_hw, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Maps float32 [K, H, W] and edges float32 [H, W], 0..1: smooth noise, the edges mostly near 0."""
+def draw_problem(num_classes: int, size_hw, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Maps float32 [K, H, W] and edges float32 [H, W] in 0..1: smooth noise, edges mostly near 0."""
     generator = torch.Generator().manual_seed(0)
     cams, edge = (
         F.interpolate(torch.rand(shape, generator=generator), tuple(size_hw), mode="bilinear")[0]
@@ -90,7 +89,7 @@ def problem(num_classes: int, size_hw, device: torch.device) -> tuple[Tensor, Te
 
 
 def dense_walk(cams: Tensor, edge: Tensor) -> Tensor:
-    """IRN's: cams [K, H, W], edge [H, W] → [K, H, W]."""
+    """IRN's walk: cams [K, H, W], edge [H, W] → [K, H, W]."""
     transitions = transition_matrix(edge)
     for _ in range(DOUBLINGS):
         transitions = transitions @ transitions
@@ -98,15 +97,15 @@ def dense_walk(cams: Tensor, edge: Tensor) -> Tensor:
 
 
 def dense_products(cams: Tensor, edge: Tensor) -> Tensor:
-    """The same matrix, applied step by step instead of squared."""
+    """The dense matrix applied 256 times."""
     transitions = transition_matrix(edge)
     return step_by_step(cams, edge, lambda maps: maps @ transitions)
 
 
 def sparse_products(cams: Tensor, edge: Tensor) -> Tensor:
-    """The same, of a sparse matrix, which is built without the dense one."""
+    """A sparse matrix applied 256 times."""
     pixels = torch.arange(edge.numel(), device=edge.device)
-    rows, columns, values = zip((pixels, pixels, torch.ones_like(edge).flatten()), *pairs(edge))
+    rows, columns, values = zip((pixels, pixels, torch.ones_like(edge).flatten()), *list_pairs(edge))
     weights = torch.cat(values) ** BETA
     sums = torch.zeros_like(edge).flatten().index_add_(0, torch.cat(rows), weights)
     indices = torch.stack([torch.cat(columns), torch.cat(rows)])  # transposed
@@ -123,23 +122,20 @@ def step_by_step(cams: Tensor, edge: Tensor, step: Callable[[Tensor], Tensor]) -
 
 
 def transition_matrix(edge: Tensor) -> Tensor:
-    """The dense T, float32 [N, N]: the affinities of all pairs of pixels to the power beta, columns of sum 1. Made in
-    place, which takes less memory than in IRN's code."""
+    """The dense matrix T, float32 [N, N], with columns of sum 1. Computed in place: less memory than IRN's code."""
     matrix = torch.eye(edge.numel(), device=edge.device)
-    for rows, columns, values in pairs(edge):
+    for rows, columns, values in list_pairs(edge):
         matrix[rows, columns] = values
     matrix.pow_(BETA)
     return matrix.div_(matrix.sum(dim=0, keepdim=True))
 
 
-def pairs(edge: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+def list_pairs(edge: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Pixels, neighbours and affinities [M] of all pairs inside the image, in both orders."""
-    height, width = edge.shape
     pixels, found = torch.arange(edge.numel(), device=edge.device).view(edge.shape), []
-    for (dy, dx), affinity in zip(path_offsets(RADIUS), affinities(edge, RADIUS)):
-        inside = (slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
-        first, values = pixels[inside].flatten(), affinity[inside].flatten()
-        second = first + dy * width + dx
+    for offset, affinity in affinities(edge, RADIUS):
+        first, second = (view_path_pixel(pixels, offset, pixel).flatten() for pixel in ((0, 0), offset))
+        values = affinity.flatten()
         found += [(first, second, values), (second, first, values)]
     return found
 

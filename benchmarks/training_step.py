@@ -6,9 +6,8 @@ r"""Speed of the training step of our scripts beside a plain loop, and the gain 
 
 Flags after `--` are those of train_segmentation.py or SOD_train.py; the default batches are smaller on CPUs. Scenes are
 drawn unless the flags name data. All sides have the same network with random weights. The plain loop: float32 without
-TF32, contiguous memory, float images from pageable memory, PyTorch's default optimizer, `.item()` of each loss. The
-sides take turns on one batch in memory; the first turn is a warm-up, the fastest of the others counts. A second table
-compares a batch in memory with the loader of the script.
+TF32, contiguous and pageable memory, PyTorch's default optimizer, `.item()` of each loss. The sides take turns on one
+batch in memory; after a warm-up, the fastest turn counts. A second table compares it with the loader of the script.
 """
 
 import argparse
@@ -43,12 +42,8 @@ from utils.precision import allow_tf32, half_type, loss_scaler
 from utils.schedules import build_optimizer, parameter_groups
 from utils.training_state import TrainingState
 
-DEFAULT_FLAGS = {  # random weights diverge at the default rate of segmentation
-    ("segmentation", "cuda"): "--pretrained none --lr 1e-4",
-    ("segmentation", "cpu"): "--pretrained none --lr 1e-4 --train_batch 2 --crop_size 320",
-    ("saliency", "cuda"): "--pretrained none",
-    ("saliency", "cpu"): "--pretrained none --train_batch 4",
-}
+FLAGS = {"segmentation": "--pretrained none --lr 1e-4", "saliency": "--pretrained none"}  # default rates may diverge
+CPU_FLAGS = {"segmentation": "--train_batch 2 --crop_size 320", "saliency": "--train_batch 4"}
 NUM_DRAWN, DRAWN_HW = 32, (375, 500)
 
 
@@ -104,13 +99,11 @@ class Saliency:
         self.side_px, self.clip = args.image_size, args.clip
 
     def build(self) -> nn.Module:
-        args = self.args
-        settings = options.backbone_settings(args)
+        args, settings = self.args, options.backbone_settings(self.args)
         settings |= {"decoder_width": args.decoder_width, "image_size": args.image_size}
         return build_saliency_net(settings, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
 
     def loader(self, steps: int, workers: int, device: torch.device):
-        """See `Segmentation.loader`."""
         args, num_samples = self.args, steps * self.args.train_batch
         pairs = list(islice(cycle(self.pairs), num_samples))
         dataset = SaliencyTraining(pairs, args.seed, colour_jitter=args.colour_jitter)
@@ -165,14 +158,13 @@ class ScriptLoop:
     tf32 = True
 
     def __init__(self, task, device: torch.device, batch: list[Tensor]):
-        args = task.args
         layout = torch.channels_last if isinstance(task, Saliency) else memory_format(device)
         self.task, self.device, self.batch = task, device, batch
         self.network = task.build().to(device, memory_format=layout).train()
         self.optimizer = task.optimizer(self.network)
-        names = [str(number) for number in range(args.train_batch)]
-        batches = EpochBatches(args.train_batch, args.train_batch, args.seed)
-        self.state = TrainingState(self.network, self.optimizer, loss_scaler(device, args.amp), names, batches)
+        names = [str(number) for number in range(len(batch[0]))]
+        batches, scaler = EpochBatches(len(names), len(names), seed=0), loss_scaler(device, task.args.amp)
+        self.state = TrainingState(self.network, self.optimizer, scaler, names, batches)
 
     def step(self, batch: list[Tensor] | None = None) -> None:
         batch = [tensor.to(self.device, non_blocking=True) for tensor in batch or self.batch]
@@ -182,14 +174,14 @@ class ScriptLoop:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of the training step.")
     parser.add_argument("--network", choices=TASKS, default="segmentation", help="which script")
-    parser.add_argument("--turns", type=int, default=6, help="turns per side; the first is a warm-up")
+    parser.add_argument("--turns", type=int, default=6, help="turns per side, with the warm-up")
     parser.add_argument("--steps", type=int, default=1, help="steps per turn")
     parser.add_argument("--loader_steps", type=int, default=8, help="steps with the loader")
     parser.add_argument("flags", nargs="*", help="flags of the script, after --")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        flags = DEFAULT_FLAGS[args.network, device.type].split()
+        flags = FLAGS[args.network].split() + (CPU_FLAGS[args.network].split() if device.type == "cpu" else [])
         task = TASKS[args.network]([*flags, *data_flags(args, Path(folder)), *args.flags])
         batch = next(iter(task.loader(1, 0, device)))
         loops = build_loops(task, device, batch)
@@ -205,13 +197,11 @@ def main(argv: list[str]) -> None:
 
 def data_flags(args, folder: Path) -> list[str]:
     """Flags of drawn scenes of the size of VOC photographs, written to `folder`; none if the flags name data."""
+    if {"--train_root", "--label_name"}.intersection(args.flags):
+        return []
     if args.network == "saliency":
-        if "--train_root" in args.flags:
-            return []
         write_saliency_scenes(folder / "DRAWN", NUM_DRAWN, 0, *DRAWN_HW)
         return ["--train_root", str(folder)]
-    if "--label_name" in args.flags:
-        return []
     write_voc_scenes(folder / "VOC2012", folder / "lists", NUM_DRAWN, 1, 0, *DRAWN_HW)
     return ["--data_dir", str(folder), "--list_dir", str(folder / "lists"), "--label_name", "SegmentationClassAug"]
 
@@ -226,18 +216,15 @@ def build_loops(task, device: torch.device, batch: list[Tensor]) -> dict:
 
 
 def turn_s(loop, steps: int, device: torch.device) -> float:
-    """Seconds per step of a turn; gradients are freed afterwards."""
     allow_tf32(loop.tf32)
     started = read_clock(device)
     for _ in range(steps):
         loop.step()
-    seconds = (read_clock(device) - started) / steps
     loop.optimizer.zero_grad()
-    return seconds
+    return (read_clock(device) - started) / steps
 
 
 def read_clock(device: torch.device) -> float:
-    """Seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -255,8 +242,8 @@ def loader_table(task, loop: ScriptLoop, steps: int, device: torch.device) -> st
         waited_s += (time.perf_counter() - asked) / steps
         loop.step(batch)
     loader_s = (read_clock(device) - started) / steps
-    rows = [["batch in memory", f"{1 / memory_s:.2f}"], [f"{task.args.workers} workers", f"{1 / loader_s:.2f}"]]
-    return f"{markdown_table(['', 'steps/s'], rows)}\n\nThe loop waited {1e3 * waited_s:.1f} ms a step for data."
+    table = markdown_table(["", "steps/s"], [["in memory", f"{1 / memory_s:.2f}"], ["loader", f"{1 / loader_s:.2f}"]])
+    return f"{table}\n\nThe loop waited {1e3 * waited_s:.1f} ms a step for data."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A saliency network as an ONNX file, and how far its maps are from those of PyTorch."""
+"""Export of saliency networks to ONNX, and the difference of their maps to those of PyTorch."""
 
 import logging
 
@@ -12,7 +12,7 @@ from models.saliency_net import SaliencyNet
 EXAMPLE_BATCH = 2
 
 
-class MapsOfImages(nn.Module):
+class SaliencyMaps(nn.Module):
     """forward: images uint8 [B, 3, H, W], RGB → saliency float32 [B, 1, H, W] in 0..1."""
 
     def __init__(self, network: SaliencyNet):
@@ -24,11 +24,12 @@ class MapsOfImages(nn.Module):
         return self.network(inputs)["saliency"][0].sigmoid()  # [B, 1, H, W]
 
 
-def write_onnx(maps_of: MapsOfImages, side_px: int, path) -> None:
+def write_onnx(model: SaliencyMaps, side_px: int, path) -> None:
+    """Write a network for images [B, 3, side_px, side_px] of any B to an ONNX file."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        maps_of,
-        (example_images(EXAMPLE_BATCH, side_px),),
+        model,
+        (draw_images(EXAMPLE_BATCH, side_px),),
         dynamo=True,
         input_names=["images"],
         output_names=["saliency"],
@@ -39,18 +40,18 @@ def write_onnx(maps_of: MapsOfImages, side_px: int, path) -> None:
 
 
 @torch.inference_mode()
-def difference_to_torch(maps_of: MapsOfImages, path, batch: int, side_px: int) -> float:
-    """The largest difference of two maps of the same images, by onnxruntime and by PyTorch."""
+def measure_difference(model: SaliencyMaps, path, batch: int, side_px: int) -> float:
+    """Largest difference between the maps of ONNX Runtime and PyTorch for the same images."""
     import onnxruntime
 
-    images = example_images(batch, side_px)
+    images = draw_images(batch, side_px)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (theirs,) = session.run(None, {"images": images.numpy()})
-    return float(np.abs(theirs - maps_of(images).numpy()).max())
+    return float(np.abs(theirs - model(images).numpy()).max())
 
 
-def example_images(batch: int, side_px: int) -> Tensor:
-    """Smooth random blobs, uint8 [B, 3, S, S]: on plain noise a trained network answers nearly the same everywhere."""
+def draw_images(batch: int, side_px: int) -> Tensor:
+    """Smooth random blobs, uint8 [B, 3, S, S]; for plain noise a trained network gives nearly constant maps."""
     coarse = torch.rand(batch, 3, 6, 6, generator=torch.Generator().manual_seed(batch))  # [B, 3, 6, 6]
     blobs = F.interpolate(coarse, size=(side_px, side_px), mode="bicubic")  # [B, 3, S, S]
     return (blobs.clamp(0, 1) * 255).to(torch.uint8)

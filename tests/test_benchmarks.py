@@ -57,7 +57,7 @@ def test_saliency_metrics_lacks_maps(scenes, tmp_path):
 
 def test_plain_walks_agree_with_ours():
     """Within the precision of float32, which the plain implementations use."""
-    cams, edge = random_walk.problem(num_classes=2, size_hw=(12, 15), device=torch.device("cpu"))
+    cams, edge = random_walk.draw_problem(num_classes=2, size_hw=(12, 15), device=torch.device("cpu"))
     ours, *others = (walk(cams, edge) for walk in random_walk.WAYS.values())
     assert max((other - ours).abs().max() for other in others) < 1e-3
 

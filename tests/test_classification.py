@@ -1,4 +1,4 @@
-"""The classifier's losses by hand, its scores against scikit-learn, and its script with every kind of supervision."""
+"""Classifier: losses by hand, scores against scikit-learn, training with every kind of supervision."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_puzzle_loss_by_hand():
     full = torch.tensor([[[[1.0, 2.0]], [[5.0, 5.0]]]])  # [1, 2 classes, 1, 2]
     merged = torch.tensor([[[[0.0, 4.0]], [[0.0, 0.0]]]])
     labels = torch.tensor([[1.0, 0.0]])
-    assert puzzle_loss(full, merged, labels) == pytest.approx((1 + 2) / 4)  # the mean is over absent classes too
+    assert puzzle_loss(full, merged, labels) == pytest.approx((1 + 2) / 4)  # the mean includes absent classes
     assert puzzle_loss(full, merged[..., :1], labels) == pytest.approx((1 + 2) / 4)  # merged maps are resized
 
 
@@ -40,22 +40,22 @@ def test_puzzle_weight_rises_over_the_first_half():
 
 
 def test_eps_loss_by_hand():
-    """Two pixels, two classes: class 0 is sure of the first, class 1 of the second; saliency is on the first only."""
+    """Two pixels, two classes: class 0 covers the first pixel, class 1 the second; only the first is salient."""
     sure = 30.0
     maps = torch.tensor([[[[sure, 0.0]], [[0.0, sure]], [[0.0, 0.0]]]])  # [1, 2 + 1, 1, 2]
     saliency = torch.tensor([[[[1.0, 0.0]]]])
     both = torch.tensor([[1.0, 1.0]])
-    # class 1 lies where nothing is salient, so it counts as background: M_fg = (1, 0), M_bg = (0, 1)
+    # class 1 is not salient and counts as background: M_fg = (1, 0), M_bg = (0, 1)
     assert eps_loss(maps, both, saliency) == pytest.approx(0, abs=1e-6)
-    # the same where all is salient: M_fg = (1, 1), M_bg = 0; one pixel that should be 0.5 less would cost
+    # both pixels are salient: M_fg = (1, 1), M_bg = 0
     assert eps_loss(maps, both, torch.ones(1, 1, 1, 2)) == pytest.approx(0, abs=1e-6)
-    # class 1 is absent: its pixel is neither, estimate ½ · 0 + ½ · (1 − 0), against a saliency of 0
+    # class 1 is absent: its pixel has M_fg = M_bg = 0, the estimate ½ · 0 + ½ · (1 − 0), and saliency 0
     assert eps_loss(maps, torch.tensor([[1.0, 0.0]]), saliency) == pytest.approx((0 + 0.25) / 2, abs=1e-6)
 
 
 def test_eps_loss_teaches_the_maps():
     maps = torch.zeros(1, 3, 4, 4)
-    maps[0, 0, 1:3, 0] = 1.5  # what the image labels have taught so far
+    maps[0, 0, 1:3, 0] = 1.5  # as learned from image labels
     maps.requires_grad_()
     saliency = torch.zeros(1, 1, 16, 16)
     saliency[..., :8] = 1
@@ -67,20 +67,20 @@ def test_eps_loss_teaches_the_maps():
         optimizer.step()
     probs = maps.softmax(dim=1)[0]
     assert loss < 0.02
-    assert probs[2, :, 2:].min() > 0.8  # the background's map covers what is not salient
+    assert probs[2, :, 2:].min() > 0.8  # the background map covers the rest
 
 
 def test_scores_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth, scores = rng.random((50, 6)) < 0.3, rng.standard_normal((50, 6))
-    truth[:, 5] = False  # a class that does not occur counts in no mean
+    truth[:, 5] = False  # classes that do not occur are not averaged
     expected = np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in range(5)])
     assert mean_average_precision(scores, truth) == pytest.approx(expected)
     expected = f1_score(truth[:, :5], scores[:, :5] > 0, average="macro")
     assert mean_f1(scores > 0, truth) == pytest.approx(expected)
 
 
-def test_a_background_map_is_no_class():
+def test_the_background_map_is_not_a_class():
     class Two(torch.nn.Module):
         channels = (4,)
 
@@ -161,8 +161,8 @@ def test_background_thresholds_are_compared_where_masks_are(scenes, tmp_path, ca
     assert "F1 0." in output
 
 
-def test_thresholds_are_compared_alike_when_only_that_was_left(scenes, tmp_path, capsys):
-    """As after a run that was killed between its last save and the comparison."""
+def test_resumed_runs_repeat_the_comparison_of_thresholds(scenes, tmp_path, capsys):
+    """A run killed between its last checkpoint and the comparison is resumed."""
     for flags in ("", "--resume"):
         run_main("train_classification", command(scenes, tmp_path, f"--tag run --max_epoch 2 --lr 1e-2 {flags}"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  0.05: ")]

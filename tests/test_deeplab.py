@@ -1,4 +1,4 @@
-"""DeepLabV3+ against networks written out here or built from torchvision's parts; checkpoints of Puzzle-CAM."""
+"""DeepLabV3+ against reference networks of this file and of torchvision; checkpoints of Puzzle-CAM."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from models.puzzle_cam_checkpoint import from_puzzle_cam, read_puzzle_cam
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 
 NARROW = {"channels": (8, 8, 16, 32), "stem_width": 8}
-WIDE_HW = (65, 321)  # at stride 8 wider than the largest dilation, 36
-ORIGINAL_LAYERS = {  # stride and dilation of layer1 … layer4 in the ResNeSt of its authors
+WIDE_HW = (65, 321)  # at stride 8 wider than the largest dilation of 36
+ORIGINAL_LAYERS = {  # stride and dilation of layer1 … layer4 in the original ResNeSt
     16: ((1, 1), (2, 1), (2, 1), (1, 2)),
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
 }
@@ -47,8 +47,8 @@ def narrow_deeplab(**settings) -> nn.Module:
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives every norm scale, shift and statistics that differ from its initial ones, and convolutions weights that
-    let the image through to the logits; evaluation mode."""
+    """Give norms other scales, shifts and statistics than the initial ones, and convolutions He initialisation, so that
+    logits depend on the image; eval mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def between(low: float, high: float, like: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, rtol: float) -> None:
-    """[B, C, H, W] equal up to `rtol` of the largest value, and not because maps are nearly constant."""
+    """Assert maps [B, C, H, W] equal up to `rtol` of the largest value, and not nearly constant."""
     assert ours.shape == theirs.shape
     assert theirs.std(dim=(2, 3)).max() > 500 * rtol * theirs.abs().max()
     assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
 
 
-# --- the network as ResNeSt's authors wrote it, from weights by name ---
+# --- the original ResNeSt, from weights by name ---
 
 
 def original_resnest(weights: dict[str, Tensor], x: Tensor, output_stride: int) -> list[Tensor]:
@@ -131,7 +131,7 @@ def conv_bn(weights, x: Tensor, conv: str, norm: str, **how) -> Tensor:
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
-def test_dilated_resnest_is_the_original_network(output_stride):
+def test_dilated_resnest_equals_the_original(output_stride):
     torch.manual_seed(0)
     backbone = randomise(build_backbone(settings_of("resnest26", NARROW), output_stride=output_stride))
     images = torch.randn(1, 3, 97, 129)
@@ -149,7 +149,7 @@ def test_pools_of_a_resnest_keep_their_place():
         assert layer[0].avd_last is None
 
 
-# --- Puzzle-CAM's segmentation network: the names of its attributes are the format of its files ---
+# --- Puzzle-CAM's segmentation network: attribute names are the keys of its checkpoints ---
 
 
 class PuzzleCamBranch(nn.Module):
@@ -200,7 +200,7 @@ class PuzzleCamDecoder(nn.Module):
 
 
 class PuzzleCamNetwork(nn.Module):
-    """Registers its backbone twice, as the original does, and so saves it twice."""
+    """Registers and saves its backbone twice, like the original."""
 
     def __init__(self, backbone: nn.Module, width: int, num_labels: int, norm):
         super().__init__()
@@ -239,7 +239,7 @@ def test_puzzle_cam_gives_the_same_logits(resnest50, use_gn, num_labels, prefix)
     assert (settings["backbone"], settings["head_width"], settings["use_gn"]) == ("resnest50", 16, use_gn)
     assert settings["classes"] == (list(VOC_CLASSES) if num_labels == 21 else ["class1", "class2", "class3"])
     ours = build_deeplabv3plus(settings)
-    load_weights(ours, checkpoint["network"], "p.pth")  # an error unless names and shapes are those of the network
+    load_weights(ours, checkpoint["network"], "p.pth")  # raises if names or shapes differ
     originals = [key for key in state if not key.removeprefix(prefix).startswith("stage")]
     assert len(checkpoint["network"]) == len(originals) < len(state)
     images = torch.randn(1, 3, *WIDE_HW)
@@ -279,7 +279,7 @@ def test_broken_puzzle_cam_files(resnest50):
     refused("p.pth: decoder2.bias is not a weight of Puzzle-CAM", **{"decoder2.bias": torch.zeros(1)})
     refused("p.pth lacks decoder.classifier.8.weight of Puzzle-CAM", "decoder.classifier.8.weight")
     refused(r"of \(3, 4, 5, 3\) blocks.*known are resnest50 \(3, 4, 6, 3\), resnest101", "model.layer3.5", "stage4.0.5")
-    plain = {key: value for key, value in state.items() if ".conv2." not in key}  # as of a ResNet-50
+    plain = {key: value for key, value in state.items() if ".conv2." not in key}  # like a ResNet-50
     with pytest.raises(InputError, match=r"of \(3, 4, 6, 3\) blocks without split attention"):
         read_puzzle_cam(plain, "p.pth")
 
@@ -295,7 +295,7 @@ def test_puzzle_cam_weights_that_do_not_fit(resnest50, lost, extra):
         load_weights(network, weights, "p.pth")
 
 
-def test_other_files_are_left_alone(tmp_path):
+def test_other_files_are_not_converted(tmp_path):
     for content in ({"stage": "saliency"}, {"layer1.weight": torch.zeros(1)}, [1], {1: torch.zeros(1)}):
         assert from_puzzle_cam(content, "other.pth") is content
     torch.save({"model.weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -303,11 +303,11 @@ def test_other_files_are_left_alone(tmp_path):
         load_checkpoint(tmp_path / "other.pth", from_puzzle_cam)
 
 
-# --- the published network from torchvision's parts ---
+# --- the published network from parts of torchvision ---
 
 
 class TorchvisionDeepLab(nn.Module):
-    """torchvision's dilated ResNet and ASPP; the decoder of DeepLabV3+."""
+    """ResNet and ASPP of torchvision with the decoder of DeepLabV3+."""
 
     def __init__(self, name: str, output_stride: int, width: int, num_labels: int):
         super().__init__()
@@ -328,7 +328,7 @@ class TorchvisionDeepLab(nn.Module):
         return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
 
 
-OUR_NAME = {  # of what torchvision's network calls so
+OUR_PREFIX = {  # of parameters, by the prefix in `TorchvisionDeepLab`
     "resnet.": "backbone.network.",
     "aspp.convs.0.0.": "aspp.aspp1.atrous_conv.",
     "aspp.convs.0.1.": "aspp.aspp1.bn.",
@@ -358,8 +358,8 @@ def test_deeplab_gives_the_logits_of_torchvisions_parts(name, output_stride):
     state = {}
     for key, value in theirs.state_dict().items():
         if not key.startswith("resnet.fc."):
-            prefix = next(prefix for prefix in OUR_NAME if key.startswith(prefix))
-            state[OUR_NAME[prefix] + key.removeprefix(prefix)] = value
+            prefix = next(prefix for prefix in OUR_PREFIX if key.startswith(prefix))
+            state[OUR_PREFIX[prefix] + key.removeprefix(prefix)] = value
     ours.load_state_dict(state)
     images = torch.randn(1, 3, *WIDE_HW)
     with torch.inference_mode():
@@ -394,16 +394,16 @@ def test_backbones_that_cannot_be_dilated(name):
         build_deeplabv3plus(settings_of(name, output_stride=8))
 
 
-def test_strides_that_are_none():
+def test_unsupported_strides():
     with pytest.raises(InputError, match=r"--output_stride 32: DeepLabV3\+ has 16 or 8"):
         narrow_deeplab(output_stride=32)
-    with pytest.raises(InputError, match=r"resnest14: .*can be dilated to output stride 16"):  # timm is told another
+    with pytest.raises(InputError, match=r"resnest14: .*can be dilated to output stride 16"):  # timm gets 32
         build_deeplabv3plus(settings_of("resnest14", NARROW | {"output_stride": 32}))
-    with pytest.raises(InputError, match=r"cannot be built with .*no_such_setting"):  # another fault stays another
+    with pytest.raises(InputError, match=r"cannot be built with .*no_such_setting"):  # not an error of the stride
         build_deeplabv3plus(settings_of("resnest14", {"no_such_setting": 1}))
 
 
-def test_checkpoints_without_a_stride_mean_16(tmp_path):
+def test_checkpoints_without_a_stride_have_stride_16(tmp_path):
     network = narrow_deeplab()
     settings = settings_of("resnest14", NARROW)
     del settings["output_stride"]
@@ -415,13 +415,13 @@ def test_checkpoints_without_a_stride_mean_16(tmp_path):
 
 
 @pytest.mark.parametrize(("dropout", "shares"), [(0.5, [0.5, 0.5, 0.1]), (0.0, [0, 0, 0])])
-def test_shares_of_dropout(dropout, shares):
+def test_dropout_probabilities(dropout, shares):
     network = build_deeplabv3plus(settings_of("resnest14", NARROW), dropout=dropout)
     found = {name: module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout)}
     assert found == dict(zip(("aspp.dropout", "decoder.classifier.3", "decoder.classifier.7"), shares))
 
 
-def test_deeplab_on_resnest101_has_the_size_of_the_published_one():
+def test_deeplab_on_resnest101_has_the_published_size():
     settings = settings_of("resnest101", num_classes=20) | {"head_width": 256}
     with torch.device("meta"):
         network = build_deeplabv3plus(settings)
@@ -429,7 +429,7 @@ def test_deeplab_on_resnest101_has_the_size_of_the_published_one():
 
 
 @pytest.mark.parametrize("size_hw", [(64, 64), (65, 97), (33, 50)])
-def test_segmentation_keeps_any_size(size_hw):
+def test_logits_have_the_size_of_the_images(size_hw):
     logits = narrow_deeplab().eval()(torch.randn(1, 3, *size_hw))
     assert tuple(logits.shape) == (1, 3, *size_hw)
 

@@ -1,4 +1,4 @@
-"""The dense CRF against pydensecrf2, against the dense sum over all pairs, and where its answer is known by hand."""
+"""The dense CRF against pydensecrf2, the dense sum over all pairs, and results known by hand."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from pseudo_labels.dense_crf import (
 from pseudo_labels.permutohedral_lattice import PermutohedralLattice
 
 SETTINGS = (LABELS, PROBABILITIES, DEEPLAB)
-# With tolerances: each iteration multiplies the rounding of the last by up to 13, the sum of the weights. After ten,
-# pydensecrf is up to 2e-4 away from the same sums in float64.
+# Iterations and tolerances. Each iteration amplifies rounding errors by up to 13, the sum of the weights; after ten,
+# pydensecrf differs by up to 2e-4 from the same sums in float64.
 ITERATIONS = ((1, 2e-6), (10, 2e-4))
 REFERENCE = Path(__file__).with_name("reference") / "dense_crf.npy"
 
 
 def drawn_image(height: int = 24, width: int = 32) -> np.ndarray:
-    """Two gradients and a stripe pattern, with a bright square. uint8 [H, W, 3]."""
+    """Two gradients, a stripe pattern and a bright rectangle, uint8 [H, W, 3]."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([8 * x, 10 * y, 7 * x * y], axis=2) % 256
     image[6:14, 9:21] = 230, 220, 40
@@ -35,13 +35,13 @@ def drawn_image(height: int = 24, width: int = 32) -> np.ndarray:
 
 
 def drawn_energies(num_labels: int, height: int = 24, width: int = 32) -> torch.Tensor:
-    """float32 [L, H, W] in 0..2.4, a different pattern for each label."""
+    """Energies float32 [L, H, W] in 0..2.4, with a pattern per label."""
     label, y, x = np.mgrid[:num_labels, :height, :width]
     return torch.from_numpy((3 * x + 5 * y + 7 * label) % 23 / 9).float()
 
 
 def two_halves(width: int = 40, edge: int = 20) -> np.ndarray:
-    """Dark left of the edge, bright right of it. uint8 [40, W, 3]."""
+    """Image uint8 [40, W, 3], dark left of the edge and bright right of it."""
     image = np.full((40, width, 3), 30, np.uint8)
     image[:, edge:] = 220
     return image
@@ -63,7 +63,7 @@ def pydensecrf_posteriors(image, settings, unary, iterations=10) -> np.ndarray:
 
 
 def test_stored_posteriors_of_pydensecrf():
-    """Every fourth pixel as pydensecrf2 1.1 gave it: `pydensecrf_posteriors` of SETTINGS × ITERATIONS in turn."""
+    """The reference holds every fourth pixel of `pydensecrf_posteriors` (pydensecrf2 1.1) for SETTINGS × ITERATIONS."""
     expected = np.load(REFERENCE)  # float32 [3 settings, 2 numbers of iterations, 3 labels, 6, 8]
     for settings, posteriors in zip(SETTINGS, expected):
         crf = DenseCrf(drawn_image(), settings)
@@ -97,13 +97,13 @@ def test_photographs_agree_with_pydensecrf(settings, num_labels, real_data):
             expected = pydensecrf_posteriors(image, settings, unary, iterations)
             ours = crf.mean_field(unary, iterations).numpy()
             assert np.abs(ours - expected).max() < tolerance
-            clear = np.diff(np.sort(expected, axis=0)[-2:], axis=0)[0] > 2 * tolerance  # elsewhere rounding decides
+            clear = np.diff(np.sort(expected, axis=0)[-2:], axis=0)[0] > 2 * tolerance  # others depend on rounding
             assert np.array_equal(ours.argmax(axis=0)[clear], expected.argmax(axis=0)[clear])
 
 
 @pytest.mark.parametrize(("settings", "num_labels"), [(LABELS, 2), (PROBABILITIES, 3)])
 def test_label_maps_on_photographs_agree_to_1e_5(settings, num_labels, real_data):
-    """What the CRF is used for here: ten iterations from hard labels."""
+    """The main use of the CRF here: ten iterations from hard labels."""
     pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2, the oracle, is not installed")
     folder = real_data / "voc12-photos/data/voc12/VOCdevkit/VOC2012/JPEGImages"
     for path in sorted(folder.iterdir())[:8]:
@@ -121,14 +121,14 @@ def test_label_maps_on_photographs_agree_to_1e_5(settings, num_labels, real_data
 
 
 def dense_kernel(features: torch.Tensor) -> torch.Tensor:
-    """The kernel that the lattice approximates, over all pairs of [D, N]: [N, N]."""
+    """Exact kernel [N, N] of features [D, N], which the lattice approximates."""
     kernel = torch.exp(-(torch.cdist(features.T, features.T) ** 2) / 2)
     norm = kernel.sum(dim=1).rsqrt()
     return norm[:, None] * kernel * norm
 
 
-def features_of(image: np.ndarray, sxy: float, srgb: float | None) -> torch.Tensor:
-    """[2, N] of places, or [5, N] of places and colours, in standard deviations."""
+def compute_features(image: np.ndarray, sxy: float, srgb: float | None) -> torch.Tensor:
+    """Positions [2, N], or positions and colours [5, N], in standard deviations."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     rows = [x / sxy, y / sxy] + ([] if srgb is None else [image[:, :, c] / srgb for c in range(3)])
     return torch.from_numpy(np.stack(rows).reshape(len(rows), -1)).float()
@@ -136,15 +136,15 @@ def features_of(image: np.ndarray, sxy: float, srgb: float | None) -> torch.Tens
 
 @pytest.mark.parametrize(("sxy", "srgb", "tolerance"), [(1, None, 0.1), (3, None, 0.1), (6, None, 0.1), (3, 60, 0.2)])
 def test_the_lattice_approximates_the_gaussian(sxy, srgb, tolerance):
-    """By the mean over pixels of Σ |lattice − dense| of a kernel row, which itself sums to about one."""
-    features = features_of(drawn_image(), sxy, srgb)
+    """Mean over pixels of Σ |lattice − dense| of a kernel row; rows sum to about one."""
+    features = compute_features(drawn_image(), sxy, srgb)
     impulses = torch.eye(features.shape[1])
     difference = PermutohedralLattice(features).filter(impulses) - dense_kernel(features)
     assert difference.abs().sum(dim=1).mean() < tolerance
 
 
 def test_the_filter_is_linear_and_its_transpose_blurs_backwards():
-    features = features_of(drawn_image(), 3, 20)
+    features = compute_features(drawn_image(), 3, 20)
     lattice = PermutohedralLattice(features)
     a, b = torch.rand(2, features.shape[1], 3, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(lattice.filter(2 * a - b), 2 * lattice.filter(a) - lattice.filter(b), atol=1e-5)
@@ -204,7 +204,7 @@ def test_ignored_pixels_get_the_label_of_their_colour():
     assert np.array_equal(refine_label(DenseCrf(two_halves(), LABELS), label), expected)
 
 
-def test_a_label_alone_keeps_its_place():
+def test_a_single_label_fills_the_map():
     crf = DenseCrf(two_halves(), LABELS)
     for value in (0, 9, 255):
         label = np.full((40, 40), value, np.uint8)
@@ -215,7 +215,7 @@ def test_a_label_alone_keeps_its_place():
 
 
 def test_energies_of_labels():
-    """Without iterations a label map comes back, whatever its values; its energies are −log of 0.7 and of 0.3 / 2."""
+    """Without iterations the label map is returned; its energies are −log 0.7 and −log(0.3 / 2)."""
     label = np.random.default_rng(0).choice([0, 4, 200], (24, 32)).astype(np.uint8)
     crf = DenseCrf(drawn_image(), LABELS)
     assert np.array_equal(refine_label(crf, label, iterations=0), label)
@@ -247,7 +247,7 @@ def test_thin_and_tiny_images(size):
     probs = DenseCrf(image, LABELS).mean_field(unary)
     assert probs.shape == (3, *size)
     assert torch.allclose(probs.sum(dim=0), torch.ones(size))
-    if size == (1, 1):  # its filters return the pixel's own value, so that the mean field is an iteration by hand
+    if size == (1, 1):  # the filters are the identity: compute the mean field by hand
         expected = (-unary).softmax(dim=0)
         for _ in range(10):
             expected = (13 * expected - unary).softmax(dim=0)

@@ -150,7 +150,7 @@ def test_every_flag_of_the_segmentation_at_once(scenes, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
 def test_two_gpus_have_the_loss_curve_of_one(scenes, tmp_path):
-    """With batch norm that sees the whole batch."""
+    """With batch norm synchronised over the whole batch."""
     flags = "--mode normal --use_gn False --dropout 0 --amp False --max_epoch 10 --val_list none"
     line = COMMANDS["train_segmentation"](scenes, tmp_path, flags).split()
     for tag in ("0", "0 1"):

@@ -1,4 +1,4 @@
-"""Networks: layer counts and sizes of the paper, shapes, gradients, weights from files."""
+"""Networks: layers and sizes of the paper, shapes, gradients, weights from files."""
 
 import pytest
 import timm
@@ -44,7 +44,7 @@ def test_layers_of_a_patm():
 
 
 def test_order_of_a_patm():
-    """Dropout acts before the upsampling, and the dilated branches follow their own plain one."""
+    """Dropout comes before the upsampling, and each dilated branch follows its plain convolution."""
     patm, order = PATM(4, 4, 4, 3, 2), []
     for name, part in patm.named_children():
         part.register_forward_hook(lambda *_, name=name: order.append(name))
@@ -152,7 +152,7 @@ def test_any_network_takes_any_size(name, small, height, width):
 
 @pytest.mark.parametrize(("name", "small"), FAMILIES)
 def test_every_parameter_gets_a_gradient(name, small):
-    """Else training in several processes stops."""
+    """DistributedDataParallel waits for the gradients of all parameters."""
     torch.manual_seed(0)
     settings = settings_of(name, **small) | {"decoder_width": 16, "image_size": 64}
     network = build_saliency_net(settings, dropout=0.0, edge_drop_path=0.0).train()
@@ -161,7 +161,7 @@ def test_every_parameter_gets_a_gradient(name, small):
     assert [parameter for parameter, value in network.named_parameters() if value.grad is None] == []
     ours = ("decoder", "side_heads", "edge_head")
     without = [n for n, p in network.named_parameters() if n.startswith(ours) and not p.grad.any()]
-    # a bias right before a batch norm is subtracted again: its gradient is zero by construction
+    # the batch norm subtracts a bias before it, whose gradient is therefore zero
     assert [n for n in without if not (n.endswith(".0.bias") and ("upsample" in n or "lift" in n))] == []
 
 
@@ -171,7 +171,7 @@ def test_a_transformer_of_fixed_size_is_built_for_the_images():
     assert tuple(network(torch.randn(1, 3, 96, 96))["edge"].shape) == (1, 1, 96, 96)
 
 
-def test_plain_transformers_give_blocks_from_all_depths():
+def test_plain_transformers_use_evenly_spaced_blocks():
     network = build_backbone(settings_of("vit_small_patch16_224.dino", embed_dim=24, depth=12, num_heads=2)).network
     assert network.feature_info.module_name() == ["blocks.2", "blocks.5", "blocks.8", "blocks.11"]
 
@@ -228,8 +228,8 @@ def test_weights_of_a_whole_swin_fit_its_feature_extractor(tmp_path):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_imagenet_weights_that_cannot_be_had(monkeypatch):
-    """Without the hub the answer comes at once and names both ways out; nothing starts from random weights."""
+def test_unavailable_imagenet_weights(monkeypatch):
+    """Without the hub the error is immediate and names both alternatives; random weights are never a fallback."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import huggingface_hub
 

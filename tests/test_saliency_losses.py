@@ -1,4 +1,4 @@
-"""The structure loss against hand-computed cases, and that its weights reach the gradient."""
+"""Saliency losses against hand-computed cases; the weights of the structure loss affect the gradient."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_structure_loss_by_hand():
 
 
 def test_the_weight_of_the_bce_reaches_the_gradient():
-    """Of two equal errors the one at the boundary weighs more; with the scalar mean both would weigh the same."""
+    """Equal errors have larger gradients at the boundary; weights on the mean BCE would cancel."""
     mask = half_mask()
     logits = torch.zeros_like(mask, requires_grad=True)
     weight = boundary_weight(mask)
