@@ -116,7 +116,9 @@ class Evaluation:
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
 
     def compare(self, pairs: dict[tuple, tuple], sampled: dict, images: dict) -> None:
-        """Compare each pair (name → keys of first and other) that was scored on the same images."""
+        """Compare pairs of methods that were scored on the same images. pairs: name → (key of the first, key of the
+        other).
+        """
         for name, (first, other) in pairs.items():
             if images[first] == images[other]:
                 self.comparison[name] = compare(sampled[first], sampled[other])
@@ -292,7 +294,9 @@ def label_sources(args, data: LabelData, voc_root: Path, bg_threshold: float | N
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
     both = rules.keys() & set(args.pred)
     if both:
-        raise InputError(f"--pred {shorten(both)}: a rule of --rules has this name; write ./{shorten(both)}")
+        raise InputError(
+            f"--pred {shorten(both)}: --rules makes labels of the same name; write the folder as ./{min(both)}"
+        )
     return {name: folder_source(name, data, bg_threshold, args.allow_missing) for name in args.pred} | rules
 
 
@@ -412,7 +416,7 @@ def evaluate_submission(args) -> Evaluation:
     photographs = files_of_ids(find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
     report = check_submission(args.archive, {name: image_size(path) for name, path in zip(ids, photographs)})
     if report.problems:
-        raise InputError(f"--archive {args.archive} is no valid submission: {'; '.join(report.problems)}")
+        raise InputError(f"--archive {args.archive} is not a valid submission: {'; '.join(report.problems)}")
     masks_of_class = dict(zip(("background", *VOC_CLASSES), report.masks_of_label))
     rows = [[name, count] for name, count in masks_of_class.items()]
     table = Table("submission", ["class", "masks that hold it"], rows)

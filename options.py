@@ -10,7 +10,7 @@ import difflib
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
 PAPER_WIDTH = 1024  # channels of the saliency decoder in the paper
-REQUIRED = object()  # in place of a default
+REQUIRED = object()  # as `default`: the flag must be given
 LARGEST_SIDE = 1 << 14  # px or channels
 LARGEST_NUMBER = 1e9  # the product of four such numbers fits into float32
 
@@ -31,7 +31,7 @@ def SOD_train() -> argparse.ArgumentParser:
     add("--val_every", _positive, 10, "epochs between two validations, each with a picture in TensorBoard")
     add("--colour_jitter", _share, 1.0, "strength of the colour augmentation; 1 is the paper's")
     add("--train_scales", [_scale], [1.0], "factors on --image_size; each batch draws one")
-    text = "cache image files in memory: none, the share of each process (part), or all in each process (full)"
+    text = "cache image files in memory: no; part: each process caches its share; full: each process caches all"
     add("--cache-mode", ("no", "part", "full"), "no", text)
 
     add = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
@@ -94,7 +94,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
 
     add = _group(parser, "expansion by random walk")
     add("--affinity_path", "FILE", None, "checkpoint of train_affinity.py; without it maps are not expanded")
-    add("--expanded_dir", "DIR", None, "folder of the expanded maps (default: --cam_dir with _expanded)")
+    add("--expanded_dir", "DIR", None, "folder of the expanded maps (default: --cam_dir with _expanded appended)")
     add("--beta", _above_zero, 10.0, "exponent of the affinities")
     add("--exp_times", _doublings, 8, "the walk takes 2^N steps")
     add("--radius", _radius, 5, "steps are shorter than this, px of the edge map (H / 4)")
@@ -117,7 +117,7 @@ def train_segmentation() -> argparse.ArgumentParser:
     text = "ResNeSt or ResNet by a name of the README, or any timm name that can be dilated"
     add = _add_network(parser, "resnest101", text)
     add("--load_path", "FILE", None, "segmentation checkpoint to start from, also of Puzzle-CAM; replaces --pretrained")
-    add("--mode", ("fix", "normal"), "fix", "batch norm of the backbone: frozen (fix), or trained (normal)")
+    add("--mode", ("fix", "normal"), "fix", "statistics of the backbone's batch norm: fixed, or updated (normal)")
     add("--use_gn", bool, True, "GroupNorm (4 groups) in the head; False: batch norm")
     add("--head_width", _side, 256, "channels of ASPP and decoder")
     add("--output_stride", (16, 8), 16, "stride of the coarsest features; 8 is slower and takes more memory", type=int)
@@ -130,7 +130,7 @@ def train_segmentation() -> argparse.ArgumentParser:
     add("--warmup_steps", _count, 0, "steps of linear warm-up of --lr")
     _add_crops(add, crop_size=512, long_side=(256, 1024))
     add("--label_smoothing", _share, 0.0, "share of each label's weight spread over all labels, for noisy labels")
-    text = "class-balanced loss: weights by the effective number of images of a class, such as 0.999; 0: none"
+    text = "beta of the class-balanced loss (weights by the effective number of images), such as 0.999; 0: no weights"
     add("--class_balance", _below_one, 0.0, text, metavar="BETA")
     add("--ohem", _positive_share, 1.0, "online hard example mining: share of the labelled pixels that counts; 1: all")
     _add_step(add)
@@ -147,7 +147,7 @@ def predict() -> argparse.ArgumentParser:
     add("--output", "DIR", REQUIRED, "write DIR/<stem>.png")
     add("--scales", [_scale], [1.0], "factors on the image size, for saliency on the network input; maps are averaged")
     add("--flip", bool, False, "add the mirror image")
-    text = "images per batch: for segmentation of one size, fewer above 1 MP at the largest scale; for CAMs always 1; "
+    text = "images per batch; segmentation batches only images of equal size, and fewer above 1 MP; CAMs always use 1; "
     add("--batch", _count, 0, text + "0: 8, or 1 for segmentation on CPUs")
     add("--overlay", bool, False, "also write DIR/overlays/<stem>.jpg: results on the images")
 
@@ -193,7 +193,7 @@ def evaluate() -> argparse.ArgumentParser:
     add("--second_cam_dir", "DIR", None, "maps of another classifier, for rule `nsrom`")
     text = "also score the labels that these fusion rules make from --cam_dir (no name: all rules)"
     add("--rules", [FUSION_RULES], None, text, nargs="*", metavar="RULE")
-    text = "table of single-class images by overlap threshold, without t1 (no number: the thresholds of the paper)"
+    text = "also score single-class images at these values of t0, with t1 = 0 (no value: those in the paper)"
     add("--sweep", [_share], None, text, nargs="*")
     _add_scoring(add)
     _add_saliency(labels)
@@ -290,7 +290,7 @@ def pipeline() -> argparse.ArgumentParser:
 
 
 def backbone_settings(args: argparse.Namespace) -> dict:
-    """The settings of the backbone that a checkpoint stores."""
+    """Return the backbone flags as the settings that are stored in a checkpoint."""
     return {
         "backbone": args.backbone,
         "backbone_args": dict(args.backbone_args),
@@ -310,7 +310,7 @@ def _add_network(parser, default: str, text: str):
     add("--pretrained", "imagenet|none|PATH", "imagenet", text)
     channels = {"nargs": 3, "metavar": ("R", "G", "B")}
     add("--pixel_mean", _share, None, "mean of the input colours, 0..1 (default: timm's for NAME)", **channels)
-    add("--pixel_std", _deviation, None, "their standard deviation, 0..1 (default: timm's for NAME)", **channels)
+    add("--pixel_std", _deviation, None, "deviation of the input colours (default: timm's for NAME)", **channels)
     return add
 
 
@@ -391,7 +391,7 @@ def _add_selector(parser, default: str) -> None:
     add("--tau", _at_least_zero, None, "threshold of the formula (default: t0 + 1)")
     add("--non_salient_classes", ["NAME"], ["measured"], "names, `none`, or `measured`: saliency below --salient_norm")
     add("--salient_norm", _share, 0.5, "least saliency of a salient class, relative to the largest")
-    text = "relative saliency of classes, 0..1, 1 for all others (default: the mean norm of their maps)"
+    text = "relative saliency (0..1) of the named classes, 1 for all others (default: measured from the maps)"
     add("--class_saliency", [_class_value], [], text, metavar="NAME=VALUE")
     text = "images of several classes: keep the labels, or split the mask by the strongest map and select by class"
     add("--multi_class", ("keep", "split"), "keep", text)
@@ -402,7 +402,7 @@ def _add_scored_ids(add) -> None:
     add("--list", "FILE", REQUIRED, "ids to score, one per line")
     text = "classes of the images: cls_labels.npy, a table or XML (default, if needed: cls_labels.npy beside --list)"
     add("--image_labels", "FILE", None, text)
-    add("--single_class", "FILE", None, "as --image_labels, and score only images with exactly one class")
+    add("--single_class", "FILE", None, "same formats as --image_labels; score only images with exactly one class")
 
 
 def _add_scoring(add) -> None:
@@ -460,7 +460,7 @@ def _group(parser, title: str | None = None):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser without abbreviations of flags, which reports a mistake in one line."""
+    """Parser that rejects abbreviated flags and prints errors on one line."""
 
     def __init__(self, description: str | None = None, **settings):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **settings)

@@ -78,7 +78,7 @@ def main(args) -> None:
 
 
 def demo(args) -> None:
-    """Draws scenes, runs every stage on them, and prints a table of scores."""
+    """Draw scenes, run every stage on them, and print a table of scores."""
     folder = Path(args.work_dir)
     hold_folder(folder)
     claim_demo_folder(folder, {name: getattr(args, name) for name in ("seed", "num_saliency", "num_train", "num_val")})
@@ -95,14 +95,16 @@ def demo(args) -> None:
 
 
 def claim_demo_folder(folder: Path, settings: dict) -> None:
-    """Records the settings of a demo in its folder. Raises `InputError` for a folder of other files or settings."""
+    """Record the settings of a demo in its folder. Raises `InputError` if the folder contains other files or another
+    demo.
+    """
     path = folder / "demo.json"
     if path.is_file():
         recorded = json.loads(path.read_text())
         if recorded != settings:
             raise InputError(f"--work_dir {folder} holds a demo of {recorded}, not {settings}: choose another folder")
     elif any(not other.name.startswith(".") for other in folder.iterdir()):
-        raise InputError(f"--work_dir {folder} holds files of something else: choose another folder")
+        raise InputError(f"--work_dir {folder} contains files that are not from a demo: choose another folder")
     write_json(path, settings)
 
 
@@ -173,7 +175,7 @@ def demo_table(scores: dict[str, float]) -> str:
 
 
 def draw_demo_picture(folder: Path) -> None:
-    """Writes demo.png, a row for each of a few scenes."""
+    """Write demo.png with one row per scene."""
     voc_root, rows = folder / "data/voc12/VOCdevkit/VOC2012", []
     label_folders = {
         "label before": folder / "labels/cam",
@@ -343,7 +345,7 @@ def training(name: str, command: str, out: str, run: str | None = None) -> Stage
 
 
 def add_flags(stages: list[Stage], given: list[str]) -> list[Stage]:
-    """Appends flags of the user, each text a stage's name and flags such as "segmentation --lr 0.01"."""
+    """Append flags of the user. Each text is the name of a stage and flags, such as "segmentation --lr 0.01"."""
     names, commands = {stage.name for stage in stages}, {stage: stage.command for stage in stages}
     for text in given:
         name = max((name for name in names if text.startswith(f"{name} -")), key=len, default=None)
@@ -361,7 +363,7 @@ def quote(path) -> str:
 
 
 def run_stages(folder: Path, stages: list[Stage]) -> None:
-    """Runs the commands that are not finished, in order, and notes the time of each in <folder>/times.tsv.
+    """Run the unfinished commands in order, and append the time of each to <folder>/times.tsv.
 
     After the first command that runs, all others run too: what they read may have changed. They are quick if nothing is
     to be done.
@@ -388,7 +390,7 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
 
 
 def run_command(command: str) -> None:
-    """Calls the `main` of a script of the project in this process; raises `InputError` for another exit code than 0."""
+    """Call the `main` of a script of the project in this process; raises `InputError` if the exit code is not 0."""
     script, *flags = shlex.split(command)
     name = script.removesuffix(".py")
     parser: Callable = getattr(options, name)

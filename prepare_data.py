@@ -167,7 +167,8 @@ def check_voc_tree(args, voc_root: Path) -> tuple[list[Part], list[Finding]]:
 def find_shared_pictures(parts: list[Part], signatures: dict[Path, np.ndarray]) -> list[Finding]:
     """Find saliency training pictures in test data (an error) and in VOC's training lists (a note).
 
-    For pictures in VOC's training lists, the saliency network has been trained with more than image labels.
+    A saliency network trained on them has seen object masks of VOC images, so the results no longer use image labels
+    only.
     """
     paths: dict[str, list[Path]] = {use: [] for use in (SALIENCY_TRAINING, VOC_TRAINING, TEST)}
     for part in parts:

@@ -44,13 +44,13 @@ class EpochBatches:
             raise InputError(f"--accumulate {parts} is more than the {share} images of a step in each process")
         if self.batch_size // self.size % parts:
             raise InputError(
-                f"--accumulate {parts} does not divide the {self.batch_size // self.size} images of a step in each "
-                f"process (--train_batch {self.batch_size} over {self.size})"
+                f"--accumulate {parts} must divide {self.batch_size // self.size}, the images per step and "
+                f"process (--train_batch {self.batch_size}, {self.size} processes)"
             )
         if norm_needs_two and share // parts < 2:
             raise InputError(
                 f"--train_batch {self.batch_size} over {self.size} processes in {parts} parts, {self.num_samples} "
-                "images: batch norm needs at least two images at a time"
+                "images: batch norm needs at least two images per part; raise --train_batch or lower --accumulate"
             )
 
     def __len__(self) -> int:

@@ -118,7 +118,9 @@ def check_voc(
 
 
 def find_missing(folder: IdFolder, lists: dict[Path, list[str]], severity_of_none: str) -> list[Finding]:
-    """Find listed ids without a file in `folder`; a list without a single file is one finding, of its own severity."""
+    """Find listed ids without a file in `folder`; if no id of a list has a file, this is one finding of severity
+    `severity_of_none`.
+    """
     findings, lists_of_id = [], defaultdict(list)
     for path, ids in lists.items():
         if ids and folder.ids.isdisjoint(ids):
@@ -136,7 +138,8 @@ def find_missing(folder: IdFolder, lists: dict[Path, list[str]], severity_of_non
 def find_list_overlap(lists: dict[Path, list[str]]) -> list[Finding]:
     """Find ids that are in a training list and a test list.
 
-    `trainval` lists contain both on purpose. Lists with other names may be for either, so that an overlap is a note.
+    `trainval` lists are skipped. An overlap is an error for lists named train*, and a note for other names, whose use
+    is unknown.
     """
     tested = {name: path for path, ids in lists.items() if is_test_list(path) for name in ids}
     findings = []

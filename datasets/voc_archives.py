@@ -94,7 +94,8 @@ def _explain_damage(path: Path) -> Iterator[None]:
 
 
 def find_voc_members(archive: Archive, list_name: str) -> dict[str, str]:
-    """Place below VOC2012 → member, of the files that are needed. VOC2012 is the folder whose ImageSets has the list.
+    """Map the path below VOC2012 of each needed file to its name in the archive. VOC2012 is the folder that contains
+    the list `list_name` in ImageSets.
 
     Raises `InputError` unless there is exactly one such folder.
     """
@@ -102,13 +103,15 @@ def find_voc_members(archive: Archive, list_name: str) -> dict[str, str]:
     roots = [name.removesuffix(ending) for name in archive.sizes if f"/{name}".endswith(f"/{ending}")]
     if len(roots) != 1:
         found = f"{len(roots)} (in {shorten(roots)})" if roots else "none"
-        raise InputError(f"{archive.path} should hold one {ending}, found {found}: is it the archive of VOC 2012?")
+        raise InputError(f"{archive.path} should hold one {ending}, found {found}: pass an archive of VOC 2012")
     below = {name.removeprefix(roots[0]): name for name in archive.sizes if name.startswith(roots[0])}
     return {place: name for place, name in below.items() if NEEDED.fullmatch(place)}
 
 
 def find_mask_members(archive: Archive) -> dict[str, str]:
-    """Place below VOC2012 → member, of the masks: those in a folder SegmentationClassAug, or all if there is none."""
+    """Map the path below VOC2012 of each mask to its name in the archive: masks in SegmentationClassAug, or all PNGs if
+    there is no such folder.
+    """
     pngs = [name for name in archive.sizes if MASK.fullmatch(name)]
     pngs = [name for name in pngs if PurePosixPath(name).parent.name == AUG] or pngs
     others = {"SegmentationClass", "SegmentationObject"} & {PurePosixPath(name).parent.name for name in pngs}
@@ -156,7 +159,9 @@ def check_members(archive: Archive, members: dict[str, str], ids: dict[str, list
 
 
 def check_data_dir(data_dir, voc_root: Path) -> None:
-    """Raise `InputError` if the other scripts, which take the first tree in `data_dir`, would find another one."""
+    """Raise `InputError` if `data_dir` already contains another VOC tree, which the other scripts would use instead of
+    `voc_root`.
+    """
     try:
         found = find_voc_root(data_dir)
     except MissingInputError:
@@ -172,7 +177,9 @@ def check_lists(list_dir: Path, ids: dict[str, list[str]]) -> None:
     for name, members in ids.items():
         path = list_dir / f"{name}_id.txt"
         if path.is_file() and set(load_ids(path)) != set(members):
-            raise InputError(f"{path} names other images than the archives: move it away or name another --list_dir")
+            raise InputError(
+                f"{path} lists other images than the archives contain: move it away, or choose another --list_dir"
+            )
 
 
 def unpack(archive: Archive, members: dict[str, str], voc_root: Path, num_labels: int | None = None) -> None:
@@ -235,7 +242,9 @@ def save_labels(path: Path, labels: dict[str, np.ndarray], classes: tuple[str, .
     if not path.is_file():
         save_image_labels(path, labels)
     elif not np.array_equal(load_image_labels(path, list(labels), classes), list(labels.values())):
-        raise InputError(f"{path} holds other labels than the annotations: move it away or name another --list_dir")
+        raise InputError(
+            f"{path} contains labels that differ from the annotations: move it away or name another --list_dir"
+        )
 
 
 def report_counts(ids: dict[str, list[str]], labels: dict[str, np.ndarray]) -> None:

@@ -98,7 +98,7 @@ def _read_masks(path, sizes: dict[str, Size], problems: Problems) -> dict[str, t
     wrong = [f"{folder}/{name}.png" for name, (folder, _) in masks.items() if folder not in FOLDERS.values()]
     competitions = {folder for folder, _ in masks.values()}.intersection(FOLDERS.values())
     problems["masks of the list that are missing"] += [name for name in sizes if name not in masks]
-    problems["files that are no mask of the list"] += others
+    problems["files that are not masks of listed ids"] += others
     problems["masks given twice"] += repeated
     problems[f"masks neither in {' nor in '.join(FOLDERS.values())}"] += wrong
     problems["competitions in one archive"] += sorted(competitions) if len(competitions) > 1 else []
@@ -117,13 +117,13 @@ def _check_mask(name: str, content: bytes, size_hw: Size, problems: Problems) ->
         return np.zeros(0, np.uint8)
     if size_hw is not None and mask.shape[:2] != tuple(size_hw):
         detail = f"{name}: {mask.shape[0]} × {mask.shape[1]}, not {size_hw[0]} × {size_hw[1]}"
-        problems["masks of another size than their photograph"].append(detail)
+        problems["masks whose size differs from their photograph"].append(detail)
     if mode != "P":
-        problems["masks that are no palette PNGs"].append(f"{name}: mode {mode}")
+        problems["masks that are not palette PNGs"].append(f"{name}: mode {mode}")
         return np.zeros(0, np.uint8)
     present, colours = np.unique(mask), np.reshape(palette, (-1, 3))
     if len(colours) <= present[-1] or not np.array_equal(colours, VOC_PALETTE[: len(colours)]):
-        problems["masks with another palette than VOC's"].append(name)
+        problems["masks whose palette is not VOC's"].append(name)
     unknown = present[(present >= NUM_LABELS) & (present != IGNORE_LABEL)]
     if unknown.size:
         problems[f"masks with labels over {NUM_LABELS - 1}"].append(f"{name}: {shorten(unknown)}")

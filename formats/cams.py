@@ -34,7 +34,10 @@ def load_cams(path) -> tuple[np.ndarray, np.ndarray]:
     """Load cams float32 [K, H, W] and classes uint8 [K]. Raises `InputError` for a file without such arrays."""
     arrays = load_named_arrays(path)
     if not {"cams", "classes"} <= arrays.keys():
-        raise InputError(f"{path} holds {shorten(arrays) or 'nothing'}, not `cams` and `classes`: create it again")
+        raise InputError(
+            f"{path} holds {shorten(arrays) or 'nothing'}, not `cams` and `classes`: delete it and run "
+            "make_pseudo_labels.py again"
+        )
     cams, classes = arrays["cams"], arrays["classes"]
     if cams.dtype.kind != "f" or cams.ndim != 3 or classes.dtype != np.uint8 or classes.shape != cams.shape[:1]:
         raise InputError(

@@ -48,7 +48,8 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
     for name, row in zip(ids, rows):
         if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
             raise InputError(
-                f"{path}: {name} has {row.dtype} {list(row.shape)}, but there are {len(classes)} classes (classes.txt?)"
+                f"{path}: {name} has {row.dtype} {list(row.shape)}, expected a vector of {len(classes)} numbers, "
+                "one per class (see classes.txt)"
             )
     rows = np.stack(rows)
     if not np.isfinite(rows).all():
@@ -105,7 +106,7 @@ def _read_table_rows(path) -> list[tuple[int, str, str]]:
 
 
 def _split_names(text: str, classes) -> list[str]:
-    """Split a cell into class names; a name of several words must stand between commas or semicolons."""
+    """Split a cell into class names; names that contain spaces must be separated by commas or semicolons."""
     pieces = [piece.strip() for piece in re.split("[;,]", text)]
     return [name for piece in pieces for name in ([piece] if piece in classes else piece.split())]
 

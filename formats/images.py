@@ -60,7 +60,7 @@ def save_image(path, image: np.ndarray) -> None:
 def decode_grey(content: bytes, name) -> np.ndarray:
     """Decode a grey or RGB file to uint8 [H, W].
 
-    Of 16-bit values the upper 8 bits are kept, unless all of them are below 256: these are 8-bit values already.
+    16-bit images are reduced to their upper 8 bits, unless all values are below 256 (8-bit values in a 16-bit file).
     """
     image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
     if image.dtype == np.uint16:
@@ -98,7 +98,9 @@ def load_mask(path) -> np.ndarray:
 
 
 def binarize_mask(grey: np.ndarray) -> np.ndarray:
-    """Convert grey values to bool [H, W]: above 128 is object (as in PySODMetrics); in a mask of 0 and 1, 1 is."""
+    """Convert grey values to bool [H, W]: values above 128 are object (as in PySODMetrics); in a mask that holds only 0
+    and 1, 1 is object.
+    """
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
 
 
@@ -163,7 +165,7 @@ def _decode(content: bytes, name, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise InputError(f"{name} cannot be decoded: {first_line(error)}") from error
+        raise InputError(f"{name} cannot be decoded ({first_line(error)}): replace or remove it") from error
     if image is None:
         raise InputError(f"{name} is damaged or truncated: replace or remove it")
     return image

@@ -33,7 +33,7 @@ def save_label(path, label: np.ndarray) -> None:
     image = Image.fromarray(label)
     image.putpalette(VOC_PALETTE.tobytes())
     with atomic_path(path) as temporary:
-        # run lengths suit label maps: a third of the default's time
+        # run-length encoding is efficient for label maps and takes a third of the default's time
         image.save(temporary, "PNG", compress_type=zlib.Z_RLE)
 
 

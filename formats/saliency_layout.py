@@ -49,7 +49,9 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
     """
     edge_dir = Path(edge_dir)
     if not edge_dir.is_dir():
-        raise MissingInputError(f"--edge_dir {edge_dir} does not exist")
+        raise MissingInputError(
+            f"--edge_dir {edge_dir} does not exist: correct it, or omit --edge_dir to compute edges from the masks"
+        )
     data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
     is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
     folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]

@@ -129,8 +129,9 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
 
 
 def mask_folder(voc_root, name: str) -> Path:
-    """Return the folder `name` of masks: beside JPEGImages, or, if VOC2012 and its parent share the folders, in the
-    other of the two."""
+    """Return the mask folder `name`: next to JPEGImages if it exists there, else in VOC2012/ or in the parent of
+    VOC2012/.
+    """
     root = Path(voc_root)
     places = [root / name, root / "VOC2012" / name] + ([root.parent / name] if root.name == "VOC2012" else [])
     return next((folder for folder in places if folder.is_dir()), places[0])

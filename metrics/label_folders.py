@@ -29,7 +29,7 @@ class LabelData:
 
     @cached_property
     def is_single(self) -> np.ndarray | None:
-        """Whether an image has exactly one class, bool [N]; None without image labels."""
+        """Return whether an image has exactly one class, bool [N]; None without image labels."""
         return None if self.image_labels is None else self.image_labels.sum(axis=1) == 1
 
 
@@ -44,7 +44,9 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class Choice:
-    """A single-class image for the selector: its label, the measures of its mask, packed qualities of both options."""
+    """Both options of the selector for a single-class image: label (1..C), `measures` as returned by
+    `selector.measure`, and the packed quality if the label is kept or replaced.
+    """
 
     label: int
     measures: tuple[float, float, float]
@@ -54,7 +56,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class MeasuredLabel:
-    """Packed quality of one label, its IMAGE_MEASURES, and with a selector the choice of a single-class image."""
+    """Result for one image: `quality`, packed by `LabelQuality.pack`; `scores`, its IMAGE_MEASURES; `choice`, for
+    single-class images if there is a selector.
+    """
 
     quality: tuple
     scores: dict[str, float]
@@ -65,8 +69,8 @@ class MeasuredLabel:
 class LabelScores:
     """Results of one folder or rule.
 
-    scores: for the JSON file. sampled: the bootstrap, if there is one, by the name of the labels, before and after the
-    selector. images: index → IMAGE_MEASURES of each image that could be scored.
+    scores: for the JSON file. sampled: bootstrap scores by name, for the labels before and, as "<name> + selector",
+    after the selector; empty without bootstrap. images: index → IMAGE_MEASURES of each image that could be scored.
     """
 
     scores: dict

@@ -81,8 +81,8 @@ def score_images(
     """Score a set of images.
 
     qualities: image index → result of `LabelQuality.pack`. is_single: bool [N], whether an image has exactly one class,
-    None if unknown. Returns the scores of all images, with those of "single_class" and "multi_class" images if these
-    are known (None for no image), and with `num_replicates` the bootstrap of the scores of all images.
+    None if unknown. Returns (scores, bootstrap). scores also contains "single_class" and "multi_class", scores of these
+    subsets (None for an empty subset), if `is_single` is given. bootstrap is None if num_replicates is 0.
     """
     total = sum_packed(qualities.values(), len(names))
     scores = name_scores(total, names)

@@ -77,10 +77,11 @@ def short_names(paths) -> list[str]:
 
 
 def scores_over_seeds(results: dict[str, dict]) -> dict[str, dict]:
-    """Scores by folder → scores by setting over its seeds; empty if no setting has two.
+    """Summarise runs that differ only in their seed: {folder: scores} → {setting: summary of its seeds}; empty if no
+    setting has two seeds.
 
-    Folders whose last part is `seed<N>` are runs of one setting, named by their parent folder; other folders do not
-    count. The labels after the selector are a setting of their own.
+    Folders whose last part is `seed<N>` are runs of one setting, named by their parent folder; other folders are
+    skipped. Labels after the selector are summarised separately, as "<setting> + selector".
     """
     settings: dict[str, dict[int, dict]] = {}
     for folder, scores in results.items():

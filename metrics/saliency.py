@@ -213,7 +213,9 @@ def f_measure(precision, recall):
 
 
 def e_measure(alarms, hits, rest, area, strict_reference: bool) -> np.ndarray:
-    """Enhanced alignment [T] of T binary maps that select `hits` of the object's `area` and `alarms` of the `rest`."""
+    """Enhanced alignment [T] of T binary maps. hits, alarms: true and false positive pixels [T]; area, rest: object and
+    background pixels.
+    """
     number, selected = area + rest, alarms + hits
     if area == 0:
         aligned = number - selected
@@ -221,7 +223,8 @@ def e_measure(alarms, hits, rest, area, strict_reference: bool) -> np.ndarray:
         aligned = selected
     else:
         mean = selected / number
-        bias_map = np.stack([-mean, 1 - mean])[:, None]  # [2, 1, T]: not selected, selected; minus the mean
+        # [2, 1, T]: map value 0 or 1, minus the mean
+        bias_map = np.stack([-mean, 1 - mean])[:, None]
         bias_truth = np.array([-area / number, 1 - area / number])[None, :, None]  # [1, 2, 1]
         alignment = 2 * bias_map * bias_truth / (bias_map**2 + bias_truth**2 + EPS)
         sizes = np.stack([rest - alarms, area - hits, alarms, hits]).reshape(2, 2, -1)
@@ -269,9 +272,8 @@ def region_scores(quadrants, values, prediction, parts) -> np.ndarray:
 
 
 def is_constant(present: np.ndarray, values: np.ndarray, prediction: np.ndarray, part) -> bool:
-    """Whether the reference finds variance 0 in a part of the map. present: the values that occur in it.
-
-    The mean of a constant part is rounded, so that its variance may be above 0 unless the value is 0 or 1.
+    """Return whether PySODMetrics computes a variance of exactly 0 for a part of the map. present: the values that
+    occur in the part. Because of rounding, the computed variance of a constant part can be above 0.
     """
     if len(present) != 1 or present[0] in (0, 1):
         return len(present) == 1

@@ -38,7 +38,10 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     for folder in (method, gt_root):
         existing_folder(folder)
     if (gt_root / "Masks").is_dir():
-        raise InputError(f"{gt_root} is a data set itself: name the folder that holds it, here and of the maps")
+        raise InputError(
+            f"{gt_root} is a data set: set --gt_root to its parent folder, and --pred to folders with maps <data "
+            "set>/<stem>.png"
+        )
     found = {}
     for data_set in sorted(sets_with_masks(gt_root)):
         if not (method / data_set).is_dir():
@@ -76,7 +79,7 @@ def measure_files(paths: tuple[Path, Path], weighted_f: bool, strict_reference: 
 
 
 def resize_map(saliency: np.ndarray, shape_hw) -> np.ndarray:
-    """Resize a map to its truth, bilinear."""
+    """Resize a saliency map, uint8 [h, w], to `shape_hw` by bilinear interpolation."""
     return cv2.resize(saliency, tuple(shape_hw)[::-1], interpolation=cv2.INTER_LINEAR)
 
 

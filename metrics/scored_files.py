@@ -1,4 +1,4 @@
-"""Which files of a method were scored, and which images it does worst on."""
+"""Report the scored and unscored files of a method, and select the images with the lowest scores."""
 
 from dataclasses import dataclass, field
 

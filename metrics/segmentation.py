@@ -30,7 +30,7 @@ class ConfusionMatrix:
         self.counts += pairs[: self.num_labels, [*range(self.num_labels), IGNORE_LABEL]]
 
     def scores(self, predicted_255: str = "miss") -> dict:
-        """Scores of `score_counts`, scalars as float."""
+        """Return the result of `score_counts` with 0-d arrays converted to floats."""
         return unpack_scalars(score_counts(self.counts, predicted_255))
 
 

@@ -66,7 +66,7 @@ class Table:
         return Plot(self.name, self.header[0], "%", lines)
 
     def number_columns(self) -> list[bool]:
-        """Whether each column contains only numbers and dashes, and at least one number."""
+        """Return whether each column contains only numbers and dashes, and at least one number."""
         columns = [[row[column] for row in self.rows if row[column] != UNDEFINED] for column in range(len(self.header))]
         return [bool(column) and all(first_number(cell) is not None for cell in column) for column in columns]
 
@@ -88,7 +88,9 @@ class Table:
 
 
 def find_best(cells: dict[tuple[int, int], object], choose) -> set[tuple[int, int]]:
-    """Keys of the cells with the number that `choose` returns, none if there is only one number."""
+    """Return the keys of the cells whose number equals choose(numbers); empty if fewer than two cells contain a number.
+    choose: `max` or `min`.
+    """
     values = {place: value for place, cell in cells.items() if (value := first_number(cell)) is not None}
     return {place for place, value in values.items() if value == choose(values.values())} if len(values) > 1 else set()
 

@@ -16,7 +16,7 @@ BACKBONE_PREFIX = "backbone."  # of weights in a checkpoint of this project
 
 
 def check_hub_weights(name: str, full_name: str) -> None:
-    """Raise `InputError` if ImageNet weights cannot be downloaded, at once instead of after a minute of retries."""
+    """Raise `InputError` immediately if ImageNet weights cannot be downloaded; timm would retry for about a minute."""
     config = timm.get_pretrained_cfg(full_name)
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(
@@ -68,7 +68,7 @@ def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> No
     if missing:
         raise InputError(
             f"--pretrained {path} lacks {len(missing)} weights of the backbone, such as {missing[0]}: "
-            "are they of the same network?"
+            "pass the weights file of the network that --backbone names"
         )
 
 

@@ -93,7 +93,7 @@ def find_timm_name(name: str) -> str:
 
 
 def has_known_tag(name: str) -> bool:
-    """Whether the tag of a timm name (the part after the dot, which names weights) is absent or known to timm."""
+    """Return whether a timm name has no tag (the part after the dot, which names weights), or one known to timm."""
     try:
         return timm.get_pretrained_cfg(name) is not None or "." not in name
     except RuntimeError:
@@ -137,7 +137,9 @@ def build_backbone(
     network = create_network(full_name, options, settings, pretrained)
     num_maps = len(network.feature_info.channels())
     if num_maps != NUM_STAGES and not all_stages:
-        raise InputError(f"--backbone {name} gives {num_maps} feature maps, not {NUM_STAGES}")
+        raise InputError(
+            f"--backbone {name} has {num_maps} feature maps, but {NUM_STAGES} are needed: choose another backbone"
+        )
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     config = timm.get_pretrained_cfg(full_name)
@@ -153,10 +155,12 @@ def build_backbone(
 
 
 def check_backbone_args(backbone_args: dict) -> None:
-    """Raise `InputError` for arguments that make timm read files or addresses: a checkpoint could name any."""
+    """Raise `InputError` for arguments that make timm load files or URLs, because checkpoints from others may contain
+    them.
+    """
     names = sorted(WEIGHT_ARGS.intersection(backbone_args))
     if names:
-        raise InputError(f"--backbone_args {names[0]} names weights: use --pretrained instead")
+        raise InputError(f"--backbone_args must not contain {names[0]}: set the weights by --pretrained")
 
 
 def create_network(full_name: str, options: dict, settings: dict, pretrained: str) -> nn.Module:
@@ -169,7 +173,7 @@ def create_network(full_name: str, options: dict, settings: dict, pretrained: st
             raise dilation_error(settings["backbone"], options["output_stride"]) from error
         reason = f"--backbone {settings['backbone']} cannot be built with {settings['backbone_args']}"
         if pretrained not in ("imagenet", "none"):
-            reason += f" and the weights {pretrained} (are they of the same network?)"
+            reason += f" and the weights {pretrained} (pass the weights file of the network that --backbone names)"
         if pretrained == "imagenet":
             reason += " and ImageNet weights from the hub (or use --pretrained PATH, --pretrained none)"
         raise InputError(f"{reason}: {first_line(error)}") from error
@@ -192,8 +196,8 @@ def collect_timm_options(
 def plain_transformer_options(full_name: str, options: dict, image_size: int | None) -> dict:
     """Arguments for a transformer whose blocks all have maps of one size (ViT, DINO, BEiT).
 
-    Four evenly spaced blocks; images of any size or, where timm does not support that (BEiT), of `image_size`. Empty
-    for networks whose maps form a pyramid.
+    Selects four evenly spaced blocks. Images may have any size or, where timm does not support that (BEiT), must have
+    `image_size`. Returns {} for networks whose feature maps differ in stride.
     """
     try:
         with torch.device("meta"):

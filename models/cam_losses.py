@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SALIENT_OVERLAP = 0.4  # smallest salient share of the area of a foreground class
+SALIENT_OVERLAP = 0.4  # a class counts as foreground if more than this fraction of its area is salient
 FOREGROUND_WEIGHT = 0.5
 PUZZLE_WEIGHT = 4.0
 
@@ -47,8 +47,8 @@ def eps_loss(maps: Tensor, image_labels: Tensor, saliency: Tensor) -> Tensor:
     """EPS's saliency loss (Lee et al., CVPR 2021).
 
     maps [B, C + 1, h, w], raw, background last; image_labels [B, C]; saliency [B, 1, H, W] in 0..1 → scalar: the mean
-    of (½ M_fg + ½ (1 − M_bg) − saliency)². M_fg is the sum of the softmax maps of the image's classes, M_bg the
-    background map plus the classes of which less than 0.4 of the area is salient.
+    of (½ M_fg + ½ (1 − M_bg) − saliency)². M_fg is the sum of the softmax maps of the image's classes of whose area
+    more than 0.4 is salient; M_bg is the background map plus the maps of its other classes.
     """
     saliency = F.interpolate(saliency, size=maps.shape[-2:], mode="area")  # [B, 1, h, w]
     probs = maps.softmax(dim=1)  # [B, C + 1, h, w]

@@ -1,4 +1,4 @@
-"""Export of saliency networks to ONNX, and the difference of their maps to those of PyTorch."""
+"""Export saliency networks to ONNX and measure how far their maps differ from those of PyTorch."""
 
 import logging
 

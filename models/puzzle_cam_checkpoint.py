@@ -32,7 +32,7 @@ def from_puzzle_cam(content, path) -> dict:
 
 
 def is_puzzle_cam(content) -> bool:
-    """Whether the content of a file is a state dict with the names of Puzzle-CAM's segmentation network."""
+    """Return whether the content of a file is a state dict with the names of Puzzle-CAM's segmentation network."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return False
     return {"model", "aspp", "decoder"} <= {key.removeprefix("module.").split(".")[0] for key in content}
@@ -89,4 +89,6 @@ def infer_resnest(state: dict[str, Tensor], path) -> str:
         return RESNESTS[blocks]
     known = ", ".join(f"{name} {counts}" for counts, name in RESNESTS.items())
     attention = "with" if has_split_attention else "without"
-    raise InputError(f"{path}: a backbone of {blocks} blocks {attention} split attention; known are {known}")
+    raise InputError(
+        f"{path}: unknown backbone with {blocks} blocks {attention} split attention; supported are ResNeSts: {known}"
+    )

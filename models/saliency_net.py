@@ -117,7 +117,10 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
     Swin-B). `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
     if settings["image_size"] < 1 or settings["decoder_width"] < 8:
-        raise InputError(f"image_size {settings['image_size']}, decoder_width {settings['decoder_width']}: too small")
+        raise InputError(
+            f"image_size {settings['image_size']} must be at least 1, and decoder_width "
+            f"{settings['decoder_width']} at least 8"
+        )
     backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
     inner, output = (
         tuple(int(settings["decoder_width"] * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES)

@@ -296,7 +296,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
         score("--rules none icd oaa --cam_dir PARTS/cams")
     with pytest.raises(InputError, match="holds score dictionaries: name the classes of the images by --image_labels"):
         score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
-    with pytest.raises(InputError, match="--pred oaa: a rule of --rules has this name"):
+    with pytest.raises(InputError, match="--pred oaa: --rules makes labels of the same name"):
         score("--pred oaa --rules oaa --cam_dir PARTS/cams --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
         score("--pred PARTS/rough --t0 auto")

@@ -277,7 +277,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(scenes, tmp_path, capsys):
             file.truncate(file.seek(0, 2) - len(before) // 2)
         assert code_of("train_affinity", command("--tag run --max_epoch 2 --resume")) == 2
         (line,) = error_lines(capsys)
-        assert line.startswith(f"error: {disk}/run/last.pth: No space left on device: make room, then run the same")
+        assert line.startswith(
+            f"error: {disk}/run/last.pth: No space left on device: free disk space, then run the same"
+        )
         assert (disk / "run/last.pth").read_bytes() == before
         assert {path.name for path in (disk / "run").iterdir() if "tfevents" not in path.name} <= names
         (disk / "filler").unlink()
@@ -293,9 +295,9 @@ def test_files_that_may_not_grow_are_absent(tmp_path):
     before, limits = (tmp_path / "a.pth").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"a\.pth: File too large: make room"), explain_disk_errors():
+        with pytest.raises(InputError, match=r"a\.pth: File too large: free disk space"), explain_disk_errors():
             save_checkpoint(tmp_path / "a.pth", "saliency", {}, torch.nn.Linear(200, 200), {})
-        with pytest.raises(InputError, match=r"a\.png: File too large: make room"), explain_disk_errors():
+        with pytest.raises(InputError, match=r"a\.png: File too large: free disk space"), explain_disk_errors():
             write_bytes(tmp_path / "a.png", bytes(30_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

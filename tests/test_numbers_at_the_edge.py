@@ -29,7 +29,7 @@ LOSSES = (
     *(pytest.param(flags, marks=pytest.mark.slow) for flags in ("--class_balance 0.9", "--ohem 0.3", "--accumulate 2")),
 )
 IGNORED = np.full((40, 50), IGNORE_LABEL, np.uint8)
-BATCH_NORM = "batch norm needs at least two images at a time"
+BATCH_NORM = "batch norm needs at least two images per part"
 TINY = {"pixel": (1, 1), "row": (1, 70), "column": (70, 1), "square": (3, 3)}
 
 

@@ -270,7 +270,7 @@ def test_the_demo(tmp_path):
 def test_a_demo_keeps_to_its_own_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds files of something else"):
+    with pytest.raises(InputError, match="contains files that are not from a demo"):
         run_main("pipeline demo", f"--work_dir {tmp_path}/mine --draw_only")
     assert [path.name for path in (tmp_path / "mine").iterdir() if not path.name.startswith(".")] == ["thesis.txt"]
     flags = "--draw_only --num_saliency 2 --num_train 2 --num_val 1"

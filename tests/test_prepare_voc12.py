@@ -253,7 +253,7 @@ def test_damage_inside_a_zip(archives, tmp_path):
 
 def test_wrong_archives_are_refused(archives, unpacked, scenes, tmp_path):
     trainval, aug = archives
-    with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: is it the archive of VOC"):
+    with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: pass an archive of VOC"):
         prepare(aug, trainval, tmp_path)
     with pytest.raises(InputError, match=r"trainval\.tar should hold masks.*is it SegmentationClassAug\.zip"):
         prepare(trainval, trainval, tmp_path)
@@ -306,7 +306,7 @@ def test_masks_without_class_indices_are_refused(archives, unpacked, scenes, tmp
 def test_existing_lists_and_labels_are_kept(archives, scenes, tmp_path):
     (tmp_path / "voc12").mkdir()
     (tmp_path / "voc12/val_id.txt").write_text("mine\n")
-    with pytest.raises(InputError, match=r"val_id\.txt names other images"):
+    with pytest.raises(InputError, match=r"val_id\.txt lists other images"):
         prepare(*archives, tmp_path)
     assert not (tmp_path / "data").exists()
     ids = load_ids(scenes / "voc12/val_id.txt")
@@ -327,7 +327,10 @@ def test_a_full_disk(archives, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"classes\.txt: No space left on device: make room"), explain_disk_errors():
+    with (
+        pytest.raises(InputError, match=r"classes\.txt: No space left on device: free disk space"),
+        explain_disk_errors(),
+    ):
         prepare(*archives, tmp_path)
 
 

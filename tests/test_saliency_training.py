@@ -276,8 +276,8 @@ def test_a_resumed_run_needs_the_same_images(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--accumulate 3", "--accumulate 3 does not divide the 4 images"),
-        ("--accumulate 4 --train_scales 0.5 1", "at least two images at a time"),
+        ("--accumulate 3", "--accumulate 3 must divide 4, the images"),
+        ("--accumulate 4 --train_scales 0.5 1", "at least two images per part"),
         ("--backbone maxvit_tiny_tf_224 --backbone_args depths=1,1,1,1", "does not take images of 64 px"),
     ],
 )

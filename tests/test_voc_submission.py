@@ -25,7 +25,7 @@ from utils.interruption import run_script
 COMP6, COMP5 = "results/VOC2012/Segmentation/comp6_test_cls", "results/VOC2012/Segmentation/comp5_test_cls"
 IDS = ["2008_000006", "2008_000011", "2008_000012"]
 SIZES = dict.fromkeys(IDS, (20, 30))
-SIZE_DIFFERS = "of another size than their photograph"
+SIZE_DIFFERS = "whose size differs from their photograph"
 DRAWN = Path("data/VOCdevkit/VOC2012/JPEGImages")
 
 
@@ -100,7 +100,7 @@ def test_missing_extra_and_repeated_masks(members, problems_of, tmp_path):
     assert problems_of({FIRST: None}) == [f"masks of the list that are missing: 1 ({IDS[0]})"]
     extra = [f"{COMP6}/2007_000001.png", "README", f"{COMP6}/{IDS[0]}.jpg"]
     listed = ", ".join(extra)
-    assert problems_of(dict.fromkeys(extra, content)) == [f"files that are no mask of the list: 3 ({listed})"]
+    assert problems_of(dict.fromkeys(extra, content)) == [f"files that are not masks of listed ids: 3 ({listed})"]
     assert problems_of({f"{COMP5}/{IDS[0]}.png": content, FIRST: None})[0].startswith("competitions in one archive: 2")
     twice = problems_of({f"results/{IDS[0]}.png": content})
     assert twice == [f"masks given twice: 1 (results/{IDS[0]}.png)"]
@@ -121,10 +121,10 @@ def test_other_folders(folder, members, tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind", "detail"),
     [
-        (pil_png(np.zeros((20, 30, 3), np.uint8)), "that are no palette PNGs", ": mode RGB"),
-        (pil_png(np.zeros((20, 30), np.uint8)), "that are no palette PNGs", ": mode L"),
-        (pil_png(np.zeros((20, 30), np.uint16)), "that are no palette PNGs", ": mode I;16"),
-        (pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[::-1]), "with another palette than VOC's", ""),
+        (pil_png(np.zeros((20, 30, 3), np.uint8)), "that are not palette PNGs", ": mode RGB"),
+        (pil_png(np.zeros((20, 30), np.uint8)), "that are not palette PNGs", ": mode L"),
+        (pil_png(np.zeros((20, 30), np.uint16)), "that are not palette PNGs", ": mode I;16"),
+        (pil_png(np.zeros((20, 30), np.uint8), VOC_PALETTE[::-1]), "whose palette is not VOC's", ""),
         (pil_png(np.zeros((9, 30), np.uint8), VOC_PALETTE), SIZE_DIFFERS, ": 9 × 30, not 20 × 30"),
         (pil_png(np.full((20, 30), 255, np.uint8), VOC_PALETTE), "with 255, which counts as wrong", ""),
         (b"", "that are damaged or no PNG", ""),
@@ -147,7 +147,7 @@ def test_short_palettes(problems_of):
     label[3] = 20
     for num_colours, fits in ((21, True), (20, False)):
         content = pil_png(label, VOC_PALETTE[:num_colours])
-        expected = [] if fits else [f"masks with another palette than VOC's: 1 ({IDS[0]})"]
+        expected = [] if fits else [f"masks whose palette is not VOC's: 1 ({IDS[0]})"]
         assert problems_of({FIRST: content}) == expected
 
 
@@ -156,9 +156,9 @@ def test_all_problems_are_reported_at_once(members, problems_of):
     found = problems_of({FIRST: None, "notes.txt": b"", **changed})
     assert [line.split(":")[0] for line in found] == [
         "masks of the list that are missing",
-        "files that are no mask of the list",
+        "files that are not masks of listed ids",
         f"masks {SIZE_DIFFERS}",
-        "masks that are no palette PNGs",
+        "masks that are not palette PNGs",
     ]
     assert f"2 ({IDS[1]}: mode L, {IDS[2]}: mode L)" in found[3]
 
@@ -184,7 +184,10 @@ def test_links_and_places_outside(members, tmp_path):
         link = tarfile.TarInfo(FIRST)
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    assert f"files that are no mask of the list: 1 ({FIRST})" in check_submission(tmp_path / "a.tar.gz", SIZES).problems
+    assert (
+        f"files that are not masks of listed ids: 1 ({FIRST})"
+        in check_submission(tmp_path / "a.tar.gz", SIZES).problems
+    )
     pack(tmp_path / "b.tar.gz", [("../" + FIRST, members[FIRST])])
     problems = check_submission(tmp_path / "b.tar.gz", SIZES).problems
     assert f"masks neither in {COMP6} nor in {COMP5}: 1 (../{FIRST})" in problems
@@ -258,7 +261,9 @@ def test_from_a_checkpoint_to_a_valid_archive(scenes, checkpoints, tmp_path, cap
     for label, name in enumerate(("background", *VOC_CLASSES)):
         assert counts[name] == sum(label in mask for mask in labels.values())
         assert f"| {name} " in output
-    with pytest.raises(InputError, match=r"c\.tar\.gz is no valid submission: masks .* missing: 7 .*; files .*: 6 \("):
+    with pytest.raises(
+        InputError, match=r"c\.tar\.gz is not a valid submission: masks .* missing: 7 .*; files .*: 6 \("
+    ):
         run_main("evaluate", f"{check}/c.tar.gz --list {scenes}/voc12/train_id.txt")
 
 
@@ -273,7 +278,7 @@ def test_mistakes_give_one_line(scenes, checkpoints, tmp_path, capsys):
     assert code("evaluate", f"submission {check}") == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
-    assert "a.tar.gz is no valid submission: not a whole .tar.gz" in errors[0]
+    assert "a.tar.gz is not a valid submission: not a whole .tar.gz" in errors[0]
     assert code("evaluate", f"submission {check.replace('a.tar', 'b.tar')}") == 2
     assert "b.tar.gz does not exist" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ MAX_WAITING = 8  # results waiting to be written, which take memory
 def read_ahead(read: Callable, items: Iterable) -> Iterator:
     """Yield (item, `read(item)`) in order, while the next items are being read.
 
-    An exception of `read` is raised when the turn of its item comes.
+    An exception raised by `read` propagates when its item would be yielded.
     """
     with ThreadPoolExecutor(READERS) as threads:
         items = iter(items)
@@ -31,10 +31,8 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
 
 
 class WriteBehind:
-    """Calls that write files, made by threads.
-
-    All calls are made by the time the context is left, also after an exception, so that no result is lost. The first
-    exception of a call is raised at one of the next calls or at the end.
+    """Context manager that runs file-writing calls in background threads. On exit it waits for all calls, also after an
+    exception. An exception of a call is raised by a later call or on exit.
     """
 
     def __init__(self):

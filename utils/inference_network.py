@@ -13,7 +13,7 @@ SIDE_PX = 64
 def prepare_for_inference(network: nn.Module, device: torch.device, side_px: int = SIDE_PX) -> nn.Module:
     """Copy of a network on the device, in eval mode, with batch norms folded; its outputs are equal up to rounding.
 
-    side_px: a side of square images that the network accepts.
+    side_px: height and width of the test image in `fold_batch_norms`; the network must accept it.
     """
     network = fold_batch_norms(network.eval(), side_px).to(device, memory_format=torch.channels_last)
     if device.type == "cpu":  # the sums of timm's split attention are slow in channels-last memory
@@ -25,8 +25,8 @@ def prepare_for_inference(network: nn.Module, device: torch.device, side_px: int
 def fold_batch_norms(network: nn.Module, side_px: int) -> nn.Module:
     """Copy of a network in eval mode whose batch norms are folded into the convolutions registered before them.
 
-    The order of registration does not prove that a norm follows a convolution. If the copy has other outputs for a
-    noise image [1, 3, side_px, side_px], it is a plain copy instead.
+    Registration order may differ from execution order, so the outputs of both networks are compared for a random image
+    [1, 3, side_px, side_px]. If they differ by more than `TOLERANCE`, an unfolded copy is returned.
     """
     folded, (conv_name, conv) = copy.deepcopy(network), ("", None)
     for name, module in list(folded.named_modules()):

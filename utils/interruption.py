@@ -22,7 +22,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
 
 OTHER_PLACE = "name another file or folder"
-MAKE_ROOM = "make room, then run the same command again, a training with --resume; what was written before is complete"
+MAKE_ROOM = (
+    "free disk space, then run the same command again (for a training with --resume); files written before are complete"
+)
 CHECK_DISK = "check the disk or the network, then run the same command again, a training with --resume"
 # errno → way out. ENOENT and EEXIST are missing on purpose: they may as well be faults of the program
 DISK_ERRORS = {
@@ -85,8 +87,9 @@ def pending() -> int | None:
 
 @contextmanager
 def at_once():
-    """Context manager or decorator for work that loses nothing when stopped: signals, also a pending one, raise
-    `Interrupted` immediately inside."""
+    """Context manager or decorator inside which signals, including a pending one, raise `Interrupted` immediately. Use
+    it for work that can be stopped without losing results.
+    """
     was_deferred, _request.is_deferred = _request.is_deferred, False
     _install_handlers()
     try:

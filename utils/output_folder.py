@@ -31,7 +31,8 @@ def recorded_options(folder) -> dict:
 def lock_output_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
     """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
 
-    No process enters before all have listed the folder, and none leaves before all have written.
+    All processes are synchronised before and after the block, so each must list the existing files before it and write
+    inside it.
     """
     holds = writes and world.is_main
     if holds:
@@ -54,7 +55,9 @@ def record_options(folder, options: dict, suffix: str) -> None:
     """
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
-        raise InputError(f"{folder} holds {suffix} files of unknown origin: choose another folder")
+        raise InputError(
+            f"{folder} contains {suffix} files but no options.json, so their options are unknown: choose another folder"
+        )
     recorded = recorded_options(folder)
     if not recorded:
         write_json(path, options)
@@ -62,6 +65,6 @@ def record_options(folder, options: dict, suffix: str) -> None:
     for name, value in json.loads(json.dumps(options)).items():
         if name not in recorded or recorded[name] != value:
             raise InputError(
-                f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another folder, or "
-                "delete this one, which was made here"
+                f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another "
+                "folder, or delete this one, which an earlier run of this script wrote"
             )

@@ -34,7 +34,9 @@ def loss_scaler(device: torch.device, enabled: bool | str) -> torch.amp.GradScal
 
 
 def allow_tf32(enabled: bool) -> None:
-    """Whether GPUs may round the factors of float32 products to 10 bits. PyTorch's default: in convolutions only."""
+    """Allow or forbid TF32 in matrix products and convolutions on GPUs (10-bit mantissa of the inputs). By default
+    PyTorch allows it in convolutions only.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = enabled
 
 

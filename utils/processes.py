@@ -39,7 +39,8 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
 def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
     """Run slow `work`, such as a CRF, on each of `num_tasks` tasks. Raises the first `InputError` of a task.
 
-    `workers`: the most processes on this machine, 0 for one per core; `sharing` callers on this machine divide them.
+    workers: maximum number of processes on this machine, 0 for one per core. sharing: number of processes on this
+    machine that call this function at once; each uses workers / sharing.
     """
     share = max(1, (workers or usable_cores()) // sharing)
     for outcome in map_in_processes(work, tasks, _choose_num_processes(num_tasks, share, MIN_CRFS_PER_PROCESS)):
