@@ -19,7 +19,6 @@ import torch
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
@@ -31,24 +30,15 @@ from models.saliency_losses import saliency_objective, to_unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
 from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
 from utils import interruption
-from utils.distributed import (
-    choose_gpus,
-    gradients_stay_local,
-    launch_workers,
-    seed_step,
-    start_distributed,
-    stop_distributed,
-    sum_counts_over_processes,
-)
+from utils.distributed import gradients_stay_local, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory
-from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
+from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, set_lr, step_decay
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 VAL_BATCH = 8
 VAL_MEASURES = ("MAE", "maxF", "meanF", "adpF", "S", "maxE")
 PICTURE_ROWS = 4
@@ -56,12 +46,10 @@ PICTURE_ROWS = 4
 
 def main(args) -> None:
     # distributed
-    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    world = start_processes(main, args)
+    if world is None:
         return
-    world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
-    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -93,12 +81,11 @@ def main(args) -> None:
     # optimizer
     optimizer = build_optimizer([{"params": list(network.parameters())}], "adam", args.lr)
     names = [str(image) for image, _ in pairs]
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), names, batches, ema)
+    scaler = loss_scaler(world.device, args.amp)
+    state = TrainingState("saliency", settings, network, optimizer, scaler, names, batches, ema)
 
     # resume
-    if run.resumes:
-        state.load(run.last)
-    run.start(logged_steps=state.total_steps - state.step)
+    state.start(run)
     num_val = sum(map(len, val_sets.values()))
     run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps an epoch")
 
@@ -106,19 +93,9 @@ def main(args) -> None:
     for epoch in range(state.epoch, args.max_epoch):
         set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
         validates = (epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch
-        batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
-        bar = tqdm(
-            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
-        )
-        model.train()
-        for batch in bar:
-            seed_step(args.seed, epoch, state.step, world.rank)
-            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
+        for batch in state.batches_of_epoch(loader, run, title, args.save_every, validates):
             train_step(model, state, batch, args)
-            if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "saliency", settings, args.save_every, validates)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
@@ -134,7 +111,7 @@ def main(args) -> None:
         run.log(f"{title}  {line}")
 
         # save
-        state.save(run, "saliency", settings, is_best=state.improves(scores.get("maxF")))
+        state.save(run, is_best=state.improves(scores.get("maxF")))
     state.log_best(run, "maxF")
     run.close()
     stop_distributed()

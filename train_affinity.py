@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, check_any_labelled
@@ -23,32 +22,21 @@ from formats.errors import InputError
 from formats.voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.affinity_net import build_affinity_net
 from pseudo_labels.affinities import affinity_loss, pair_losses
-from utils.distributed import (
-    choose_gpus,
-    launch_workers,
-    seed_step,
-    start_distributed,
-    stop_distributed,
-    sum_over_processes,
-)
+from utils.distributed import start_processes, stop_distributed, sum_over_processes
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
-from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
+from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
-
 
 def main(args) -> None:
     # distributed
-    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    world = start_processes(main, args)
+    if world is None:
         return
-    world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
-    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -73,30 +61,20 @@ def main(args) -> None:
     # optimizer; the backbone has no gradients and is not updated
     groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches)
+    scaler = loss_scaler(world.device, args.amp)
+    state = TrainingState("affinity", settings, network, optimizer, scaler, ids, batches)
 
     # resume
-    if run.resumes:
-        state.load(run.last)
-    run.start(logged_steps=state.total_steps - state.step)
+    state.start(run)
     run.log(f"{len(images)} training images, {len(batches)} steps an epoch")
 
     # train
     total_steps = args.max_epoch * len(batches)
     for epoch in range(state.epoch, args.max_epoch):
-        batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
-        bar = tqdm(
-            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
-        )
-        model.train()
-        for batch in bar:
-            seed_step(args.seed, epoch, state.step, world.rank)
+        for batch in state.batches_of_epoch(loader, run, title, args.save_every):
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
-            train_step(model, state, [tensor.to(world.device, non_blocking=True) for tensor in batch], args, world)
-            if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "affinity", settings, args.save_every)
+            train_step(model, state, batch, args, world)
         losses = state.finish_epoch()
         if losses["loss"] == 0:  # impossible if there is any pair
             raise InputError(
@@ -107,7 +85,7 @@ def main(args) -> None:
         run.log(f"{title}  loss {losses['loss']:.4f}")
 
         # save
-        state.save(run, "affinity", settings)
+        state.save(run)
     run.close()
     stop_distributed()
 

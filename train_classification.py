@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
@@ -36,37 +35,26 @@ from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight,
 from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
 from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
-from utils.distributed import (
-    choose_gpus,
-    gather_from_processes,
-    launch_workers,
-    seed_step,
-    start_distributed,
-    stop_distributed,
-    sum_counts_over_processes,
-)
+from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
 from utils.multi_scale import resize
-from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler, require_finite
+from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
 BG_THRESHOLDS = np.arange(1, 13) / 20  # compared at the end
 LARGE_IMAGES = "validation uses whole images: remove the largest from --val_list"
-LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 
 
 def main(args) -> None:
     # distributed
-    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    world = start_processes(main, args)
+    if world is None:
         return
-    world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
-    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -93,12 +81,11 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches)
+    scaler = loss_scaler(world.device, args.amp)
+    state = TrainingState("classification", settings, network, optimizer, scaler, ids, batches)
 
     # resume
-    if run.resumes:
-        state.load(run.last)
-    run.start(logged_steps=state.total_steps - state.step)
+    state.start(run)
     run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
     absent = [name for name, occurs in zip(classes, image_labels.any(axis=0)) if not occurs]
     if absent:
@@ -108,20 +95,10 @@ def main(args) -> None:
     total_steps = args.max_epoch * len(batches)
     for epoch in range(state.epoch, args.max_epoch):
         validates = val_split and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
-        batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
-        bar = tqdm(
-            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
-        )
-        model.train()
-        for batch in bar:
-            seed_step(args.seed, epoch, state.step, world.rank)
+        for batch in state.batches_of_epoch(loader, run, title, args.save_every, validates):
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
-            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
             train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
-            if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "classification", settings, args.save_every, validates)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
@@ -134,7 +111,7 @@ def main(args) -> None:
         run.log(line)
 
         # save
-        state.save(run, "classification", settings, is_best=state.improves(score))
+        state.save(run, is_best=state.improves(score))
     state.log_best(run, "mAP")
     if val_split:
         sweep_background(network, *val_split, voc_root, run, world)

@@ -19,7 +19,6 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, check_any_labelled, count_labels, load_labelled
@@ -42,11 +41,8 @@ from models.segmentation_prediction import predict_segmentation
 from utils import interruption
 from utils.checkpoint import load_checkpoint, load_weights, rebuild
 from utils.distributed import (
-    choose_gpus,
     gradients_stay_local,
-    launch_workers,
-    seed_step,
-    start_distributed,
+    start_processes,
     stop_distributed,
     sum_counts_over_processes,
     sum_over_processes,
@@ -54,23 +50,20 @@ from utils.distributed import (
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
-from utils.precision import autocast, compute_deterministically, fastest_convolutions, loss_scaler
+from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
 from utils.training_state import TrainingState
 
-LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 PICTURES = 4  # validation images shown in TensorBoard
 
 
 def main(args) -> None:
     # distributed
-    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    world = start_processes(main, args)
+    if world is None:
         return
-    world = start_distributed(gpu_ids)
     torch.manual_seed(args.seed)
-    compute_deterministically(args.deterministic)
 
     # run folder
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
@@ -105,33 +98,22 @@ def main(args) -> None:
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
     class_weights = balanced_weights(dataset, args.class_balance, world) if args.class_balance else None
-    state = TrainingState(network, optimizer, loss_scaler(world.device, args.amp), ids, batches, ema)
+    scaler = loss_scaler(world.device, args.amp)
+    state = TrainingState("segmentation", settings, network, optimizer, scaler, ids, batches, ema)
 
     # resume
-    if run.resumes:
-        state.load(run.last)
-    run.start(logged_steps=state.total_steps - state.step)
+    state.start(run)
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
 
     # train
     total_steps = args.max_epoch * len(batches)
     for epoch in range(state.epoch, args.max_epoch):
         validates = val_pairs and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch)
-        batches.epoch, batches.first_step = epoch, state.step
         title = f"epoch {epoch + 1}/{args.max_epoch}"
-        bar = tqdm(
-            loader, title, len(batches), initial=state.step, disable=not world.is_main, mininterval=1, leave=False
-        )
-        model.train()
-        for batch in bar:
-            seed_step(args.seed, epoch, state.step, world.rank)
+        for batch in state.batches_of_epoch(loader, run, title, args.save_every, validates):
             decay = polynomial_decay(state.total_steps, total_steps, args.power)
             set_lr(optimizer, decay * warm_up(state.total_steps, args.warmup_steps))
-            batch = [tensor.to(world.device, non_blocking=True) for tensor in batch]
             train_step(model, state, batch, class_weights, args, world)
-            if state.step % LOSS_EVERY == 0:
-                bar.set_postfix(loss=f"{state.mean_loss():.3f}")
-            state.save_when_due(run, "segmentation", settings, args.save_every, validates)
         losses = state.finish_epoch()
         run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
@@ -146,7 +128,7 @@ def main(args) -> None:
         run.log(line)
 
         # save
-        state.save(run, "segmentation", settings, is_best=state.improves(score))
+        state.save(run, is_best=state.improves(score))
     state.log_best(run, "mIoU")
     run.close()
     stop_distributed()

@@ -164,7 +164,7 @@ class ScriptLoop:
         self.optimizer = task.optimizer(self.network)
         names = [str(number) for number in range(len(batch[0]))]
         batches, scaler = EpochBatches(len(names), len(names), seed=0), loss_scaler(device, task.args.amp)
-        self.state = TrainingState(self.network, self.optimizer, scaler, names, batches)
+        self.state = TrainingState("", {}, self.network, self.optimizer, scaler, names, batches)
 
     def step(self, batch: list[Tensor] | None = None) -> None:
         batch = [tensor.to(self.device, non_blocking=True) for tensor in batch or self.batch]

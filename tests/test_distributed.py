@@ -73,7 +73,8 @@ data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
 batches = EpochBatches(len(data), 4, 0, world.rank, world.size, sides_px=[64])
 optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
 names = [str(index) for index in range(len(data))]
-state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), names, batches)
+scaler = torch.amp.GradScaler("cpu", enabled=False)
+state = TrainingState("saliency", settings, network, optimizer, scaler, names, batches)
 SOD_train.train_step(model, state, next(iter(build_loader(data, batches, 0, world.device))), args)
 loss = state.finish_epoch()
 if world.is_main:

@@ -479,10 +479,11 @@ LAUNCHED = """
 import sys
 sys.path.insert(0, {project!r})
 import options, SOD_train
+from utils import distributed
 from utils.interruption import run_script
-from utils.distributed import launch_workers
 
-SOD_train.launch_workers = lambda main, args, _: launch_workers(main, args, 2)
+launch_workers = distributed.launch_workers
+distributed.launch_workers = lambda main, args, _: launch_workers(main, args, 2)
 if __name__ == "__main__":
     sys.exit(run_script(SOD_train.main, options.SOD_train().parse_args()))
 """

@@ -295,13 +295,14 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
     """The variance of activations overflows: the loss stays finite, but no script could load the checkpoint."""
     network = torch.nn.BatchNorm1d(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), ["a"], EpochBatches(1, 1, 0))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainingState("segmentation", {}, network, optimizer, scaler, ["a"], EpochBatches(1, 1, 0))
     loss = network(torch.tensor([[-3e19], [3e19]])).sum()
     loss.backward()
     state.take_step({"loss": loss})
     assert loss.isfinite()
     with pytest.raises(InputError, match="not finite in epoch 1 after step 1"):
-        state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "segmentation", {})
+        state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}))
     assert not (tmp_path / "run").exists()
 
 

@@ -81,6 +81,8 @@ def one_step(flags: str, scaler=None, train: bool = False, masks_as=torch.float3
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).train(train)
     network.checkpoint_activations(args.grad_checkpointing)
     state = TrainingState(
+        "saliency",
+        {},
         network,
         torch.optim.SGD(network.parameters(), lr=1.0),
         scaler or torch.amp.GradScaler("cpu", enabled=False),
@@ -141,6 +143,8 @@ def test_running_mean_of_the_weights(scenes, tmp_path):
     assert any(not torch.equal(mean[name], last[name]) for name in mean)
     network = torch.nn.Linear(1, 1)
     state = TrainingState(
+        "saliency",
+        {},
         network,
         torch.optim.SGD(network.parameters(), lr=1.0),
         loss_scaler(torch.device("cpu"), True),
@@ -292,7 +296,8 @@ def test_a_scaler_that_did_nothing_is_resumed_by_one_that_does(tmp_path, scenes)
     network = tiny_network()
     names = [image for image, _ in training_pairs([scenes / "dataset"])]
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
-    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), names, EpochBatches(12, 4, 0))
+    scaler, batches = torch.amp.GradScaler("cpu"), EpochBatches(12, 4, 0)
+    state = TrainingState("saliency", {}, network, optimizer, scaler, names, batches)
     state.load(tmp_path / "run/last.pth")
     assert (state.epoch, state.step, state.total_steps) == (1, 0, 3)
 

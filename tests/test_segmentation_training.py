@@ -126,7 +126,7 @@ def one_step(flags: str, labels_as=torch.int64) -> dict[str, torch.Tensor]:
     network = build_deeplabv3plus(NARROW, dropout=0.0).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState(network, optimizer, scaler, list("abcd"), EpochBatches(4, 4, seed=0))
+    state = TrainingState("segmentation", NARROW, network, optimizer, scaler, list("abcd"), EpochBatches(4, 4, seed=0))
     class_weights = torch.tensor([0.5, 1.0, 2.0]) if args.class_balance else None
     images, labels = batch_of()
     batch = [images, labels.to(labels_as)]
@@ -267,6 +267,8 @@ def test_weights_that_are_not_finite_are_not_saved(scenes, tmp_path):
     before = (tmp_path / "run/last.pth").read_bytes()
     network = torch.nn.Linear(2, 1)
     state = TrainingState(
+        "segmentation",
+        {},
         network,
         torch.optim.SGD(network.parameters(), lr=1e38),
         torch.amp.GradScaler("cpu", enabled=False),
@@ -278,7 +280,7 @@ def test_weights_that_are_not_finite_are_not_saved(scenes, tmp_path):
     state.take_step({"loss": loss})
     run = RunFolder(tmp_path, "run", resume=True, is_main=True, options={})
     with pytest.raises(InputError, match="weights are not finite in epoch 1 after step 1"):
-        state.save(run, "segmentation", {})
+        state.save(run)
     assert (tmp_path / "run/last.pth").read_bytes() == before
 
 

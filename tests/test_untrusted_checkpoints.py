@@ -153,7 +153,8 @@ def training_state(ema: bool = True) -> TrainingState:
     network = torch.nn.Linear(2, 1)
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
     mean = timm.utils.ModelEmaV3(network) if ema else None
-    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu"), ["a"], EpochBatches(1, 1, 0), mean)
+    scaler, batches = torch.amp.GradScaler("cpu"), EpochBatches(1, 1, 0)
+    return TrainingState("saliency", {}, network, optimizer, scaler, ["a"], batches, mean)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def saved_training(tmp_path) -> dict:
     loss = state.network(torch.ones(1, 2)).sum()
     state.scaler.scale(loss).backward()
     state.take_step({"loss": loss})
-    state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "saliency", {})
+    state.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}))
     return load_checkpoint(tmp_path / "run/last.pth")
 
 

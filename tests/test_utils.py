@@ -103,10 +103,11 @@ def test_runs_of_plain_optimizers_continue(name, tmp_path):
         if not is_fused:
             optimizer.state.clear()
             optimizer.param_groups[0]["fused"] = False
-        states.append(TrainingState(network, optimizer, loss_scaler(CPU, False), ["a"], EpochBatches(1, 1, 0)))
+        scaler, batches = loss_scaler(CPU, False), EpochBatches(1, 1, 0)
+        states.append(TrainingState("saliency", {}, network, optimizer, scaler, ["a"], batches))
     old, new = states
     step(old)
-    old.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}), "saliency", {})
+    old.save(RunFolder(tmp_path, "run", resume=False, is_main=True, options={}))
     new.load(tmp_path / "run/last.pth")
     assert new.optimizer.param_groups[0]["fused"]
     for state in states:

@@ -23,6 +23,7 @@ from formats.errors import InputError
 from utils import interruption
 from utils.interruption import Interrupted, call_main
 from utils.memory import keep_freed_memory
+from utils.precision import compute_deterministically
 
 LAST_STEPS_S = 600  # time for workers to finish their step and save after a signal
 
@@ -39,6 +40,19 @@ class World:
     device: torch.device
     is_main: bool
     local_size: int = 1
+
+
+def start_processes(main, args) -> World | None:
+    """Run `main(args)` in one process per GPU of `args.gpu_id`, and set up `args.deterministic`.
+
+    Returns the place of this process; in the process that launched workers, None after they have ended.
+    """
+    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
+    if launch_workers(main, args, len(gpu_ids)):
+        return None
+    world = start_distributed(gpu_ids)
+    compute_deterministically(args.deterministic)
+    return world
 
 
 def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
@@ -130,11 +144,6 @@ def stop_distributed() -> None:
 def wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()
-
-
-def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Seed torch for one step, so that its dropout does not depend on earlier steps, and a resumed run repeats it."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
 
 
 def gradients_stay_local(model, wait: bool):

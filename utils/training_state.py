@@ -7,8 +7,10 @@ process).
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from formats.errors import InputError, first_line
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -16,12 +18,15 @@ from utils.distributed import agreed_signal, mean_over_processes, min_over_proce
 from utils.interruption import Interrupted
 
 NO_STEP = 2**62  # larger than any step
+LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
 ASK_EVERY = 10  # steps between two checks for a signal, where a check makes several GPUs wait
 
 
 class TrainingState:
-    """A network with its optimizer, its loss scaler and its progress.
+    """A network with its optimizer, its loss scaler and its progress, and the loop over the batches of an epoch.
 
+    stage        of the checkpoints: "saliency", "classification", "affinity" or "segmentation"
+    settings     arguments of the function that builds the network, as saved in checkpoints
     names        names of the training images; a resumed run needs the same ones in the same order
     batches      `EpochBatches`: the images of each step
     ema          None, or timm's `ModelEmaV3`, which keeps the running mean of the weights in `ema.module`
@@ -33,16 +38,11 @@ class TrainingState:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        names: list[str],
-        batches,
-        ema=None,
+        self, stage: str, settings: dict, network: nn.Module, optimizer, scaler, names: list[str], batches, ema=None
     ):
+        self.stage, self.settings, self.names, self.batches = stage, settings, names, batches
         self.network, self.optimizer, self.scaler, self.ema = network, optimizer, scaler, ema
-        self.names, self.batches = names, batches
+        self.device = next(network.parameters()).device
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
         self.first_bad_step: Tensor | None = None  # of the current epoch; NO_STEP if all losses are finite
@@ -53,6 +53,39 @@ class TrainingState:
     def result(self) -> nn.Module:
         """The network to validate and to save: the running mean of the weights, if there is one."""
         return self.ema.module if self.ema is not None else self.network
+
+    def start(self, run) -> None:
+        """Continue from `run.last` if the run is resumed, and open its logs."""
+        if run.resumes:
+            self.load(run.last)
+        run.start(logged_steps=self.total_steps - self.step)
+
+    def batches_of_epoch(self, loader, run, title: str, save_every: int, validates: bool = False):
+        """Yield the remaining batches of the epoch on the device, with a progress bar; the caller steps after each.
+
+        The state is saved every `save_every` steps (0: never). On a signal, all processes save after the same step and
+        raise `Interrupted`. `validates`: whether a validation follows the epoch. Its last step is then saved too,
+        because a signal stops a validation immediately.
+        """
+        num_steps = len(self.batches)
+        self.batches.epoch, self.batches.first_step = self.epoch, self.step
+        bar = tqdm(loader, title, num_steps, initial=self.step, disable=not run.is_main, mininterval=1, leave=False)
+        self.network.train()
+        for batch in bar:
+            key = [self.batches.seed, self.epoch, self.step, self.batches.rank]  # so that a resumed run repeats dropout
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            yield [tensor.to(self.device, non_blocking=True) for tensor in batch]
+            if self.step % LOSS_EVERY == 0:
+                self.check_finite()
+                bar.set_postfix(loss=f"{self.loss_sums['loss'].item() / self.step:.3f}")
+            is_last = self.step == num_steps
+            signum = agreed_signal(self.device, may_wait=is_last or self.step % ASK_EVERY == 0)
+            if signum or (validates if is_last else save_every and self.step % save_every == 0):
+                self.save(run)
+            if signum:
+                run.log(f"stopped after step {self.step} of epoch {self.epoch + 1}, all of it saved: {run.last}")
+                stop_distributed()  # no process ends before the main process has saved
+                raise Interrupted(signum)
 
     def take_step(self, losses: dict[str, Tensor], clip: float = 0.0) -> None:
         """Take an optimizer step with the current gradients, and count it and its losses.
@@ -71,11 +104,6 @@ class TrainingState:
             self.ema.update(self.network, step=self.total_steps)
         for name, value in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0) + value.detach().double()
-
-    def mean_loss(self) -> float:
-        """Mean loss of the epoch so far in this process. Raises `InputError` if one was not finite in any process."""
-        self.check_finite()
-        return self.loss_sums["loss"].item() / self.step
 
     def check_finite(self) -> None:
         """Raise `InputError` with the images of the first step of the epoch whose loss was not finite."""
@@ -115,23 +143,7 @@ class TrainingState:
             best = f"best.pth, {measure} {self.best_score:.4f}"
             run.log(f"the result is last.pth; {best}, was chosen on the validation images")
 
-    def save_when_due(self, run, stage: str, settings: dict, every: int, validates: bool = False) -> None:
-        """Save every `every` steps (0: never) and on a signal; call it after each step.
-
-        `validates`: whether a validation follows the epoch. Its last step is then saved too, because a signal stops a
-        validation immediately. On a signal all processes save after the same step and raise `Interrupted`.
-        """
-        is_last = self.step == len(self.batches)
-        device = next(self.network.parameters()).device
-        signum = agreed_signal(device, may_wait=is_last or self.step % ASK_EVERY == 0)
-        if signum or (validates if is_last else every and self.step % every == 0):
-            self.save(run, stage, settings)
-        if signum:
-            run.log(f"stopped after step {self.step} of epoch {self.epoch + 1}, all of it saved: {run.last}")
-            stop_distributed()  # no process ends before the main process has saved
-            raise Interrupted(signum)
-
-    def save(self, run, stage: str, settings: dict, is_best: bool = False) -> None:
+    def save(self, run, is_best: bool = False) -> None:
         """Save `run.last`, and `run.best` if `is_best`. Every process calls it, the main process writes.
 
         Raises `InputError`, and saves nothing, if a loss, a weight or a batch-norm statistic is not finite.
@@ -157,7 +169,7 @@ class TrainingState:
         }
         if run.is_main:
             for path in [run.best, run.last] if is_best else [run.last]:  # best first: last.pth holds its score
-                save_checkpoint(path, stage, settings, self.result, training)
+                save_checkpoint(path, self.stage, self.settings, self.result, training)
 
     def load(self, path) -> None:
         """Restore what `save` wrote. Raises `InputError` if it does not belong to this training."""
@@ -187,8 +199,8 @@ class TrainingState:
             self.scaler.load_state_dict(training["scaler"])
         self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
         self.best_score = training["best_score"]
-        sums, device = training["loss_sums"], next(self.network.parameters()).device
-        self.loss_sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in sums.items()}
+        sums = training["loss_sums"].items()
+        self.loss_sums = {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in sums}
 
     def _watch(self, loss: Tensor) -> None:
         """Record the first step whose loss is not finite, without waiting for the device."""
