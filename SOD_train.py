@@ -87,7 +87,7 @@ def main(args) -> None:
     # resume
     state.start(run)
     num_val = sum(map(len, val_sets.values()))
-    run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps an epoch")
+    run.log(f"{len(pairs)} training pairs, {num_val} validation pairs, {len(batches)} steps per epoch")
 
     # train
     for epoch in range(state.epoch, args.max_epoch):

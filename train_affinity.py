@@ -66,7 +66,7 @@ def main(args) -> None:
 
     # resume
     state.start(run)
-    run.log(f"{len(images)} training images, {len(batches)} steps an epoch")
+    run.log(f"{len(images)} training images, {len(batches)} steps per epoch")
 
     # train
     total_steps = args.max_epoch * len(batches)

@@ -86,7 +86,7 @@ def main(args) -> None:
 
     # resume
     state.start(run)
-    run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps an epoch")
+    run.log(f"{len(images)} training images of {len(classes)} classes, {len(batches)} steps per epoch")
     absent = [name for name, occurs in zip(classes, image_labels.any(axis=0)) if not occurs]
     if absent:
         run.log(f"no training image holds {shorten(absent)}: these classes are not learned")

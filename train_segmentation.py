@@ -103,7 +103,7 @@ def main(args) -> None:
 
     # resume
     state.start(run)
-    run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps an epoch")
+    run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps per epoch")
 
     # train
     total_steps = args.max_epoch * len(batches)
@@ -165,7 +165,10 @@ def start_from(network: DeepLabV3Plus, classes: list[str], path) -> None:
             raise InputError(f"--load_path {path} was trained with --pixel_{name} {theirs}, not {ours}: use the same")
     trained = list(content["settings"]["classes"])
     if trained != classes and sorted(trained) == sorted(classes):
-        raise InputError(f"--load_path {path} has the classes in another order: {trained}, not {classes}")
+        raise InputError(
+            f"--load_path {path} has the classes in another order: {trained}, not {classes}; put classes.txt in "
+            "the order of the checkpoint"
+        )
 
 
 def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:

@@ -278,7 +278,8 @@ def test_broken_puzzle_cam_files(resnest50):
     refused("stage3.0.0.bn1.bias differs from model.layer2.0.bn1.bias", "model.layer2.0.bn1.bias")
     refused("p.pth: decoder2.bias is not a weight of Puzzle-CAM", **{"decoder2.bias": torch.zeros(1)})
     refused("p.pth lacks decoder.classifier.8.weight of Puzzle-CAM", "decoder.classifier.8.weight")
-    refused(r"with \(3, 4, 5, 3\) blocks.*supported are ResNeSts: resnest50 \(3, 4, 6, 3\), resnest101", "model.layer3.5", "stage4.0.5")
+    words = r"with \(3, 4, 5, 3\) blocks.*supported are ResNeSts: resnest50 \(3, 4, 6, 3\), resnest101"
+    refused(words, "model.layer3.5", "stage4.0.5")
     plain = {key: value for key, value in state.items() if ".conv2." not in key}  # like a ResNet-50
     with pytest.raises(InputError, match=r"with \(3, 4, 6, 3\) blocks without split attention"):
         read_puzzle_cam(plain, "p.pth")

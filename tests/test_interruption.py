@@ -411,7 +411,7 @@ def test_trainings_end_at_any_moment(script, scenes, tmp_path):
     extra = "--max_epoch 100 --val_list none" if script == "train_classification" else extra
     run_main(script, TRAININGS[script](scenes, tmp_path, f"--tag whole {extra}"))
     line = shlex.split(TRAININGS[script](scenes, tmp_path, f"--tag parts {extra}"))
-    end_at_random([sys.executable, f"{script}.py", *line], ["--resume"], "steps an epoch", longest_s=1.5)
+    end_at_random([sys.executable, f"{script}.py", *line], ["--resume"], "steps per epoch", longest_s=1.5)
     assert_same_result(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -497,7 +497,7 @@ def test_two_processes_stop_after_the_same_step(scenes, tmp_path):
     ours, torchrun = [sys.executable, str(tmp_path / "launched.py")], [*TWO_PROCESSES, "SOD_train.py"]
     subprocess.run([*torchrun, *flags, "--tag", "whole"], cwd=PROJECT, env=same_threads(), check=True, timeout=300)
     for launcher, resume in ((ours, []), (torchrun, ["--resume"])):
-        process = start([*launcher, *flags, "--tag", "parts", *resume], "steps an epoch")
+        process = start([*launcher, *flags, "--tag", "parts", *resume], "steps per epoch")
         time.sleep(random.uniform(0, 1))
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60 + IMPORTS_S)

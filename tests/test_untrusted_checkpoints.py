@@ -183,12 +183,12 @@ def test_a_training_is_restored(saved_training, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": None}, "holds no state of this training"),
+        ({"weights": None}, "does not match this script and its options"),
         ({"weights": {"weight": torch.zeros(1, 2)}}, r"does not fit the network: 1 weights missing \['bias'\]"),
-        ({"optimizer": {"state": {}, "param_groups": []}}, "holds no state of this training"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "does not match this script and its options"),
         (
             {"optimizer": {"state": {}, "param_groups": [{"lr": 1e-3, "params": [0]}]}},
-            "holds no state of this training",
+            "does not match this script and its options",
         ),
         ({"num_samples": 3}, "was trained on 3 images, now there are 1"),
         ({"names_digest": "0"}, "was trained on other images, or in another order of the list"),
@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_training(saved_training, tmp_path, change, mess
 def test_a_checkpoint_that_lacks_a_part_of_the_training(saved_training, tmp_path, key):
     del saved_training["training"][key]
     torch.save(saved_training, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=rf"--resume: .*a\.pth holds no state of this training: '{key}'"):
+    with pytest.raises(InputError, match=rf"--resume: .*a\.pth does not match this script and its options \('{key}'\)"):
         training_state().load(tmp_path / "a.pth")
 
 

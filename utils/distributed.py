@@ -147,7 +147,9 @@ def wait_for_all() -> None:
 
 
 def gradients_stay_local(model, wait: bool):
-    """A context in which backward passes exchange no gradients if `wait`: for all parts of a batch but the last."""
+    """Return a context manager that, if `wait`, disables gradient synchronisation (`no_sync` of
+    DistributedDataParallel). Use it for all parts of a batch except the last.
+    """
     return model.no_sync() if wait and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -174,9 +176,8 @@ def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
 
 
 def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
-    """The signal that asks any process to end, the same in all of them, or None.
-
-    On GPUs the exchange makes processes wait, so that without `may_wait` the answer is None.
+    """Return the number of a signal that any process has received, equal in all processes, or None. On GPUs the
+    exchange synchronises the processes, so None is returned unless `may_wait`.
     """
     if dist.is_initialized() and device.type == "cuda" and not may_wait:
         return None

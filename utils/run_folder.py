@@ -1,4 +1,4 @@
-"""The folder of a training run, `<log_path>/<tag>`, or the time if there is no tag.
+"""The folder of a training run, `<log_path>/<tag>`; without a tag, the start time takes its place.
 
 options.json   the options, versions and commit
 log.txt        the printed lines
@@ -60,14 +60,17 @@ class RunFolder:
     def refuse_other_options(self) -> None:
         """Raise `InputError` if an option that affects the weights differs from the one that the run started with.
 
-        Options without a record are newer than the run.
+        Options that are not recorded in options.json (added in a later version) are not compared.
         """
         recorded = load_json(self.path / "options.json").get("options")
         if not isinstance(recorded, dict):
             raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
-                raise InputError(f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}")
+                raise InputError(
+                    f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}: use the same "
+                    "value, or start a new run with another --tag"
+                )
 
     def start(self, logged_steps: int) -> None:
         """Open the logs, and drop their rows after `logged_steps`: a killed run did not save those steps.

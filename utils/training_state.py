@@ -113,8 +113,9 @@ class TrainingState:
         if step != NO_STEP:
             images = [self.names[index] for index in self.batches.indices_of(self.epoch, step)]
             raise InputError(
-                f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, of {', '.join(images)}: "
-                "look at them, or start again with a lower --lr; what was saved before is intact"
+                f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images "
+                f"{', '.join(images)}: check these images, or restart with a lower --lr; earlier checkpoints are "
+                "intact"
             )
 
     def finish_epoch(self) -> dict[str, float]:
@@ -131,7 +132,9 @@ class TrainingState:
         return means
 
     def improves(self, score: float | None) -> bool:
-        """Whether a validation score is the best so far, and record it if so; None if nothing was validated."""
+        """Return whether `score` is the best validation score so far, and store it if so. `score` is None if there was
+        no validation.
+        """
         if score is None or not score > self.best_score:  # NaN, where nothing could be scored, is no improvement
             return False
         self.best_score = score
@@ -179,7 +182,9 @@ class TrainingState:
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # of missing and other values
-            raise InputError(f"--resume: {path} holds no state of this training: {first_line(error)}") from error
+            raise InputError(
+                f"--resume: {path} does not match this script and its options ({first_line(error)}): start a new run"
+            ) from error
 
     def _restore(self, weights: dict, training: dict, path) -> None:
         own, saved = (len(self.names), self.names_digest), (training["num_samples"], training["names_digest"])
