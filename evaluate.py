@@ -188,16 +188,11 @@ def evaluate_saliency(args) -> Evaluation:
     """Score every data set that a method has maps of; `scores` is {method: {data set: scores}}."""
     gt_root, done, scored, entries = Path(args.gt_root), Evaluation({}, []), {}, {}
     work = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
+    settings = {"strict_reference": args.strict_reference, "num_replicates": args.bootstrap, "workers": args.workers}
     files = {(method, data_set): found for method, sets in work.items() for data_set, found in sets.items()}
     for key, found in files.items():
-        name, progress = " on ".join(key), progress_bar(len(found.maps), " on ".join(key))
-        maps = score_maps(
-            found,
-            strict_reference=args.strict_reference,
-            num_replicates=args.bootstrap,
-            workers=args.workers,
-            progress=progress,
-        )
+        name = " on ".join(key)
+        maps = score_maps(found, **settings, progress=progress_bar(len(found.maps), name))
         if maps:
             scored[key] = maps
         done.note_files(name, found.report, args.allow_missing)
