@@ -5,8 +5,7 @@
 The plain loader uses PIL and torchvision as most public code does. Segmentation: decode, resize the whole image to a
 random scale, flip, crop. Saliency: crop, rotate and change the colours of the whole image, then resize to 224 px. It
 returns normalised float tensors. Ours: the data sets of the training scripts, which return 8-bit tensors that are
-normalised on the device. One core, from files and from decoded images, with batches collated on both sides; see
-benchmarks/timing.py.
+normalised on the device. One core, from files, with batches collated on both sides; see benchmarks/timing.py.
 """
 
 import argparse
@@ -26,17 +25,9 @@ from torchvision.transforms import functional as TF
 from benchmarks.report import environment_line, save_page
 from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
-from datasets.saliency_folder import SaliencyTraining, load_pair
-from datasets.transforms import (
-    MEAN_COLOUR,
-    change_colours,
-    channels_first,
-    crop_image,
-    crop_map,
-    draw_crop,
-    draw_saliency_crop,
-)
-from datasets.voc12 import SegmentationTraining, load_labelled
+from datasets.saliency_folder import SaliencyTraining
+from datasets.transforms import MEAN_COLOUR
+from datasets.voc12 import SegmentationTraining
 from formats.labels import IGNORE_LABEL
 from formats.saliency_layout import training_pairs
 from formats.voc_layout import files_of_ids, find_voc_root, list_path, load_class_names, load_ids, truth_folder
@@ -65,64 +56,40 @@ def main(argv: list[str]) -> None:
     pairs = list(zip(*paths))[: args.images]
     rows = [segmentation_row(pairs, num_labels, sides) for sides in LONG_SIDES_PX]
     rows.append(saliency_row(training_pairs([args.train_root])[: args.images]))
-    header = ["", "plain, ms/image", "ours, ms/image", "speed-up", "plain, decoded", "ours, decoded", "speed-up"]
+    header = ["", "plain, ms/image", "ours, ms/image", "speed-up"]
     command = f"python -m benchmarks.data_loading {shlex.join(argv)}"
     save_page("data_loading", command, [markdown_table(header, rows), environment_line()])
 
 
-class GeneratedImages(Dataset):
-    """Items `make(source, rng)` by key (epoch, index, …), with the same random numbers for equal keys."""
+class PlainImages(Dataset):
+    """Items `make(image, label, rng)` by key (epoch, index, …), with the same random numbers for equal keys."""
 
-    def __init__(self, sources: list, make):
-        self.sources, self.make = sources, make
+    def __init__(self, pairs: list[tuple[Path, Path]], make):
+        self.pairs, self.make = pairs, make
 
     def __getitem__(self, key):
-        return self.make(self.sources[key[1]], np.random.default_rng(key[:2]))
+        image, label = map(Image.open, self.pairs[key[1]])
+        return self.make(image.convert("RGB"), label, np.random.default_rng(key[:2]))
 
 
-def segmentation_row(pairs: list, num_labels: int, long_side) -> list[str]:
-    def ours(pair, rng):
-        image, label = pair
-        crop = draw_crop(image.shape[:2], CROP_PX, long_side, rng)
-        return channels_first(crop_image(image, crop)), torch.from_numpy(crop_map(label, crop, IGNORE_LABEL))
-
-    decoded = [load_labelled(*pair, num_labels) for pair in pairs]
-    from_files = SegmentationTraining(*zip(*pairs), num_labels, CROP_PX, long_side, seed=0)
-    plain = partial(plain_segmentation, long_side_px=long_side)
+def segmentation_row(pairs: list, num_labels: int, long_side: tuple[int, int]) -> list[str]:
+    plain = PlainImages(pairs, partial(plain_segmentation, long_side_px=long_side))
+    ours = SegmentationTraining(*zip(*pairs), num_labels, CROP_PX, long_side, seed=0)
     title = f"segmentation, crop {CROP_PX}, longer side {long_side[0]}–{long_side[1]} px"
-    return [title, *compare(plain, pairs, from_files, decoded, ours)]
+    return [title, *compare(plain, ours, len(pairs))]
 
 
 def saliency_row(pairs: list) -> list[str]:
-    def ours(pair, rng):
-        image, mask = pair
-        crop = draw_saliency_crop(image.shape[:2], SALIENCY_PX, rng)
-        return channels_first(change_colours(crop_image(image, crop), rng)), torch.from_numpy(crop_map(mask, crop))[
-            None
-        ]
-
-    decoded = [(image, mask.view(np.uint8) * 255) for image, mask in (load_pair(*pair) for pair in pairs)]
-    from_files = SaliencyTraining(pairs, seed=0)
-    return [f"saliency, {SALIENCY_PX} px", *compare(plain_saliency, pairs, from_files, decoded, ours, [SALIENCY_PX])]
+    sides = PlainImages(pairs, plain_saliency), SaliencyTraining(pairs, seed=0)
+    return [f"saliency, {SALIENCY_PX} px", *compare(*sides, len(pairs), [SALIENCY_PX])]
 
 
-def compare(plain, pairs: list, from_files: Dataset, decoded: list, ours, sides_px=()) -> list[str]:
-    """Cells of a row: ms per image of both sides and their ratio, from files and from decoded images."""
-    as_pil = [tuple(map(Image.fromarray, pair)) for pair in decoded]
-    sides = {
-        "plain": GeneratedImages(pairs, lambda pair, rng: plain(*open_pair(pair), rng)),
-        "ours": from_files,
-        "plain, decoded": GeneratedImages(as_pil, lambda pair, rng: plain(*pair, rng)),
-        "ours, decoded": GeneratedImages(decoded, ours),
-    }
-    keys = [key for batch in EpochBatches(len(pairs), BATCH, seed=0, sides_px=sides_px) for key in batch]
-    ways = {name: partial(collate_batches, pictures) for name, pictures in sides.items()}
+def compare(plain: Dataset, ours: Dataset, num_images: int, sides_px=()) -> list[str]:
+    """Cells of a row: ms per image of both sides, and their ratio."""
+    keys = [key for batch in EpochBatches(num_images, BATCH, seed=0, sides_px=sides_px) for key in batch]
+    ways = {"plain": partial(collate_batches, plain), "ours": partial(collate_batches, ours)}
     ms = milliseconds(ways, list(split_chunks(keys, BATCH * BATCHES)), TURNS)
-    cells = []
-    for kind in ("", ", decoded"):
-        slow, fast = ms["plain" + kind], ms["ours" + kind]
-        cells += [f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f} ×"]
-    return cells
+    return [f"{ms['plain']:.2f}", f"{ms['ours']:.2f}", f"{ms['plain'] / ms['ours']:.1f} ×"]
 
 
 def collate_batches(pictures: Dataset, keys: list[tuple]) -> None:
@@ -132,11 +99,6 @@ def collate_batches(pictures: Dataset, keys: list[tuple]) -> None:
 
 def split_chunks(items: list, length: int) -> Iterator[list]:
     return (items[first : first + length] for first in range(0, len(items), length))
-
-
-def open_pair(paths: tuple[Path, Path]) -> tuple[Image.Image, Image.Image]:
-    image, label = (Image.open(path) for path in paths)
-    return image.convert("RGB"), label
 
 
 def plain_segmentation(image: Image.Image, label: Image.Image, rng, long_side_px: tuple[int, int]):

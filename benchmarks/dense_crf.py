@@ -1,10 +1,9 @@
-"""Dense CRF over the present labels in worker processes, beside all labels in one process.
+"""Time of the dense CRF over the present labels in several processes, compared with all labels in one process.
 
     python -m benchmarks.dense_crf --input data/voc12/VOCdevkit/VOC2012/JPEGImages
 
 Probabilities are drawn: blobs of three of 21 labels for each photograph, with the confidence of real networks. The
-sides take turns, and the fastest turn counts. The report also has the share of pixels with equal labels, and the
-start-up time of the processes, which is part of their time and matters less with more images.
+start of the processes is part of their time and matters less with more images. See benchmarks/timing.py.
 """
 
 import argparse
@@ -38,30 +37,19 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()  # as in all scripts on CPUs
     tasks = list(enumerate(list(image_stems(args.input).values())[: args.images]))
     cores = usable_cores()
-    ways = {
-        f"all {NUM_LABELS} labels": partial(refine_here, False),
-        "present labels": partial(refine_here, True),
-        f"present labels, {cores} processes": partial(refine_in_processes, cores),
-    }
+    ways = {"plain": partial(refine_all, False, 1), "ours": partial(refine_all, True, cores)}
     ms = milliseconds(ways, [tasks], TURNS)
-    start = milliseconds({"start": partial(refine_in_processes, cores)}, [tasks[:cores]])["start"] * len(tasks[:cores])
-    slowest = ms[f"all {NUM_LABELS} labels"]
-    rows = [[name, f"{way:.0f}", f"{slowest / way:.2f} ×"] for name, way in ms.items()]
+    header = [f"{len(tasks)} photographs", f"all {NUM_LABELS} labels, ms/image"]
+    header += [f"present labels, {cores} processes, ms/image", "speed-up"]
+    row = ["", f"{ms['plain']:.0f}", f"{ms['ours']:.0f}", f"{ms['plain'] / ms['ours']:.2f} ×"]
     same = np.mean([np.mean(refine(task, False) == refine(task, True)) for task in tasks[:NUM_COMPARED]])
-    parts = [markdown_table([f"{len(tasks)} photographs", "ms/image", "speed-up"], rows)]
-    parts.append(f"Start of the processes and one image each: {start / 1e3:.1f} s.")
-    parts.append(f"Pixels with the same label from all labels and present: {100 * same:.3f} %.")
+    equal = f"Pixels with the same label from all labels and present: {100 * same:.3f} %."
     command = f"python -m benchmarks.dense_crf {shlex.join(argv)}"
-    save_page(f"dense_crf_{device_kind()}", command, [*parts, environment_line()])
+    save_page(f"dense_crf_{device_kind()}", command, [markdown_table(header, [row]), equal, environment_line()])
 
 
-def refine_here(only_present: bool, tasks: list) -> None:
-    for task in tasks:
-        refine(task, only_present)
-
-
-def refine_in_processes(processes: int, tasks: list) -> None:
-    for _ in map_in_processes(partial(refine, only_present=True), tasks, processes):
+def refine_all(only_present: bool, processes: int, tasks: list) -> None:
+    for _ in map_in_processes(partial(refine, only_present=only_present), tasks, processes):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Class activation maps and multi-scale segmentations per second, beside a plain loop over images.
+"""Time of class activation maps and multi-scale segmentations, compared with a plain loop over images.
 
     python -m benchmarks.inference --input data/voc12/VOCdevkit/VOC2012/JPEGImages
     python -m benchmarks.inference --backbone resnest50 --images 8 --input data/voc12/VOCdevkit/VOC2012/JPEGImages
@@ -6,18 +6,15 @@
 The plain loop, as in the code of IRN and Puzzle-CAM: the same network on one image and one scale at a time, maps of all
 classes resized to the image, results written before the next image is read (CAMs by np.save), float32 without TF32. Its
 mirror images are in the batch of the image on GPUs, and separate on CPUs, where that is faster. Ours: the functions of
-predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. Each
-side has its own process; they take turns, and the fastest turn counts.
+predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. See
+benchmarks/timing.py.
 """
 
 import argparse
-import multiprocessing
 import shlex
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,39 +51,32 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--amp", default="True", help="--amp of the scripts: True, False or cpu")
     args = parser.parse_args(argv)
     images = dict(list(image_stems(args.input).items())[: args.images])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()  # as in all scripts on CPUs
     rows = []
-    for kind, sides in SIDES.items():
-        with ExitStack() as stack:
-            ways = {side: start_process(stack, kind, side, args, images) for side in sides}
-            ms = milliseconds(ways, [range(len(images))], TURNS)
+    for kind, builder, *sides in KINDS:
+        network = build(builder, args.backbone, device)
+        ways = {"plain": partial(process, sides[0], network, False, args, images, device)}
+        ways["ours"] = partial(process, sides[1], prepare_for_inference(network, device), True, args, images, device)
+        ms = milliseconds(ways, [range(len(images))], TURNS)
         rows.append([kind, f"{ms['plain']:.0f}", f"{ms['ours']:.0f}", f"{ms['plain'] / ms['ours']:.1f} ×"])
     header = ["", "plain loop, ms/image", "ours, ms/image", "speed-up"]
     parts = [f"{args.backbone}, {len(images)} photographs", markdown_table(header, rows), environment_line()]
     save_page(f"inference_{args.backbone}_{device_kind()}", f"python -m benchmarks.inference {shlex.join(argv)}", parts)
 
 
-def start_process(stack: ExitStack, kind: str, side: str, args, images: dict[str, Path]):
-    """Start a process, which ends with the stack; returns a function that makes it process the images."""
-    pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-    return lambda _: pool.submit(process_images, kind, side, args, images).result()
-
-
-def process_images(kind: str, side: str, args, images: dict[str, Path]) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    allow_tf32(side == "ours")  # as in the scripts
-    if side == "ours" and device.type == "cpu":
-        keep_freed_memory()  # as in the scripts
+def process(side, network, tf32: bool, args, images: dict[str, Path], device: torch.device, _) -> None:
+    """Write the results of all images to a temporary folder by `side`, one of the functions below."""
+    allow_tf32(tf32)
     flags = f"--batch {args.batch} --amp {args.amp} --scales {' '.join(map(str, SCALES))} --flip".split()
     with tempfile.TemporaryDirectory() as folder:
-        SIDES[kind][side](build(kind, side, args.backbone, device), images, Path(folder), device, flags)
+        side(network, images, Path(folder), device, flags)
 
 
-@cache
-def build(kind: str, side: str, backbone: str, device: torch.device) -> torch.nn.Module:
+def build(builder, backbone: str, device: torch.device) -> torch.nn.Module:
     settings = {"backbone": backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
     settings |= {"classes": list(VOC_CLASSES), "head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
-    network = (build_cam_classifier if kind == "CAMs" else build_deeplabv3plus)(settings)
-    return network.to(device).eval() if side == "plain" else prepare_for_inference(network, device)
+    return builder(settings).to(device).eval()
 
 
 @torch.inference_mode()
@@ -134,10 +124,10 @@ def our_segmentations(network, images: dict[str, Path], folder: Path, device, fl
     predict.save_results(results, len(images), "segmentation", folder, args, sharing=1)
 
 
-SIDES = {
-    "CAMs": {"plain": plain_cams, "ours": our_cams},
-    "segmentations": {"plain": plain_segmentations, "ours": our_segmentations},
-}
+KINDS = [  # results, the builder of their network, and both sides
+    ("CAMs", build_cam_classifier, plain_cams, our_cams),
+    ("segmentations", build_deeplabv3plus, plain_segmentations, our_segmentations),
+]
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -1,4 +1,4 @@
-r"""Speed of the training step of our scripts beside a plain loop, and the gain of each change to that loop alone.
+"""Time of the training step of our scripts, compared with a plain loop.
 
     python -m benchmarks.training_step
     python -m benchmarks.training_step --network saliency -- --backbone swin-small --train_batch 8
@@ -7,7 +7,7 @@ r"""Speed of the training step of our scripts beside a plain loop, and the gain 
 Flags after `--` are those of train_segmentation.py or SOD_train.py; the default batches are smaller on CPUs. Scenes are
 drawn unless the flags name data. All sides have the same network with random weights. The plain loop: float32 without
 TF32, contiguous and pageable memory, PyTorch's default optimizer, `.item()` of each loss. The sides take turns on one
-batch in memory; after a warm-up, the fastest turn counts. A second table compares it with the loader of the script.
+batch in memory; after a warm-up, the fastest turn counts.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from models.saliency_losses import saliency_objective, to_unit_range
 from models.saliency_net import build_saliency_net
 from utils.distributed import World
 from utils.memory import memory_format
-from utils.precision import allow_tf32, half_type, loss_scaler
+from utils.precision import allow_tf32, loss_scaler
 from utils.schedules import build_optimizer, parameter_groups
 from utils.training_state import TrainingState
 
@@ -78,9 +78,9 @@ class Segmentation:
         groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
         return build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
 
-    def plain_optimizer(self, network: nn.Module, fused: bool | None):
+    def plain_optimizer(self, network: nn.Module):
         settings = {name: getattr(self.args, name) for name in ("lr", "momentum", "weight_decay")}
-        return torch.optim.SGD(network.parameters(), **settings, nesterov=True, fused=fused)
+        return torch.optim.SGD(network.parameters(), **settings, nesterov=True)
 
     def plain_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_LABEL)
@@ -113,8 +113,8 @@ class Saliency:
     def optimizer(self, network: nn.Module):
         return build_optimizer([{"params": list(network.parameters())}], "adam", self.args.lr)
 
-    def plain_optimizer(self, network: nn.Module, fused: bool | None):
-        return torch.optim.Adam(network.parameters(), lr=self.args.lr, fused=fused)
+    def plain_optimizer(self, network: nn.Module):
+        return torch.optim.Adam(network.parameters(), lr=self.args.lr)
 
     def plain_loss(self, outputs: dict, masks: Tensor) -> Tensor:
         return saliency_objective(outputs, to_unit_range(masks), self.args.edge_loss)["loss"]
@@ -127,28 +127,25 @@ TASKS = {"segmentation": Segmentation, "saliency": Saliency}
 
 
 class PlainLoop:
-    """One step of a plain loop, with some of the changes of our scripts."""
+    """One step of a plain loop."""
 
-    def __init__(self, task, device, batch, layout=torch.contiguous_format, fused=None, amp=False, tf32=False):
-        self.task, self.device, self.tf32 = task, device, tf32
+    tf32 = False
+
+    def __init__(self, task, device: torch.device, batch: list[Tensor]):
+        self.task, self.device = task, device
         self.network = task.build().train()
         self.batch = self.network.backbone.normalise(batch[0]), batch[1].clone()
-        self.network.to(device, memory_format=layout)
-        self.optimizer = task.plain_optimizer(self.network, fused)
-        self.half, self.scaler = half_type(device, amp), loss_scaler(device, amp)
+        self.network.to(device)
+        self.optimizer = task.plain_optimizer(self.network)
 
     def step(self) -> None:
         images, target = (tensor.to(self.device) for tensor in self.batch)
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, dtype=self.half or torch.bfloat16, enabled=self.half is not None):
-            output = self.network(images)
-        loss = self.task.plain_loss(output, target)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
+        loss = self.task.plain_loss(self.network(images), target)
+        loss.backward()
         if self.task.clip:
             nn.utils.clip_grad_value_(self.network.parameters(), self.task.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         loss.item()
 
 
@@ -166,8 +163,8 @@ class ScriptLoop:
         batches, scaler = EpochBatches(len(names), len(names), seed=0), loss_scaler(device, task.args.amp)
         self.state = TrainingState("", {}, self.network, self.optimizer, scaler, names, batches)
 
-    def step(self, batch: list[Tensor] | None = None) -> None:
-        batch = [tensor.to(self.device, non_blocking=True) for tensor in batch or self.batch]
+    def step(self) -> None:
+        batch = [tensor.to(self.device, non_blocking=True) for tensor in self.batch]
         self.task.train_step(self.network, self.state, batch)
 
 
@@ -176,7 +173,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--network", choices=TASKS, default="segmentation", help="which script")
     parser.add_argument("--turns", type=int, default=6, help="turns per side, with the warm-up")
     parser.add_argument("--steps", type=int, default=1, help="steps per turn")
-    parser.add_argument("--loader_steps", type=int, default=8, help="steps with the loader")
     parser.add_argument("flags", nargs="*", help="flags of the script, after --")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -184,15 +180,14 @@ def main(argv: list[str]) -> None:
         flags = FLAGS[args.network].split() + (CPU_FLAGS[args.network].split() if device.type == "cpu" else [])
         task = TASKS[args.network]([*flags, *data_flags(args, Path(folder)), *args.flags])
         batch = next(iter(task.loader(1, 0, device)))
-        loops = build_loops(task, device, batch)
-        turns = [{name: turn_s(loop, args.steps, device) for name, loop in loops.items()} for _ in range(args.turns)]
-        loading = loader_table(task, loops["the script"], args.loader_steps, device)
-    times = {name: min(turn[name] for turn in turns[1:]) for name in loops}
-    rows = [[name, f"{1e3 * s:.0f}", f"{times['plain loop'] / s:.2f} ×"] for name, s in times.items()]
+        loops = PlainLoop(task, device, batch), ScriptLoop(task, device, batch)
+        turns = [[turn_s(loop, args.steps, device) for loop in loops] for _ in range(args.turns)]
+    plain_s, ours_s = map(min, zip(*turns[1:]))
     title = f"{task.args.backbone}, {task.side_px} px, batch {task.args.train_batch}, {device.type}"
-    parts = [title, markdown_table(["", "ms/step", "speed-up"], rows), loading, environment_line()]
+    row = [title, f"{1e3 * plain_s:.0f}", f"{1e3 * ours_s:.0f}", f"{plain_s / ours_s:.2f} ×"]
+    table = markdown_table(["", "plain loop, ms/step", "the script, ms/step", "speed-up"], [row])
     command = f"python -m benchmarks.training_step {shlex.join(argv)}"
-    save_page(f"training_step_{args.network}_{device_kind()}", command, parts)
+    save_page(f"training_step_{args.network}_{device_kind()}", command, [table, environment_line()])
 
 
 def data_flags(args, folder: Path) -> list[str]:
@@ -204,15 +199,6 @@ def data_flags(args, folder: Path) -> list[str]:
         return ["--train_root", str(folder)]
     write_voc_scenes(folder / "VOC2012", folder / "lists", NUM_DRAWN, 1, 0, *DRAWN_HW)
     return ["--data_dir", str(folder), "--list_dir", str(folder / "lists"), "--label_name", "SegmentationClassAug"]
-
-
-def build_loops(task, device: torch.device, batch: list[Tensor]) -> dict:
-    """Loops by name: plain, plain with one change each, and the script."""
-    changes = {"channels last": {"layout": torch.channels_last}, "fused optimizer": {"fused": True}}
-    changes |= {"mixed precision": {"amp": "cpu"}} if half_type(device, "cpu") else {}
-    changes |= {"TF32": {"tf32": True}} if device.type == "cuda" else {}
-    plain = {f"plain loop, {name}": PlainLoop(task, device, batch, **change) for name, change in changes.items()}
-    return {"plain loop": PlainLoop(task, device, batch)} | plain | {"the script": ScriptLoop(task, device, batch)}
 
 
 def turn_s(loop, steps: int, device: torch.device) -> float:
@@ -228,22 +214,6 @@ def read_clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def loader_table(task, loop: ScriptLoop, steps: int, device: torch.device) -> str:
-    """The script's step on a batch in memory and with its loader. The first batch, which starts workers, is ignored."""
-    memory_s = turn_s(loop, steps, device)
-    batches = iter(task.loader(steps + 1, task.args.workers, device))
-    loop.step(next(batches))
-    waited_s, started = 0.0, read_clock(device)
-    for _ in range(steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited_s += (time.perf_counter() - asked) / steps
-        loop.step(batch)
-    loader_s = (read_clock(device) - started) / steps
-    table = markdown_table(["", "steps/s"], [["in memory", f"{1 / memory_s:.2f}"], ["loader", f"{1 / loader_s:.2f}"]])
-    return f"{table}\n\nThe loop waited {1e3 * waited_s:.1f} ms a step for data."
 
 
 if __name__ == "__main__":

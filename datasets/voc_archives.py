@@ -73,6 +73,9 @@ def open_archive(path) -> Iterator[Archive]:
                 archive = Archive(path, sizes, file.read)
             else:
                 members = {info.name.removeprefix("./"): info for info in file if info.isreg()}
+                file.fileobj.seek(file.offset)
+                if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile stops silently
+                    raise tarfile.ReadError("no end of the archive after the last file")
                 sizes = {name: info.size for name, info in members.items()}
                 archive = Archive(path, sizes, lambda name: file.extractfile(members[name]).read())
         yield archive

@@ -149,7 +149,7 @@ def test_maps_of_other_depths(methods, score):
     assert drop_wf(score(pred="HERE/blurred")) == expected
     cv2.imwrite(str(third.with_suffix(".tiff")), load_grey(third).astype(np.float32) / 255)
     third.unlink()
-    with pytest.raises(InputError, match=r"\.tiff holds float32: save it with 8 bits"):
+    with pytest.raises(InputError, match=r"\.tiff holds float32 values: save it with 8 bits"):
         score(pred="HERE/blurred")
 
 

@@ -13,6 +13,7 @@ import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, balance_labels, bytes_in, labels_in, plain_network, run_main
 
 import options
+import predict
 from formats.errors import InputError, MissingInputError
 from formats.images import load_grey, load_image, save_grey, save_image
 from formats.labels import load_label
@@ -20,7 +21,6 @@ from models.deeplabv3plus import build_deeplabv3plus
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_probs
-from utils import inference_network
 from utils.checkpoint import load_checkpoint
 from utils.multi_scale import merge_scales, slide_windows, window_starts
 
@@ -97,19 +97,27 @@ def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_
 
 @pytest.mark.parametrize("stage", ["saliency", "segmentation", "classification"])
 def test_mixed_precision_on_cpus(stage, scenes, networks, tmp_path, monkeypatch):
-    """All calls of a network use mixed precision: with rounded weights others would fail."""
+    """Every call of the network runs under bfloat16 autocast, and the result hardly differs."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    rounded, halves = inference_network.round_weights, []
-    monkeypatch.setattr(
-        inference_network, "round_weights", lambda network, half: (halves.append(half), rounded(network, half))[1]
-    )
+    prepare, types = predict.prepare_for_inference, []
+
+    def prepare_and_record(*args):
+        network = prepare(*args)
+        network.register_forward_pre_hook(
+            lambda *_: types.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        )
+        return network
+
+    monkeypatch.setattr(predict, "prepare_for_inference", prepare_and_record)
     image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
     results = []
-    for amp in ("False", "cpu"):
+    for amp, dtype in (("False", None), ("cpu", torch.bfloat16)):
+        types.clear()
         flags = f"--load_path {networks}/{stage}.pth --input {image} --output {tmp_path}/{amp} --amp {amp}"
         run_main("predict", f"{flags} --scales 1 1.5 --flip")
+        assert len(types) >= 2
+        assert set(types) == {dtype}
         results.append(load_image(tmp_path / amp / f"{image.stem}.png").astype(int))
-    assert halves == [torch.bfloat16]
     if stage == "saliency":  # others decide for labels or classes, of which random weights make several equally likely
         assert np.abs(results[0] - results[1]).max() <= 8
 

@@ -235,11 +235,21 @@ def test_links_and_devices_are_not_unpacked(prepared, archives, tmp_path, kind):
 def test_archives_cut_short(archives, unpacked, tmp_path, which, share):
     if which == "trainval.tar.gz":
         pack(unpacked / "trainval", unpacked / which)
-    content = (unpacked / which).read_bytes()
+    content = (unpacked / which).read_bytes().rstrip(b"\0")  # the padding of a .tar may be missing
     (tmp_path / which).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(InputError, match=rf"{which} is damaged, cut short"):
         prepare(*((archives[0], tmp_path / which) if which == "aug.zip" else (tmp_path / which, archives[1])), tmp_path)
     assert not (tmp_path / "voc12").exists()
+
+
+@pytest.mark.parametrize("header_bytes", [0, 100])
+def test_tars_cut_short_between_files(archives, tmp_path, header_bytes):
+    """tarfile itself takes such a place for the end."""
+    with tarfile.open(archives[0]) as archive:
+        end = archive.getmembers()[-1].offset + header_bytes
+    (tmp_path / "cut.tar").write_bytes(archives[0].read_bytes()[:end])
+    with pytest.raises(InputError, match=r"cut\.tar is damaged, cut short.*no end of the archive"):
+        prepare(tmp_path / "cut.tar", archives[1], tmp_path)
 
 
 def test_damage_inside_a_zip(archives, tmp_path):

@@ -25,8 +25,8 @@ LIMITS = {
     "top-level modules and packages": 18,
     "layers of imports": 6,
     "imports between them": 80,
-    "lines of code without tests": 15_100,
-    "lines of options.py": 1_020,
+    "lines of code without tests": 12_500,
+    "lines of options.py": 620,
 }
 
 
