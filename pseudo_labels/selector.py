@@ -215,6 +215,44 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def tabulate_decisions(measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> list[list]:
+    """Rows of selector.csv, below a header: id, class, overlap, threshold, and whether the label was replaced.
+
+    measured: index, label (1..C) and overlap of each single-class image; chosen: result of `Thresholds.of_classes`.
+    """
+    rows = [["id", "class", "overlap", "threshold", "replaced"]]
+    for index, label, share, *_ in measured:
+        threshold = chosen["values"][label]
+        rows.append([ids[index], classes[label - 1], f"{share:.6f}", f"{threshold:.6f}", int(share > threshold)])
+    return rows
+
+
+def summarise_decisions(measured: list[tuple], chosen: dict, classes: tuple[str, ...]) -> dict:
+    """The thresholds, and by class name the numbers of images and of replaced labels; arguments as above."""
+    summary = chosen["numbers"] | {"classes": {}}
+    if "salient" in chosen:
+        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
+    for label in sorted({row[1] for row in measured}):
+        threshold, shares = chosen["values"][label], [row[2] for row in measured if row[1] == label]
+        counts = {"images": len(shares), "replaced": sum(int(share > threshold) for share in shares)}
+        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(threshold)}
+        summary["classes"][classes[label - 1]] = counts | numbers
+    return summary
+
+
+def describe_summary(summary: dict) -> str:
+    """The result of `summarise_decisions` as lines of text."""
+    replaced, total = (sum(row[key] for row in summary["classes"].values()) for key in ("replaced", "images"))
+    numbers = ", ".join(f"{name} {summary[name]:.2f}" for name in ("t0", "t1", "tau") if name in summary)
+    lines = [f"selector: {replaced} of {total} single-class labels replaced by masks, {numbers}"]
+    for name, row in summary["classes"].items():
+        counts = f"{row['replaced']} of {row['images']}"
+        lines.append(f"  {name}: {counts}, saliency {row['saliency']:.2f}, threshold {row['threshold']:.2f}")
+    if "non_salient" in summary:
+        lines.append(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class ImageSelector:
     """The selector on N images whose labels are in memory; methods take an image by its index.
@@ -237,6 +275,16 @@ class ImageSelector:
         saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
+
+    def choose_thresholds(self, measured: list[tuple]) -> dict:
+        """Derive the thresholds of all classes, as of `Thresholds.of_classes`, from the single-class images.
+
+        measured: of each image its index and class (1..C), and the three numbers of `measure`.
+        """
+        numbers = np.array([row[2:] for row in measured]).reshape(-1, 3)
+        return self.thresholds.of_classes(
+            numbers, np.array([row[1] for row in measured], int), self.image_labels.shape[1]
+        )
 
     def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Load the class activation maps of an image, their classes, and its saliency map."""
