@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from formats.atomic_files import write_csv, write_json
 from formats.cams import save_cams
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
@@ -50,17 +49,10 @@ from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_cams_and_image
 from pseudo_labels.fusion_rules import check_parameters, evidence_of
 from pseudo_labels.random_walk import expand_cams
-from pseudo_labels.selector import (
-    ImageSelector,
-    Thresholds,
-    build_thresholds,
-    describe_summary,
-    summarise_decisions,
-    tabulate_decisions,
-)
+from pseudo_labels.selector import ImageSelector, Thresholds, build_thresholds, save_decisions
 from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.distributed import World, gather_from_processes
+from utils.distributed import World
 from utils.file_threads import WriteBehind, read_ahead
 from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
@@ -96,19 +88,21 @@ def main(args) -> None:
     check_options(args, images)
     if world.is_main:
         warn_of_unused_maps(args)
+    numbers, given = (args.selector_form, args.t0, args.t1, args.tau), dict(args.class_saliency)
+    thresholds = build_thresholds(images.classes, *numbers, args.non_salient_classes, given, args.salient_norm)
     made_by = folder_options(args, images)
     folder, selects = new_label_folder(args.label_name), args.selector == "sos"
     before = folder / "before" if selects else folder
 
     # save: maps, labels, selected labels
-    if needs_maps(args):
+    if made_by["cams"] is not None:
         make_cams(images, made_by["cams"], args, world)
-        if args.affinity_path:
-            make_expanded_cams(images, made_by["expanded cams"], args, world)
+    if made_by["expanded cams"] is not None:
+        make_expanded_cams(images, made_by["expanded cams"], args, world)
     if not (selects and args.baseline_dir):
         make_labels(images, before, made_by["labels"], args, world)
     if selects:
-        select_labels(images, before, folder, made_by["selected labels"], args, world)
+        select_labels(images, thresholds, folder, made_by["selected labels"], args, world)
     distributed.stop_distributed()
 
 
@@ -139,7 +133,6 @@ def check_options(args, images: Images) -> None:
             "--baseline_dir holds finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
         )
     check_parameters(args.fusion, dict(args.fusion_args))
-    selector_thresholds(args, images.classes)
     if args.second_cam_dir:
         files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
@@ -151,19 +144,14 @@ def warn_of_unused_maps(args) -> None:
         print(f"--second_cam_dir has no effect with --fusion {args.fusion}: it is for nsrom", file=sys.stderr)
 
 
-def needs_maps(args) -> bool:
-    """Whether the run reads class activation maps."""
-    return not args.baseline_dir or args.multi_class == "split"
-
-
-def folder_options(args, images: Images) -> dict[str, dict]:
-    """The options that the files of each output folder depend on, which are recorded in its options.json."""
+def folder_options(args, images: Images) -> dict[str, dict | None]:
+    """What the files of each output folder depend on, for its options.json; None for maps that the run does not use."""
 
     def chosen(*names: str) -> dict:
         return {name: getattr(args, name) for name in names}
 
-    cams, expanded, maps = {}, {}, None
-    if needs_maps(args):
+    cams, expanded, maps = None, None, None
+    if not args.baseline_dir or args.multi_class == "split":
         cams = recorded_options(args.cam_dir)  # without a checkpoint all maps exist
         if args.load_path:
             cams = chosen("scales", "flip", "combine") | {"checkpoint": file_digest(args.load_path)}
@@ -189,11 +177,8 @@ def folder_options(args, images: Images) -> dict[str, dict]:
     selected = chosen("selector", "selector_form", "saliency_threshold", "t0", "t1", "tau", "multi_class")
     selected |= chosen("non_salient_classes", "salient_norm") | {"class_saliency": dict(args.class_saliency)}
     selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are measured on them
-    if args.selector == "sos":
-        selected |= {
-            "masks": folder_origin(args.saliency_dir),
-            "split_by": maps if args.multi_class == "split" else None,
-        }
+    selected["split_by"] = maps if args.multi_class == "split" else None
+    selected |= {"masks": folder_origin(args.saliency_dir)} if args.saliency_dir else {}
     return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
@@ -273,9 +258,8 @@ def make_labels(images: Images, folder: Path, made_by: dict, args, world: World)
     with lock_output_folder(world, folder, made_by, ".png", writes=bool(absent)):
         bar = progress(absent, world, "labels")
         tasks = ((folder / f"{images.ids[index]}.png", label_inputs(images, index, args)) for index in bar)
-        do_in_processes(
-            partial(save_made_label, args), tasks, len(bar), args.workers if needs_crf else 1, world.local_size
-        )
+        workers = args.workers if needs_crf else 1
+        do_in_processes(partial(save_made_label, args), tasks, len(bar), workers, world.local_size)
     if world.is_main:
         print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
 
@@ -296,8 +280,8 @@ def make_label(args, image_labels: np.ndarray, image_path: Path, *paths: Path | 
     if args.baseline_dir:
         return load_baseline(*paths, image_labels, image_path, image_size(image_path), args.bg_threshold)
     parameters = ({"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}) | dict(args.fusion_args)
-    crf_iterations = args.crf_iterations if args.crf else 0
-    return fuse_files(args.fusion, parameters, crf_iterations, image_labels, image_path, *paths)
+    iterations = args.crf_iterations if args.crf else 0
+    return fuse_files(args.fusion, parameters, iterations, image_labels, image_path, *paths)
 
 
 def save_made_label(args, task: tuple[Path, tuple]) -> None:
@@ -305,18 +289,12 @@ def save_made_label(args, task: tuple[Path, tuple]) -> None:
     save_label(path, make_label(args, *inputs))
 
 
-def selector_thresholds(args, classes: tuple[str, ...]) -> Thresholds:
-    given = dict(args.class_saliency)
-    numbers = args.selector_form, args.t0, args.t1, args.tau
-    return build_thresholds(classes, *numbers, args.non_salient_classes, given, args.salient_norm)
-
-
-def select_labels(images: Images, before: Path, folder: Path, made_by: dict, args, world: World) -> None:
+def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by: dict, args, world: World) -> None:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
-    label_paths = images.baseline or files_of_ids(before, images.ids, ".png")
+    label_paths = images.baseline or files_of_ids(folder / "before", images.ids, ".png")
     split_cams = files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
-    files = images.image_labels, images.maps, split_cams, label_paths
-    selector = ImageSelector(selector_thresholds(args, images.classes), args.saliency_threshold, *files)
+    mask_threshold, image_labels = args.saliency_threshold, images.image_labels
+    selector = ImageSelector(thresholds, mask_threshold, image_labels, images.maps, split_cams, label_paths)
 
     def read_label(index: int) -> np.ndarray:
         if images.baseline:
@@ -325,20 +303,15 @@ def select_labels(images: Images, before: Path, folder: Path, made_by: dict, arg
 
     absent = absent_files(folder, images.ids, ".png")
     with lock_output_folder(world, folder, made_by, ".png"):
-        measured = []
-        for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1), world, "masks"):
-            label_of_class, numbers, _ = selector.measure_image(index, read_label(index))
-            measured.append((int(index), label_of_class, *numbers))
-        measured = sorted(gather_from_processes(measured))
+        single_class = np.flatnonzero(image_labels.sum(axis=1) == 1)
+        measured = selector.measure_images(progress(single_class, world, "masks"), read_label)
+        measured = sorted(distributed.gather_from_processes(measured))
         chosen = selector.choose_thresholds(measured)
         for index in progress(absent, world, "selection"):
             label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)
         if world.is_main:
-            write_csv(folder / "selector.csv", tabulate_decisions(measured, chosen, images.ids, images.classes))
-            summary = summarise_decisions(measured, chosen, images.classes)
-            write_json(folder / "selector.json", summary)
-            print(describe_summary(summary))
+            print(save_decisions(folder, measured, chosen, images.ids, images.classes))
     if world.is_main:
         print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
 

@@ -6,12 +6,13 @@ The paper states it as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both 
 with one threshold per class, but not always the same one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from formats.atomic_files import write_csv, write_json
 from formats.errors import InputError, shorten
 from formats.images import check_size, load_aligned_grey
 from formats.labels import IGNORE_LABEL
@@ -218,7 +219,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 def tabulate_decisions(measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> list[list]:
     """Rows of selector.csv, below a header: id, class, overlap, threshold, and whether the label was replaced.
 
-    measured: index, label (1..C) and overlap of each single-class image; chosen: result of `Thresholds.of_classes`.
+    measured: rows of `ImageSelector.measure_images`; chosen: result of `Thresholds.of_classes`.
     """
     rows = [["id", "class", "overlap", "threshold", "replaced"]]
     for index, label, share, *_ in measured:
@@ -253,6 +254,14 @@ def describe_summary(summary: dict) -> str:
     return "\n".join(lines)
 
 
+def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> str:
+    """Write selector.csv and selector.json; return the latter as lines of text. Arguments as above."""
+    summary = summarise_decisions(measured, chosen, classes)
+    write_csv(folder / "selector.csv", tabulate_decisions(measured, chosen, ids, classes))
+    write_json(folder / "selector.json", summary)
+    return describe_summary(summary)
+
+
 @dataclass(frozen=True)
 class ImageSelector:
     """The selector on N images whose labels are in memory; methods take an image by its index.
@@ -276,11 +285,16 @@ class ImageSelector:
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
 
-    def choose_thresholds(self, measured: list[tuple]) -> dict:
-        """Derive the thresholds of all classes, as of `Thresholds.of_classes`, from the single-class images.
+    def measure_images(self, indices, read_label: Callable[[int], np.ndarray]) -> list[tuple]:
+        """Measure single-class images: the index, the class (1..C) and the three numbers of `measure` of each."""
+        rows = []
+        for index in indices:
+            label_of_class, numbers, _ = self.measure_image(index, read_label(index))
+            rows.append((int(index), label_of_class, *numbers))
+        return rows
 
-        measured: of each image its index and class (1..C), and the three numbers of `measure`.
-        """
+    def choose_thresholds(self, measured: list[tuple]) -> dict:
+        """Derive the thresholds of all classes, as of `Thresholds.of_classes`, from the rows of `measure_images`."""
         numbers = np.array([row[2:] for row in measured]).reshape(-1, 3)
         return self.thresholds.of_classes(
             numbers, np.array([row[1] for row in measured], int), self.image_labels.shape[1]
