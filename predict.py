@@ -39,7 +39,7 @@ from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
-from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
+from pseudo_labels.cams import compute_cams, image_to_tensor
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
@@ -53,9 +53,8 @@ from utils.file_threads import WriteBehind, read_ahead
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
-from utils.multi_scale import merge_scales
 from utils.output_folder import lock_output_folder, recorded_options
-from utils.precision import autocast, compute_deterministically
+from utils.precision import autocast, compute_deterministically, require_finite
 from utils.processes import do_in_processes
 
 BUILDERS = {
@@ -312,11 +311,11 @@ def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: boo
     the most probable class."""
     tensor = network.backbone.normalise(image_to_tensor(image, device))
     with autocast(device, amp):
-        logits = network(tensor)["logits"][0]  # [C]
-    classes = torch.nonzero(logits > 0)[:, 0] if (logits > 0).any() else logits.argmax()[None]  # [K]
-    with autocast(device, amp):
-        cams = merge_scales(lambda x: rectify_maps(network(x)["class_maps"], classes).float(), tensor, scales, flip)
-    heat = (normalise_cams(cams[0]).amax(dim=0) * 255).to(torch.uint8).cpu().numpy()  # [H, W]
+        logits = require_finite(network(tensor)["logits"][0])  # [C]
+    logits = logits.float().cpu().numpy()
+    image_labels = (logits > 0 if (logits > 0).any() else np.arange(len(logits)) == logits.argmax())[None]  # [1, C]
+    ((cams, _),) = compute_cams(network, image[None], image_labels, device, scales, flip, amp=amp)
+    heat = (cams.max(axis=0) * 255).astype(np.uint8)  # [H, W]
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
     return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
 

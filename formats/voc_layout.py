@@ -128,6 +128,12 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     return [folder / (name + suffix) for name in ids]
 
 
+def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
+    """Indices of the ids without a file in `folder`."""
+    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [index for index, name in enumerate(ids) if name + suffix not in existing]
+
+
 def mask_folder(voc_root, name: str) -> Path:
     """Return the mask folder `name`: next to JPEGImages if it exists there, else in VOC2012/ or in the parent of
     VOC2012/.

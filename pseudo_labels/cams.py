@@ -5,7 +5,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.multi_scale import merge_scales
+from utils.precision import autocast
+
 EPS = 1e-5
+
+
+@torch.inference_mode()
+def compute_cams(
+    network,
+    images: np.ndarray,
+    image_labels: np.ndarray,
+    device: torch.device,
+    scales=(1.0,),
+    flip: bool = False,
+    combine: str = "sum",
+    amp: bool | str = False,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Compute the maps of a batch of images of one size by a classifier, `CamClassifier` in eval mode.
+
+    images uint8 [B, H, W, 3]; image_labels bool [B, C], the classes of each image. Maps over `scales` and, with `flip`,
+    mirror images are combined by "sum" or "max"; amp: see `half_type`.
+    Returns for each image its maps, float32 [K, H, W] in 0..1, and their labels, uint8 [K], ascending.
+    Raises `InputError` for maps that are not finite.
+    """
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    present = np.flatnonzero(image_labels.any(axis=0))  # in any image of the batch
+    own = image_labels[:, present]  # [B, P]
+    rows, columns = (torch.from_numpy(places).to(device) for places in own.nonzero())  # of each image's maps
+    maps = pixels.new_zeros(len(pixels), 0, *pixels.shape[-2:], dtype=torch.float32)
+    if present.size:
+        classes = torch.from_numpy(present).to(device)
+
+        def class_maps(inputs: Tensor) -> Tensor:
+            with autocast(device, amp):
+                return rectify_maps(network(inputs)["class_maps"].float(), classes)  # [N, P, h, w]
+
+        maps = merge_scales(class_maps, network.backbone.normalise(pixels), scales, flip, combine)  # [B, P, H, W]
+    cams = normalise_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
+    labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
+    ends = own.sum(axis=1).cumsum()[:-1]
+    return list(zip(np.split(cams, ends), np.split(labels, ends)))
 
 
 def normalise_cams(class_maps: Tensor) -> Tensor:

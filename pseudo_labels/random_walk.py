@@ -5,13 +5,34 @@ The transition matrix T averages each pixel's neighbours, weighted by their affi
 
 from math import comb
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pseudo_labels.affinities import affinities, view_path_pixel
-from pseudo_labels.cams import normalise_cams
+from pseudo_labels.cams import image_to_tensor, normalise_cams
+from utils.multi_scale import resize
+from utils.precision import autocast, require_finite
 
 TOLERANCE = 1e-8  # omitted share of the power series
+
+
+@torch.inference_mode()
+def expand_cams(
+    network, image: np.ndarray, cams: np.ndarray, device: torch.device, beta: float, steps: int, radius: int, amp
+) -> np.ndarray:
+    """Expand the maps of an image by a random walk at a quarter of its size.
+
+    network: `AffinityNet` in eval mode; image uint8 [H, W, 3]; cams float32 [K, H, W] in 0..1, K > 0; amp: see
+    `half_type`. → float32 [K, H, W] in 0..1. Raises `InputError` for edges that are not finite.
+    """
+    pixels = network.backbone.normalise(image_to_tensor(image, device))
+    with autocast(device, amp):
+        straight, mirrored = require_finite(network(torch.cat([pixels, pixels.flip(3)])).float()).chunk(2)
+    edge = (straight + mirrored.flip(3)).div(2).sigmoid()[0, 0]  # [H / 4, W / 4]
+    maps = torch.from_numpy(cams).to(device)[None]  # [1, K, H, W]
+    walked = random_walk(resize(maps, edge.shape)[0], edge, beta, steps, radius)
+    return normalise_cams(resize(walked[None], maps.shape[-2:])[0]).cpu().numpy()
 
 
 def random_walk(cams: Tensor, edge: Tensor, beta: float = 10.0, steps: int = 2**8, radius: int = 5) -> Tensor:

@@ -6,12 +6,13 @@ The paper states it as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both 
 with one threshold per class, but not always the same one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from formats.atomic_files import write_csv, write_json
 from formats.errors import InputError, shorten
 from formats.images import check_size, load_aligned_grey
 from formats.labels import IGNORE_LABEL
@@ -215,6 +216,52 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def tabulate_decisions(measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> list[list]:
+    """Rows of selector.csv, below a header: id, class, overlap, threshold, and whether the label was replaced.
+
+    measured: rows of `ImageSelector.measure_images`; chosen: result of `Thresholds.of_classes`.
+    """
+    rows = [["id", "class", "overlap", "threshold", "replaced"]]
+    for index, label, share, *_ in measured:
+        threshold = chosen["values"][label]
+        rows.append([ids[index], classes[label - 1], f"{share:.6f}", f"{threshold:.6f}", int(share > threshold)])
+    return rows
+
+
+def summarise_decisions(measured: list[tuple], chosen: dict, classes: tuple[str, ...]) -> dict:
+    """The thresholds, and by class name the numbers of images and of replaced labels; arguments as above."""
+    summary = chosen["numbers"] | {"classes": {}}
+    if "salient" in chosen:
+        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
+    for label in sorted({row[1] for row in measured}):
+        threshold, shares = chosen["values"][label], [row[2] for row in measured if row[1] == label]
+        counts = {"images": len(shares), "replaced": sum(int(share > threshold) for share in shares)}
+        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(threshold)}
+        summary["classes"][classes[label - 1]] = counts | numbers
+    return summary
+
+
+def describe_summary(summary: dict) -> str:
+    """The result of `summarise_decisions` as lines of text."""
+    replaced, total = (sum(row[key] for row in summary["classes"].values()) for key in ("replaced", "images"))
+    numbers = ", ".join(f"{name} {summary[name]:.2f}" for name in ("t0", "t1", "tau") if name in summary)
+    lines = [f"selector: {replaced} of {total} single-class labels replaced by masks, {numbers}"]
+    for name, row in summary["classes"].items():
+        counts = f"{row['replaced']} of {row['images']}"
+        lines.append(f"  {name}: {counts}, saliency {row['saliency']:.2f}, threshold {row['threshold']:.2f}")
+    if "non_salient" in summary:
+        lines.append(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
+    return "\n".join(lines)
+
+
+def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> str:
+    """Write selector.csv and selector.json; return the latter as lines of text. Arguments as above."""
+    summary = summarise_decisions(measured, chosen, classes)
+    write_csv(folder / "selector.csv", tabulate_decisions(measured, chosen, ids, classes))
+    write_json(folder / "selector.json", summary)
+    return describe_summary(summary)
+
+
 @dataclass(frozen=True)
 class ImageSelector:
     """The selector on N images whose labels are in memory; methods take an image by its index.
@@ -237,6 +284,21 @@ class ImageSelector:
         saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
+
+    def measure_images(self, indices, read_label: Callable[[int], np.ndarray]) -> list[tuple]:
+        """Measure single-class images: the index, the class (1..C) and the three numbers of `measure` of each."""
+        rows = []
+        for index in indices:
+            label_of_class, numbers, _ = self.measure_image(index, read_label(index))
+            rows.append((int(index), label_of_class, *numbers))
+        return rows
+
+    def choose_thresholds(self, measured: list[tuple]) -> dict:
+        """Derive the thresholds of all classes, as of `Thresholds.of_classes`, from the rows of `measure_images`."""
+        numbers = np.array([row[2:] for row in measured]).reshape(-1, 3)
+        return self.thresholds.of_classes(
+            numbers, np.array([row[1] for row in measured], int), self.image_labels.shape[1]
+        )
 
     def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Load the class activation maps of an image, their classes, and its saliency map."""

@@ -27,6 +27,11 @@ def recorded_options(folder) -> dict:
     return load_json(path) if path.is_file() else {}
 
 
+def folder_origin(folder, made_by: dict | None = None) -> dict:
+    """A folder and the options that its files were made with; by default those recorded in it."""
+    return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
+
+
 @contextmanager
 def lock_output_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
     """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
