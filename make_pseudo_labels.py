@@ -121,7 +121,7 @@ def find_images(args) -> Images:
 def check_options(args, images: Images) -> None:
     """Raise `InputError` for flags that contradict each other or would have no effect."""
     if args.selector == "sos" and not images.maps:
-        raise InputError("--selector sos needs --saliency_dir: predict.py writes saliency maps")
+        raise InputError("--selector sos needs --saliency_dir DIR with saliency maps, which predict.py writes")
     if args.selector == "none" and (args.multi_class == "split" or args.t0 == "auto"):
         raise InputError("--multi_class split and --t0 auto need --selector sos")
     if args.expanded_dir and not args.affinity_path:
@@ -199,7 +199,9 @@ def load_network(builder, path, flag: str, stage: str, device: torch.device, cla
         raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
-        raise InputError(f"{flag} {path} knows {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}")
+        raise InputError(
+            f"{flag} {path} was trained on {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}"
+        )
     return prepare_for_inference(rebuild(builder, checkpoint, path), device)
 
 
@@ -261,7 +263,7 @@ def make_labels(images: Images, folder: Path, made_by: dict, args, world: World)
         workers = args.workers if needs_crf else 1
         do_in_processes(partial(save_made_label, args), tasks, len(bar), workers, world.local_size)
     if world.is_main:
-        print(f"{len(absent)} labels made, {len(images.ids) - len(absent)} were there: {folder}")
+        print(f"{len(absent)} labels written, {len(images.ids) - len(absent)} already existed: {folder}")
 
 
 def label_inputs(images: Images, index: int, args) -> tuple:
@@ -313,7 +315,7 @@ def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by:
         if world.is_main:
             print(save_decisions(folder, measured, chosen, images.ids, images.classes))
     if world.is_main:
-        print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} were there: {folder}")
+        print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} already existed: {folder}")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main(args) -> None:
     unreadable = dict(gather_from_processes(list(unreadable.items())))
     left_out = [error for stem, error in unreadable.items() if stem in missing]
     if world.is_main:
-        print(f"{len(missing) - len(left_out)} files made, {len(images) - len(missing)} were there: {output}")
+        print(f"{len(missing) - len(left_out)} files written, {len(images) - len(missing)} already existed: {output}")
         for line in left_out:
             print(f"left out: {line}", file=sys.stderr)
     stop_distributed()
@@ -163,7 +163,7 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
 
 
 def window_stride(args) -> int | None:
-    """Distance of two windows, px: by default two thirds of the window; None without windows."""
+    """Return the stride of the windows in px, by default two thirds of the window side; None without --window."""
     return args.window_stride or max(1, round(args.window * 2 / 3)) if args.window else None
 
 

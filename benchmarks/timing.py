@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def milliseconds(ways: dict, chunks: list[list], turns: int = 1) -> dict:
-    """Time per item of each way, in ms.
+    """Return the time per item of each implementation, in ms.
 
     ways: key → function of a chunk of items. On each chunk the ways take turns, so that other load on the machine
     affects all of them, and the fastest of the turns counts. One call of each way on the first chunk is not counted.

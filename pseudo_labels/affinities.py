@@ -32,7 +32,8 @@ def path_pixels(dy: int, dx: int) -> list[tuple[int, int]]:
 
 
 def view_path_pixel(image: Tensor, offset: tuple[int, int], pixel: tuple[int, int]) -> Tensor:
-    """View of an image [..., H, W]: the value at `pixel` of the path of every pair (p, p + offset) inside it.
+    """View of an image [..., H, W] shifted by `pixel`: the value at p + pixel for all pairs (p, p + offset) inside the
+    image.
 
     → [..., H − dy, W − |dx|], in the order of p; empty if the offset does not fit. Pixel (0, 0) is p itself.
     """

@@ -117,8 +117,8 @@ def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_
     if may_count_from_0 and given == [label - 1 for label in wanted]:
         return keys + 1
     raise InputError(
-        f"{path} holds scores of the classes {given}, but the image has the labels {wanted} "
-        "(or each minus one): do the image labels belong to these files?"
+        f"{path} holds scores of the classes {given}, but by its image labels the image has {wanted} (or these "
+        "minus 1): check that --image_labels belongs to these files"
     )
 
 

@@ -55,8 +55,9 @@ def oaa(
 def drs(
     cams, classes, saliency, *, salient_threshold=50 / 255, cam_threshold=0.2, conflict_threshold=0.9
 ) -> np.ndarray:
-    """DRS (Kim et al., AAAI 2021): `bed`, and pixels with more than two high scores are ignored. DRS merges the maps
-    of all scales by their maximum."""
+    """DRS (Kim et al., AAAI 2021): as `bed`, and pixels with more than two scores above `conflict_threshold` are
+    ignored. DRS itself uses the maximum over scales (--combine max).
+    """
     salient = saliency > np.float32(salient_threshold)
     label = bed(cams, classes, saliency, salient_threshold=salient_threshold, cam_threshold=cam_threshold)
     label[count_high(~salient, suppress_small(cams, cam_threshold), conflict_threshold) > 2] = IGNORE_LABEL
@@ -117,8 +118,9 @@ def nsrom(cams, classes, saliency, second_cams, *, smallest_share=0.01, **oaa_pa
 def affinity(cams, classes, label_crf, *, fg_threshold=0.4, bg_threshold=0.1) -> np.ndarray:
     """Affinity labels of AffinityNet (Ahn & Kwak, CVPR 2018) and IRN (Ahn et al., CVPR 2019).
 
-    Two constant backgrounds are used, each followed by a dense CRF: pixels are foreground if they are so with the high
-    score `fg_threshold`, background if they are so with the low score `bg_threshold`, else ignored.
+    Two constant backgrounds are used, each followed by a dense CRF: pixels that are foreground with the high background
+    score `fg_threshold` become foreground, pixels that are background with the low score `bg_threshold` become
+    background, and the others are ignored.
     """
     strict = label_crf(constant_background(cams, classes, bg_threshold=fg_threshold))
     lenient = label_crf(constant_background(cams, classes, bg_threshold=bg_threshold))

@@ -36,7 +36,7 @@ class PermutohedralLattice:
         self.slice_weights *= norm
 
     def filter(self, values: Tensor) -> Tensor:
-        """Filter values float32 [N, L] → [N, L]. `F.embedding_bag` computes products with sparse matrices."""
+        """Filter L values per point, float32 [N, L] → [N, L]. `F.embedding_bag` multiplies by a sparse matrix."""
         lattice = F.embedding_bag(
             self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights
         )  # [V, L]

@@ -55,8 +55,8 @@ def random_walk(cams: Tensor, edge: Tensor, beta: float = 10.0, steps: int = 2**
 def symmetric_links(edge: Tensor, beta: float, radius: int) -> tuple[Tensor, list[tuple[int, Tensor]]]:
     """The weights W = affinities^beta of all pairs (1 on the diagonal) as S = D^-½ W D^-½, D the column sums of W.
 
-    edge [H, W] in 0..1 → D [N], N = H·W, and for each offset (s, S of the pixels i and i + s [N − s]), row by row.
-    Pairs that would wrap around to another row have weight 0.
+    edge [H, W] in 0..1 → D [N] with N = H·W, and one pair (s, weights) per offset: s is the offset in the flattened
+    image, weights [N − s] holds S[i, i + s]. Pairs that would wrap around to another row have weight 0.
     """
     degrees, weights = edge.new_ones(edge.numel()), []
     for (dy, dx), affinity in affinities(edge, radius):

@@ -124,7 +124,7 @@ class Thresholds:
 
     @property
     def depend_on_images(self) -> bool:
-        """Whether the thresholds are measured on the images."""
+        """Return whether the thresholds are measured on the images."""
         if self.form == "formula":
             return self.saliency is None or (self.t0 is None and self.tau is None)
         return self.t0 is None or (self.salient is None and self.saliency is None and self.t1 > 0)
@@ -264,11 +264,10 @@ def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[
 
 @dataclass(frozen=True)
 class ImageSelector:
-    """The selector on N images whose labels are in memory; methods take an image by its index.
-
-    image_labels bool [N, C]; `maps` are the saliency maps; `split_cams` the class activation maps of all images if
-    masks of several classes are split, else None. All files of an image have the size of its label map in
-    `truth`.
+    """Applies the selector to N images; methods take the index of an image and its label as an array. image_labels:
+    bool [N, C]. maps: files of the saliency maps. split_cams: files of the class activation maps, by which masks of
+    images with several classes are split; None: such images are kept. truth: files of label maps that give the expected
+    size of each image.
     """
 
     thresholds: Thresholds
@@ -318,7 +317,9 @@ class ImageSelector:
         return label
 
     def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-        """Select by a split mask; return the label, the classes of the image, and those that were replaced."""
+        """Apply `select_regions` with the saliency mask split by `split_mask`; return the label, the classes of the
+        image, and the replaced classes.
+        """
         cams, classes, saliency = self.load_split(index, label.shape)
         if not len(classes):
             return label, [], []

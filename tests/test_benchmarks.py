@@ -50,10 +50,15 @@ def test_auto_threshold(scenes, label_parts, results):
     assert re.findall(r"\| t0 = (\S+)", text) == [str(t0) for t0 in auto_threshold.GRID]
 
 
-def test_saliency_metrics(results):
+def test_saliency_metrics(scenes, results):
     pytest.importorskip("py_sod_metrics")
-    saliency_metrics.main(["--drawn_pairs", "2", "--image_size", "30", "40", "--repeat", "1"])
-    assert len(re.findall(r"\d+\.\d ×", (results / "saliency_metrics.md").read_text())) == 2
+    masks = f"{scenes}/dataset/benchmark/DRAWN-TE/Masks"
+    small = "--drawn_pairs 2 --image_size 30 40 --repeat 1 --file_pairs 7"
+    saliency_metrics.main(f"--maps {masks} --masks {masks} {small}".split())
+    text = (results / "saliency_metrics.md").read_text()
+    assert len(re.findall(r"\d+\.\d ×", text)) == 2
+    assert "7 pairs from disk" in text
+    assert len(re.findall(r"\d+\.\d\d ×", text)) == 3
 
 
 def test_segmentation_metrics(tmp_path, results, monkeypatch):
@@ -62,7 +67,13 @@ def test_segmentation_metrics(tmp_path, results, monkeypatch):
     for index in range(5):
         save_label(masks / f"{index}.png", np.random.default_rng(index).choice([0, 3, 255], (30, 40)).astype(np.uint8))
     segmentation_metrics.main(["--masks", str(masks), "--limit", "4"])
-    assert re.search(r"\| 4 masks \|.* \d+\.\d × \|", (results / "segmentation_metrics.md").read_text())
+    text = (results / "segmentation_metrics.md").read_text()
+    assert "4 masks" in text
+    rows = re.findall(r"\| (decoding.*?) +\| +[\d.]+ \| +([\d.]+) \|", text)
+    assert [name for name, _ in rows] == [
+        *("decoding", "decoding + plain mIoU", "decoding + mIoU", "decoding + all scores")
+    ]
+    assert rows[0][1] == "1.00"
 
     monkeypatch.setattr(segmentation_metrics.PlainCounts, "miou", lambda plain: 0.5)
     with pytest.raises(AssertionError, match=r"plain mIoU 0\.5, ours 0\."):

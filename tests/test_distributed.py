@@ -142,7 +142,7 @@ def test_scripts_join_torchrun(scenes, tmp_path):
     predict += f" --output {tmp_path}/maps"
     done = subprocess.run([*TWO_PROCESSES, *predict.split()], cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "12 files made" in done.stdout
+    assert "12 files written" in done.stdout
     assert len(list((tmp_path / "maps").glob("*.png"))) == 12
 
 

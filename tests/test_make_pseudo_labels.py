@@ -121,7 +121,7 @@ def test_expansion(label_parts, expanded, classes_of, make, tmp_path):
 
 
 def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
-    """Both networks run in mixed precision, with rounded weights."""
+    """Both networks run in mixed precision."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for amp in ("False", "cpu"):
         flags = f"--load_path PARTS/classifier/last.pth --amp {amp} --scales 1 1.5 --flip"
@@ -202,7 +202,7 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
 
 
 def test_parts_of_a_list_give_the_labels_of_the_whole(scenes, make, tmp_path):
-    """Given the t0 and the non-salient classes of the whole list (docs/scaling.md)."""
+    """Given the t0 and the non-salient classes of the whole list."""
     ids = load_ids(scenes / "voc12/train_aug_id.txt")
     parts = {"first": ids[:6], "second": ids[6:]}
     selector = "--fusion oaa --selector sos --saliency_dir PARTS/saliency"

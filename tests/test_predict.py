@@ -55,7 +55,7 @@ def test_predictions(scenes, runs, tmp_path, capsys):
     run_main(
         "predict", f"--load_path {runs}/seg/last.pth --input {first} --output {tmp_path}/seg --scales 1 1.5 --flip"
     )
-    assert "0 files made, 1 were there" in capsys.readouterr().out
+    assert "0 files written, 1 already existed" in capsys.readouterr().out
     with pytest.raises(InputError, match="made with scales"):
         run_main("predict", f"--load_path {runs}/seg/last.pth --input {first} --output {tmp_path}/seg")
 
@@ -88,7 +88,7 @@ def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_
     (tmp_path / "in/broken.jpg").write_bytes(content or (tmp_path / "in/good.jpg").read_bytes()[:-2])  # lacks its end
     run_main("predict", f"--load_path {runs}/{run}/last.pth --input {tmp_path}/in --output {tmp_path}/out")
     output = capsys.readouterr()
-    assert "1 files made" in output.out
+    assert "1 files written" in output.out
     assert re.search(
         "left out: .*broken.jpg (is damaged or truncated|cannot be read as an image|is not a PNG)", output.err
     )
@@ -128,10 +128,10 @@ def test_overlays(scenes, runs, tmp_path, capsys):
         command = f"--load_path {runs}/{run}/last.pth --input {image} --output {tmp_path}/{run}"
         run_main("predict", command)
         run_main("predict", f"{command} --overlay")  # the result is there, its overlay is not
-        assert "1 files made" in capsys.readouterr().out
+        assert "1 files written" in capsys.readouterr().out
         assert load_image(tmp_path / f"{run}/overlays/{image.stem}.jpg").shape == (64, 80, 3)
         run_main("predict", f"{command} --overlay")
-        assert "0 files made, 1 were there" in capsys.readouterr().out
+        assert "0 files written, 1 already existed" in capsys.readouterr().out
 
 
 def test_highlight():
