@@ -199,9 +199,7 @@ def load_network(builder, path, flag: str, stage: str, device: torch.device, cla
         raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
-        raise InputError(
-            f"{flag} {path} was trained on {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}"
-        )
+        raise InputError(f"{flag} {path} has {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}")
     return prepare_for_inference(rebuild(builder, checkpoint, path), device)
 
 
