@@ -110,7 +110,9 @@ def test_key_0_is_the_first_class_or_the_background(tmp_path):
 def test_images_without_classes(tmp_path, scores):
     save_dict(tmp_path / "a.npy", scores)
     assert load(tmp_path / "a.npy", np.zeros(4, bool)) == [[0, 0, 0], [0, 0, 0]]
-    with pytest.raises(InputError, match=r"holds scores of the classes \[0?\], but the image has the labels \[2, 4\]"):
+    with pytest.raises(
+        InputError, match=r"holds scores of the classes \[0?\], but by its image labels the image has \[2, 4\]"
+    ):
         load(tmp_path / "a.npy")
 
 
@@ -128,7 +130,7 @@ def test_maps_at_a_stride_are_enlarged(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({1: SECOND}, r"classes \[1\], but the image has the labels \[2, 4\] \(or each minus one\)"),
+        ({1: SECOND}, r"classes \[1\], but by its image labels the image has \[2, 4\] \(or these minus 1\)"),
         ({1: SECOND, 4: FOURTH}, r"classes \[1, 4\]"),
         ({0: BACKGROUND, 1: SECOND, 3: FOURTH}, r"classes \[0, 1, 3\]"),
         ({2: SECOND, 4: FOURTH, 5: FOURTH}, r"classes \[2, 4, 5\]"),

@@ -78,24 +78,24 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--scales 1", r"cams holds files written with scales = \[0\.5, 1\.0\], not \[1\.0\]"),
-        ("--flip False", "cams holds files written with flip = True, not False"),
-        ("--combine max", "cams holds files written with combine = sum, not max"),
-        ("--load_path HERE/other.pth", "cams holds files written with checkpoint = "),
-        ("--beta 2", "cams_expanded holds files written with beta = 10.0, not 2.0"),
+        ("--scales 1", r"cams holds files made with scales = \[0\.5, 1\.0\], not \[1\.0\]"),
+        ("--flip False", "cams holds files made with flip = True, not False"),
+        ("--combine max", "cams holds files made with combine = sum, not max"),
+        ("--load_path HERE/other.pth", "cams holds files made with checkpoint = "),
+        ("--beta 2", "cams_expanded holds files made with beta = 10.0, not 2.0"),
         ("--exp_times 3", "made with exp_times = 4, not 3"),
         ("--radius 3", "made with radius = 5, not 3"),
         ("--affinity_path HERE/other_affinity.pth", "made with affinity = "),
-        ("--expanded_dir HERE/elsewhere", "before holds files written with maps = "),
-        ("--fusion icd", "before holds files written with fusion = auxsegnet, not icd"),
+        ("--expanded_dir HERE/elsewhere", "before holds files made with maps = "),
+        ("--fusion icd", "before holds files made with fusion = auxsegnet, not icd"),
         ("--fusion_args cam_threshold=0.1", r"made with fusion_args = \{\}, not \{'cam_threshold': 0\.1\}"),
         ("--crf False", "made with crf_iterations = 2, not 0"),
         ("--crf_iterations 3", "made with crf_iterations = 2, not 3"),
-        ("--saliency_dir HERE/saliency", "before holds files written with saliency = "),
+        ("--saliency_dir HERE/saliency", "before holds files made with saliency = "),
         ("--image_labels HERE/cls_labels.npy", "made with image_labels = "),
-        ("--selector none --t0 0 --multi_class keep", "labels holds files written with selector = sos, not none"),
-        ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files written with baseline"),
-        ("--saliency_threshold 0.4", "labels holds files written with saliency_threshold = 0.5, not 0.4"),
+        ("--selector none --t0 0 --multi_class keep", "labels holds files made with selector = sos, not none"),
+        ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files made with baseline"),
+        ("--saliency_threshold 0.4", "labels holds files made with saliency_threshold = 0.5, not 0.4"),
         ("--selector_form formula", "made with selector_form = algorithm, not formula"),
         ("--t0 0.4", "made with t0 = auto, not 0.4"),
         ("--t1 0.1", "made with t1 = 0.2, not 0.1"),
@@ -104,7 +104,7 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
         ("--salient_norm 0.6", "made with salient_norm = 0.5, not 0.6"),
         ("--class_saliency star=0.5", r"made with class_saliency = \{\}, not \{'star': 0\.5\}"),
         ("--multi_class keep", "made with multi_class = split, not keep"),
-        ("--list train_id.txt", "labels holds files written with ids = "),
+        ("--list train_id.txt", "labels holds files made with ids = "),
     ],
 )
 def test_other_options_are_refused_in_the_same_folder(flags, words, label_parts, whole, make, tmp_path):
@@ -124,7 +124,7 @@ def test_options_of_a_rule_do_not_matter_for_others(label_parts, make, tmp_path)
     make("oaa", "--fusion oaa --saliency_dir PARTS/saliency")
     make("oaa", "--fusion oaa --saliency_dir PARTS/saliency --bg_threshold 0.3")
     make("constant")
-    with pytest.raises(InputError, match=r"constant holds files written with bg_threshold = 0\.2, not 0\.3"):
+    with pytest.raises(InputError, match=r"constant holds files made with bg_threshold = 0\.2, not 0\.3"):
         make("constant", "--bg_threshold 0.3")
     nsrom = "--fusion nsrom --saliency_dir PARTS/saliency"
     make("nsrom", nsrom)

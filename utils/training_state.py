@@ -156,7 +156,7 @@ class TrainingState:
         if not min_over_processes(is_finite.int()):  # statistics differ between processes within an epoch
             raise InputError(
                 f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
-                "--lr; what was saved before is intact"
+                "--lr; earlier checkpoints are intact"
             )
         training = {
             "optimizer": self.optimizer.state_dict(),
