@@ -58,7 +58,6 @@ from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.output_folder import folder_origin, lock_output_folder, recorded_options
-from utils.precision import compute_deterministically
 from utils.processes import do_in_processes
 
 
@@ -77,11 +76,9 @@ class Images:
 
 def main(args) -> None:
     # distributed
-    gpu_ids = distributed.choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if distributed.launch_workers(main, args, len(gpu_ids)):
+    world = distributed.start_processes(main, args)
+    if world is None:
         return
-    world = distributed.start_distributed(gpu_ids)
-    compute_deterministically(args.deterministic)
 
     # data
     images = find_images(args)

@@ -43,10 +43,8 @@ from pseudo_labels.cams import compute_cams, image_to_tensor
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import (
-    choose_gpus,
     gather_from_processes,
-    launch_workers,
-    start_distributed,
+    start_processes,
     stop_distributed,
 )
 from utils.file_threads import WriteBehind, read_ahead
@@ -54,7 +52,7 @@ from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.output_folder import lock_output_folder, recorded_options
-from utils.precision import autocast, compute_deterministically, require_finite
+from utils.precision import autocast, require_finite
 from utils.processes import do_in_processes
 
 BUILDERS = {
@@ -68,11 +66,9 @@ BATCH = 8  # images that pass a network together
 
 def main(args) -> None:
     # distributed
-    gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    world = start_processes(main, args)
+    if world is None:
         return
-    world = start_distributed(gpu_ids)
-    compute_deterministically(args.deterministic)
 
     # data
     images, output = find_images(args.input, load_ids(args.list) if args.list else None), Path(args.output)
