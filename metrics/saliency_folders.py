@@ -68,13 +68,13 @@ def sets_with_masks(gt_root: Path) -> set[str]:
     return {path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()}
 
 
-def measure_files(paths: tuple[Path, Path], weighted_f: bool, strict_reference: bool) -> tuple[np.ndarray, bool]:
+def measure_files(paths: tuple[Path, Path], strict_reference: bool) -> tuple[np.ndarray, bool]:
     """State of `measure_map` of one map, and whether it had to be resized; paths: of map and truth.
 
     Raises `InputError` if a file cannot be read.
     """
     saliency, mask = load_grey(paths[0]), load_mask(paths[1])
-    state = measure_map(resize_map(saliency, mask.shape), mask, weighted_f, strict_reference)
+    state = measure_map(resize_map(saliency, mask.shape), mask, strict_reference=strict_reference)
     return state, saliency.shape != mask.shape
 
 
@@ -96,7 +96,6 @@ class MapScores:
 
 def score_maps(
     files: MapFiles,
-    weighted_f: bool = True,
     strict_reference: bool = False,
     num_replicates: int = 0,
     workers: int = 1,
@@ -108,7 +107,7 @@ def score_maps(
     """
     bootstrap, total, images = Bootstrap(num_replicates), 0, {}
     indices = {stem: index for index, stem in enumerate(files.truth)}
-    measure = partial(measure_files, weighted_f=weighted_f, strict_reference=strict_reference)
+    measure = partial(measure_files, strict_reference=strict_reference)
     tasks = [(path, files.truth[stem]) for stem, path in files.maps.items()]
     for stem, result in zip(files.maps, progress(measure_all(measure, tasks, workers))):
         if isinstance(result, InputError):

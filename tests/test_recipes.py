@@ -49,7 +49,7 @@ for _ in $(seq "$SLURM_NNODES"); do "$@" & pids+=($!); done
 for pid in "${pids[@]}"; do wait "$pid" || exit; done
 """
 SRUN_THAT_TELLS = """#!/usr/bin/env bash
-printf '%q ' "$@" >told.txt
+printf '%q ' "$@" >srun_words.txt
 """
 SRUN_THAT_LASTS = """#!/usr/bin/env bash
 echo $$ >pid.txt
@@ -90,13 +90,13 @@ def test_launch_of_a_slurm_job(tmp_path):
     for resumes in (False, True):
         job = slurm_job(tmp_path, SRUN_THAT_TELLS, "big --label_name x --train_batch 32")
         assert job.wait(timeout=120) == 0
-        told = shlex.split((tmp_path / "told.txt").read_text())
-        place = told.index(str(PROJECT / "train_segmentation.py"))
-        assert {"--kill-on-bad-exit=1", "--cpus-per-task=4"} <= set(told[:place])
-        assert told[told.index("-m") + 1] == "torch.distributed.run"
-        assert {flag: told[told.index(flag) + 1] for flag in launch} == launch
-        assert told[told.index("--rdzv_endpoint") + 1].startswith("localhost:")
-        args = options.train_segmentation().parse_args(told[place + 1 :])
+        srun_words = shlex.split((tmp_path / "srun_words.txt").read_text())
+        place = srun_words.index(str(PROJECT / "train_segmentation.py"))
+        assert {"--kill-on-bad-exit=1", "--cpus-per-task=4"} <= set(srun_words[:place])
+        assert srun_words[srun_words.index("-m") + 1] == "torch.distributed.run"
+        assert {flag: srun_words[srun_words.index(flag) + 1] for flag in launch} == launch
+        assert srun_words[srun_words.index("--rdzv_endpoint") + 1].startswith("localhost:")
+        args = options.train_segmentation().parse_args(srun_words[place + 1 :])
         assert (args.log_path, args.tag, args.train_batch, args.resume) == ("experiments", "big", 32, resumes)
         (tmp_path / "experiments/big").mkdir(parents=True, exist_ok=True)
 
