@@ -6,10 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-import test_utils
 import torch
 from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, labels_in, run_main
-from test_training_scripts import COMMANDS, losses_of, saliency_command, voc_command
+from training_commands import COMMANDS, losses_of, saliency_command, voc_command
 
 from benchmarks.training_step import TASKS, ScriptLoop
 from formats.images import load_grey, load_image
@@ -64,11 +63,6 @@ def test_steps_do_not_wait_for_the_device(script, has_bfloat16, scenes, tmp_path
     )
     run_main(script, command)
     assert len(done) == 6
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_fused_steps_are_those_of_the_plain_loop_on_gpus(name):
-    test_utils.test_fused_steps_are_those_of_the_plain_loop(name, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("network", TASKS)

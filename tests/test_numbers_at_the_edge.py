@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_RESNEST, TINY_SWIN, labels_in, run_main
-from test_training_scripts import log_of
+from training_commands import log_of
 
 from datasets.epoch_batches import EpochBatches
 from formats.cams import save_cams

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import TINY_SWIN, plain_network, run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training_scripts import COMMANDS, log_of, saliency_command, weights
 from timm.utils import ModelEmaV3
+from training_commands import COMMANDS, log_of, saliency_command, weights
 
 import options
 import SOD_train

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from conftest import PROJECT, balance_labels, labels_in, plain_network, run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distributed import TWO_PROCESSES
-from test_training_scripts import COMMANDS, log_of, weights
 from timm.layers import convert_sync_batchnorm
+from training_commands import COMMANDS, TWO_PROCESSES, log_of, weights
 
 import options
 import train_segmentation

@@ -8,46 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, run_main
+from conftest import PROJECT, TINY_SWIN, run_main
+from training_commands import COMMANDS, log_of, losses_of, saliency_command, voc_command, weights
 
 from formats.errors import InputError, MissingInputError
 from formats.images import save_grey
 from formats.labels import load_label, save_label
 from utils.checkpoint import load_checkpoint
 from utils.precision import half_type
-
-CROPS = "--crop_size 48 --long_side 48 80"
-
-
-def saliency_command(scenes, log, extra: str) -> str:
-    return f"{TINY_SWIN} --train_root {scenes}/dataset --log_path {log} --train_batch 4 --lr 2e-3 {extra}"
-
-
-def voc_command(scenes, log, extra: str) -> str:
-    return (
-        f"{TINY_RESNEST} --data_dir {scenes}/data --list_dir {scenes}/voc12 --log_path {log} {CROPS} --pretrained none"
-        f" --train_batch 4 {extra}"
-    )
-
-
-COMMANDS = {
-    "SOD_train": saliency_command,
-    "train_classification": voc_command,
-    "train_segmentation": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug --head_width 16",
-}
-
-
-def weights(path) -> dict:
-    return load_checkpoint(path)["network"]
-
-
-def log_of(path) -> list[dict]:
-    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
-
-
-def losses_of(path) -> list[float]:
-    """Losses of the epochs, without the rows of validations."""
-    return [row["loss"] for row in log_of(path) if "loss" in row]
 
 
 @pytest.mark.parametrize("script", COMMANDS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, bytes_in, run_main
-from test_distributed import TWO_PROCESSES
+from training_commands import TWO_PROCESSES
 
 from formats.cams import load_cams, save_cams
 from formats.errors import InputError, MissingInputError

@@ -15,8 +15,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import PROJECT, TINY_SWIN, bytes_in, run_main
-from test_distributed import IMPORTS_S, TWO_PROCESSES
-from test_training_scripts import COMMANDS, log_of, voc_command, weights
+from training_commands import COMMANDS, IMPORTS_S, TWO_PROCESSES, log_of, voc_command, weights
 
 import SOD_train
 import train_affinity

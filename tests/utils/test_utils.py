@@ -62,8 +62,9 @@ def test_no_nesterov_without_momentum():
     assert not optimizer.param_groups[0]["nesterov"]
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_fused_steps_are_those_of_the_plain_loop(name, device=CPU):
+def test_fused_steps_are_those_of_the_plain_loop(name, device):
     torch.manual_seed(0)
     plain, fused = Network().to(device), Network().to(device)
     fused.load_state_dict(plain.state_dict())

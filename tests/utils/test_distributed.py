@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, TINY_SWIN, run_main
+from training_commands import IMPORTS_S, TWO_PROCESSES
 
 from datasets.epoch_batches import EpochBatches
 from formats.errors import InputError
 from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
-
-IMPORTS_S = 90  # time to import torch in the script and its workers on a busy machine
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_choice_of_gpus(capsys, monkeypatch):
