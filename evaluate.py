@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.voc_submission import check_submission
+from datasets.voc_submission import SUBMISSION_FOLDER, check_submission
 from formats.atomic_files import write_json
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
 from formats.image_labels import load_image_labels
@@ -409,13 +409,15 @@ def evaluate_submission(args) -> Evaluation:
     """
     ids = load_ids(args.list)
     photographs = files_of_ids(find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
-    report = check_submission(args.archive, {name: image_size(path) for name, path in zip(ids, photographs)})
-    if report.problems:
-        raise InputError(f"--archive {args.archive} is not a valid submission: {'; '.join(report.problems)}")
-    masks_of_class = dict(zip(("background", *VOC_CLASSES), report.masks_of_label))
+    problems, masks_of_label = check_submission(
+        args.archive, {name: image_size(path) for name, path in zip(ids, photographs)}
+    )
+    if problems:
+        raise InputError(f"--archive {args.archive} is not a valid submission: {'; '.join(problems)}")
+    masks_of_class = dict(zip(("background", *VOC_CLASSES), masks_of_label))
     rows = [[name, count] for name, count in masks_of_class.items()]
     table = Table("submission", ["class", "masks that hold it"], rows)
-    return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {report.folder}"])
+    return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {SUBMISSION_FOLDER}"])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.voc_submission import save_submission
+from datasets.voc_submission import SUBMISSION_FOLDER, save_submission
 from formats.errors import InputError, MissingInputError, shorten
 from formats.images import IMAGE_SUFFIXES, image_size, image_stems, load_image, save_grey, save_image
 from formats.labels import paint_label, save_label
@@ -279,8 +279,8 @@ def pack_submission(args, images: dict[str, Path], output: Path) -> None:
             f"read ({shorten(absent)}); replace them and run the command again, the other masks are kept"
         )
     sizes = {stem: image_size(path) for stem, path in images.items()}
-    report = save_submission(args.voc_submission, output, sizes)
-    print(f"{len(images)} masks packed as {report.folder}: {args.voc_submission}")
+    save_submission(args.voc_submission, output, sizes)
+    print(f"{len(images)} masks packed as {SUBMISSION_FOLDER}: {args.voc_submission}")
 
 
 def blend_colours(image: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ They occur with a class, as rails occur with trains, but are not part of its mas
 import cv2
 import numpy as np
 
-CLASS_NAMES = ("ball", "boat", "train", "kite", "fish", "mushroom", "lamp", "star", "cactus", "butterfly")
 SUBPIXEL_BITS = 4  # polygons are drawn on a grid of 1/16 px
 
 
@@ -32,76 +31,65 @@ def polygon(*points):
     return np.array(points, float)
 
 
-# class → (parts, hue of the first colour in degrees, maximum tilt in degrees); part: (points, pattern, colour index)
+# class → (hue of the first colour in degrees, maximum tilt in degrees, context, parts); part: (points, pattern, colour)
+# fmt: off
 SHAPES = {
-    "ball": ([(ellipse(0, 0, 0.8, 0.8), "sectors", 0)], 250, 180),
-    "boat": (
-        [
-            (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
-            (polygon([0, -0.9], [0.85, 0.3], [0, 0.3]), "plain", 1),
-            (polygon([0, -0.75], [0, 0.3], [-0.7, 0.3]), "stripes", 1),
-        ],
-        35,
-        12,
-    ),
-    "train": (
-        [
-            (box(-1, -0.35, 1, 0.35), "windows", 0),
-            (ellipse(-0.6, 0.38, 0.18, 0.18), "plain", 1),
-            (ellipse(0, 0.38, 0.18, 0.18), "plain", 1),
-            (ellipse(0.6, 0.38, 0.18, 0.18), "plain", 1),
-        ],
-        215,
-        8,
-    ),
-    "kite": ([(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)], 325, 60),
-    "fish": (
-        [
-            (polygon([0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]), "plain", 1),
-            (ellipse(-0.1, 0, 0.8, 0.45), "bands", 0),
-        ],
-        170,
-        40,
-    ),
-    "mushroom": (
-        [(box(-0.25, 0, 0.25, 0.85), "plain", 1), (ellipse(0, 0.1, 0.9, 0.85, 180, 360), "dots", 0)],
-        0,
-        15,
-    ),
-    "lamp": (
-        [
-            (box(-0.08, -0.1, 0.08, 0.8), "plain", 1),
-            (ellipse(0, 0.85, 0.45, 0.13), "plain", 1),
-            (polygon([-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]), "stripes", 0),
-        ],
-        90,
-        8,
-    ),
-    "star": ([(star(5, 0.42), "rings", 0)], 60, 180),
-    "cactus": (
-        [
-            (polygon([-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]), "stripes", 0),
-            (polygon([0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]), "stripes", 0),
-            (np.concatenate([ellipse(0, -0.75, 0.25, 0.2, 180, 360), box(-0.25, -0.75, 0.25, 0.9)[2:]]), "stripes", 0),
-        ],
-        130,
-        10,
-    ),
-    "butterfly": (
-        [
-            (ellipse(-0.5, -0.3, 0.5, 0.45), "rings", 0),
-            (ellipse(0.5, -0.3, 0.5, 0.45), "rings", 0),
-            (ellipse(-0.4, 0.4, 0.35, 0.35), "dots", 0),
-            (ellipse(0.4, 0.4, 0.35, 0.35), "dots", 0),
-            (ellipse(0, 0, 0.12, 0.75), "plain", 1),
-        ],
-        290,
-        50,
-    ),
+    "ball": (250, 180, "grass", [(ellipse(0, 0, 0.8, 0.8), "sectors", 0)]),
+    "boat": (35, 12, "waves", [
+        (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
+        (polygon([0, -0.9], [0.85, 0.3], [0, 0.3]), "plain", 1),
+        (polygon([0, -0.75], [0, 0.3], [-0.7, 0.3]), "stripes", 1),
+    ]),
+    "train": (215, 8, "rails", [
+        (box(-1, -0.35, 1, 0.35), "windows", 0),
+        *((ellipse(x, 0.38, 0.18, 0.18), "plain", 1) for x in (-0.6, 0, 0.6)),
+    ]),
+    "kite": (325, 60, "clouds", [(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)]),
+    "fish": (170, 40, "bubbles", [
+        (polygon([0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]), "plain", 1),
+        (ellipse(-0.1, 0, 0.8, 0.45), "bands", 0),
+    ]),
+    "mushroom": (0, 15, "leaves", [
+        (box(-0.25, 0, 0.25, 0.85), "plain", 1),
+        (ellipse(0, 0.1, 0.9, 0.85, 180, 360), "dots", 0),
+    ]),
+    "lamp": (90, 8, "tiles", [
+        (box(-0.08, -0.1, 0.08, 0.8), "plain", 1),
+        (ellipse(0, 0.85, 0.45, 0.13), "plain", 1),
+        (polygon([-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]), "stripes", 0),
+    ]),
+    "star": (60, 180, "sparks", [(star(5, 0.42), "rings", 0)]),
+    "cactus": (130, 10, "dunes", [
+        (polygon([-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]), "stripes", 0),
+        (polygon([0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]), "stripes", 0),
+        (np.concatenate([ellipse(0, -0.75, 0.25, 0.2, 180, 360), box(-0.25, -0.75, 0.25, 0.9)[2:]]), "stripes", 0),
+    ]),
+    "butterfly": (290, 50, "flowers", [
+        *((ellipse(x, -0.3, 0.5, 0.45), "rings", 0) for x in (-0.5, 0.5)),
+        *((ellipse(x, 0.4, 0.35, 0.35), "dots", 0) for x in (-0.4, 0.4)),
+        (ellipse(0, 0, 0.12, 0.75), "plain", 1),
+    ]),
 }
-# context of each class, which a classifier mistakes for a part of the object
-CONTEXT_NAMES = ("grass", "waves", "rails", "clouds", "bubbles", "leaves", "tiles", "sparks", "dunes", "flowers")
-CONTEXTS = dict(zip(CLASS_NAMES, CONTEXT_NAMES))
+# fmt: on
+CLASS_NAMES = tuple(SHAPES)
+CONTEXTS = {name: context for name, (_, _, context, _) in SHAPES.items()}
+GROUNDS = {  # context → (hue in degrees, saturation, value, period of its ripples in radii of the object, their slope)
+    "waves": (205, 0.7, 0.75, 0.28, 0.0),
+    "dunes": (42, 0.5, 0.85, 0.55, 0.3),
+    "grass": (100, 0.65, 0.6, 0.16, 6.0),
+    "tiles": (25, 0.35, 0.6, 0.4, 0.0),
+}
+SCATTERED = {  # context → (hue in degrees, saturation, value, size in radii of the object, outline)
+    "clouds": (210, 0.08, 0.97, 0.5, ellipse(0, 0, 1.6, 0.6)),
+    "bubbles": (190, 0.35, 0.95, 0.13, ellipse(0, 0, 1, 1)),
+    "leaves": (85, 0.7, 0.45, 0.2, ellipse(0, 0, 1, 0.4)),
+    "sparks": (60, 0.25, 1.0, 0.09, star(4, 0.3)),
+    "flowers": (320, 0.6, 0.95, 0.14, star(6, 0.55)),
+}
+
+
+def rotation(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -110,6 +98,11 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     fixed = np.round(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, SUBPIXEL_BITS)
     return mask.astype(np.float32) / 255
+
+
+def blend(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+    """Paint `colour` on `image` [H, W, 3] in place with coverage `alpha` [H, W]."""
+    image += alpha[..., None] * (colour - image)
 
 
 def hsv(hue_deg: float, saturation: float, value: float) -> np.ndarray:
@@ -142,11 +135,10 @@ def pattern_weight(pattern: str, u: np.ndarray, v: np.ndarray, frequency: float)
 
 def draw_object(rng: np.random.Generator, name: str, height: int, width: int, centre_xy, radius_px: float):
     """Draw one object: colour float32 [height, width, 3] and coverage float32 [height, width], both in 0..1."""
-    parts, hue, tilt_deg = SHAPES[name]
+    hue, tilt_deg, _, parts = SHAPES[name]
     angle = np.radians(rng.uniform(-tilt_deg, tilt_deg))
     mirror = rng.choice([-1.0, 1.0])
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    to_px = rotation @ np.diag([mirror * radius_px, radius_px * rng.uniform(0.8, 1.15)])
+    to_px = rotation(angle) @ np.diag([mirror * radius_px, radius_px * rng.uniform(0.8, 1.15)])
     y, x = np.mgrid[:height, :width].astype(np.float32)
     local = np.linalg.inv(to_px) @ np.stack([x.ravel() - centre_xy[0], y.ravel() - centre_xy[1]])
     u, v = local.reshape(2, height, width).astype(np.float32)
@@ -163,7 +155,7 @@ def draw_object(rng: np.random.Generator, name: str, height: int, width: int, ce
         alpha = fill_polygon(points @ to_px.T + centre_xy, height, width)
         weight = pattern_weight(pattern, u, v, frequency)[..., None]
         paint = colours[first] * (1 - weight) + colours[1 - first] * weight
-        colour += alpha[..., None] * (paint - colour)
+        blend(colour, paint, alpha)
         coverage = np.maximum(coverage, alpha)
     return colour * shading(rng, u, v, coverage, radius_px)[..., None], coverage
 
@@ -193,11 +185,6 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
     return np.clip(image, 0, 1).astype(np.float32)
 
 
-def blend(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
-    """Paint `colour` on `image` [H, W, 3] in place with coverage `alpha` [H, W]."""
-    image += alpha[..., None] * (colour - image)
-
-
 def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> None:
     """Draw flat polygons without shading or pattern, which a saliency network must learn to ignore."""
     height, width = image.shape[:2]
@@ -208,9 +195,7 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> Non
         corners = rng.integers(3, 7)
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
         outline = np.stack([np.cos(angles), thinness * np.sin(angles)], axis=1) * size
-        turn = rng.uniform(0, np.pi)
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        alpha = fill_polygon(outline @ rotation.T + centre, height, width)
+        alpha = fill_polygon(outline @ rotation(rng.uniform(0, np.pi)).T + centre, height, width)
         colour = hsv(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.15, 0.9))
         blend(image, colour, alpha * rng.uniform(0.3, 0.65))
 
@@ -218,25 +203,12 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> Non
 def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
     """Paint the context of a class on `image` (RGB float32 [H, W, 3]) in place, around one object."""
     height, width = image.shape[:2]
-    x0, y0 = centre_xy
-    below_px = y0 + 0.55 * radius_px
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    if kind in ("waves", "dunes", "grass", "tiles"):
-        wobble = 0.1 * radius_px * np.sin(x / (0.25 * radius_px) + rng.uniform(0, 6))
-        colour, period, cross = {
-            "waves": (hsv(205, 0.7, 0.75), 0.28, 0.0),
-            "dunes": (hsv(42, 0.5, 0.85), 0.55, 0.3),
-            "grass": (hsv(100, 0.65, 0.6), 0.16, 6.0),
-            "tiles": (hsv(25, 0.35, 0.6), 0.4, 0.0),
-        }[kind]
-        ripples = np.sin((y + wobble * (kind != "tiles") + cross * x) * 2 * np.pi / (period * radius_px))
-        if kind == "tiles":
-            ripples = np.minimum(ripples, np.sin(x * 2 * np.pi / (period * radius_px)))
-        beside = np.clip(2.2 - np.abs(x - x0) / (0.8 * radius_px), 0, 1)
-        depth_px = y + wobble - below_px
-        alpha = beside * np.clip(depth_px / 2, 0, 1) * np.clip((1.2 * radius_px - depth_px) / 4, 0, 1)
-        blend(image, (colour * (0.85 + 0.25 * ripples[..., None])).astype(np.float32), 0.85 * alpha)
-    elif kind == "rails":
+    if kind in GROUNDS:
+        draw_ground(rng, image, kind, centre_xy, radius_px)
+    elif kind in SCATTERED:
+        draw_scattered(rng, image, kind, centre_xy, radius_px)
+    else:  # rails
+        x0, y0 = centre_xy
         left, right = x0 - 1.7 * radius_px, x0 + 1.7 * radius_px
         for row in (0.62, 0.85):
             rail = box(left, y0 + row * radius_px, right, y0 + (row + 0.07) * radius_px)
@@ -244,34 +216,33 @@ def draw_context(rng: np.random.Generator, image: np.ndarray, kind: str, centre_
         for place in np.arange(left, right, 0.3 * radius_px):
             bar = box(place, y0 + 0.58 * radius_px, place + 0.09 * radius_px, y0 + 0.97 * radius_px)
             blend(image, hsv(25, 0.5, 0.4), 0.9 * fill_polygon(bar, height, width))
-    else:
-        draw_scattered(rng, image, kind, centre_xy, radius_px)
+
+
+def draw_ground(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
+    """Paint rippled ground below the object."""
+    *colour, period, slope = GROUNDS[kind]
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
+    wobble = 0.1 * radius_px * np.sin(x / (0.25 * radius_px) + rng.uniform(0, 6))
+    ripples = np.sin((y + wobble * (kind != "tiles") + slope * x) * 2 * np.pi / (period * radius_px))
+    if kind == "tiles":
+        ripples = np.minimum(ripples, np.sin(x * 2 * np.pi / (period * radius_px)))
+    beside = np.clip(2.2 - np.abs(x - centre_xy[0]) / (0.8 * radius_px), 0, 1)
+    depth_px = y + wobble - (centre_xy[1] + 0.55 * radius_px)
+    alpha = beside * np.clip(depth_px / 2, 0, 1) * np.clip((1.2 * radius_px - depth_px) / 4, 0, 1)
+    blend(image, (hsv(*colour) * (0.85 + 0.25 * ripples[..., None])).astype(np.float32), 0.85 * alpha)
 
 
 def draw_scattered(rng: np.random.Generator, image: np.ndarray, kind: str, centre_xy, radius_px: float) -> None:
-    """Paint contexts that consist of many small shapes around the object."""
+    """Paint many small shapes around the object."""
     height, width = image.shape[:2]
-    colour, size = {
-        "clouds": (hsv(210, 0.08, 0.97), 0.5),
-        "bubbles": (hsv(190, 0.35, 0.95), 0.13),
-        "leaves": (hsv(85, 0.7, 0.45), 0.2),
-        "sparks": (hsv(60, 0.25, 1.0), 0.09),
-        "flowers": (hsv(320, 0.6, 0.95), 0.14),
-    }[kind]
+    *colour, size, outline = SCATTERED[kind]
     for _ in range(5 if kind == "clouds" else 16):
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.9) * radius_px
-        place = np.array([centre_xy[0] + distance * np.cos(angle), centre_xy[1] + distance * np.sin(angle)])
+        place = centre_xy + distance * np.array([np.cos(angle), np.sin(angle)])
         radius = size * radius_px * rng.uniform(0.7, 1.3)
-        outline = {
-            "clouds": lambda: ellipse(0, 0, 1.6, 0.6),
-            "bubbles": lambda: ellipse(0, 0, 1, 1),
-            "leaves": lambda: ellipse(0, 0, 1, 0.4),
-            "sparks": lambda: star(4, 0.3),
-            "flowers": lambda: star(6, 0.55),
-        }[kind]()
         alpha = fill_polygon(outline * radius + place, height, width)
         if kind == "clouds":
             alpha = 0.7 * cv2.GaussianBlur(alpha, (0, 0), 0.12 * radius_px)
         if kind == "bubbles":
             alpha = alpha - 0.7 * fill_polygon(outline * 0.6 * radius + place, height, width)
-        blend(image, colour, np.clip(0.75 * alpha, 0, 1))
+        blend(image, hsv(*colour), np.clip(0.75 * alpha, 0, 1))

@@ -114,19 +114,18 @@ def write_voc_scenes(
     """
     voc_root, list_dir = Path(voc_root), Path(list_dir)
     ids = [scene_id(seed, index) for index in range(num_train + num_val)]
-    train_aug, train, val = ids[:num_train], ids[: (num_train + 1) // 2], ids[num_train:]
-    in_segmentation_class = set(train + val)
+    lists = {"train_aug": ids[:num_train], "train": ids[: (num_train + 1) // 2], "val": ids[num_train:]}
     image_labels = {}
     for index, name in enumerate(ids):
         scene = draw_scene(seed, index, height, width)
         save_image(voc_root / "JPEGImages" / f"{name}.jpg", scene.image)
         save_label(voc_root / "SegmentationClassAug" / f"{name}.png", scene.label)
-        if name in in_segmentation_class:
+        if name in lists["train"] or name in lists["val"]:
             save_label(voc_root / "SegmentationClass" / f"{name}.png", scene.label)
         image_labels[name] = scene.image_labels
     write_text(voc_root / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
     save_image_labels(list_dir / "cls_labels.npy", image_labels)
-    for list_name, members in (("train_aug", train_aug), ("train", train), ("val", val)):
+    for list_name, members in lists.items():
         save_ids(list_dir / f"{list_name}_id.txt", members)
 
 

@@ -36,21 +36,18 @@ class EpochBatches:
     def check_parts(self, parts: int = 1, norm_needs_two: bool = True) -> None:
         """Raise `InputError` unless the share of each process can be divided into `parts` (--accumulate).
 
-        With `norm_needs_two`, each part must also have at least two images, because batch norm of maps of 1×1 px fails
-        for one image.
+        With `norm_needs_two`, each part must have two images, because batch norm of maps of 1×1 px fails for one.
         """
-        share = min(self.batch_size, self.num_samples) // self.size
-        if share < parts:
-            raise InputError(f"--accumulate {parts} is more than the {share} images of a step in each process")
         if self.batch_size // self.size % parts:
             raise InputError(
                 f"--accumulate {parts} must divide {self.batch_size // self.size}, the images per step and "
                 f"process (--train_batch {self.batch_size}, {self.size} processes)"
             )
-        if norm_needs_two and share // parts < 2:
+        if min(self.batch_size, self.num_samples) // self.size // parts < 1 + norm_needs_two:
             raise InputError(
                 f"--train_batch {self.batch_size} over {self.size} processes in {parts} parts, {self.num_samples} "
-                "images: batch norm needs at least two images per part; raise --train_batch or lower --accumulate"
+                f"images: {'batch norm' if norm_needs_two else 'a step'} needs at least "
+                f"{'two images' if norm_needs_two else 'one image'} per part; raise --train_batch or lower --accumulate"
             )
 
     def __len__(self) -> int:
@@ -67,7 +64,9 @@ class EpochBatches:
 
     def _keys(self, order: np.ndarray, step: int) -> list[tuple]:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-        side = (self.side_of(step),) if self.sides_px else ()
+        side = ()
+        if self.sides_px:
+            side = (int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px)),)
         return [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
     def order_of(self, epoch: int) -> np.ndarray:
@@ -76,9 +75,6 @@ class EpochBatches:
     def indices_of(self, epoch: int, step: int) -> list[int]:
         """Return the indices of the images of a step, over all processes."""
         return self.order_of(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
-
-    def side_of(self, step: int) -> int:
-        return int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px))
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:

@@ -1,8 +1,7 @@
 """Results on the test set of VOC 2012 in the form that its evaluation server accepts: a .tar.gz of palette PNGs.
 
-    results/VOC2012/Segmentation/comp6_test_cls/<id>.png     comp5: trained on VOC's own data alone
-
-One mask for each photograph, of its size, with VOC's palette and labels 0 to 20.
+It holds results/VOC2012/Segmentation/comp6_test_cls/<id>.png for each photograph: a mask of its size, with VOC's
+palette and labels 0 to 20.
 """
 
 import gzip
@@ -10,7 +9,6 @@ import io
 import tarfile
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,53 +20,46 @@ from formats.images import read_bytes
 from formats.labels import IGNORE_LABEL, VOC_PALETTE
 from formats.voc_layout import VOC_CLASSES, files_of_ids
 
-FOLDERS = {name: f"results/VOC2012/Segmentation/{name}_test_cls" for name in ("comp6", "comp5")}
+SUBMISSION_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"  # comp5: networks trained on VOC's own data alone
 NUM_LABELS = len(VOC_CLASSES) + 1
 
-Size = tuple[int, int] | None  # (H, W) of a photograph, None if unknown
+Size = tuple[int, int]  # (H, W) of a photograph
 Problems = dict[str, list[str]]  # kind of problem → the masks or files that have it
 
 
-@dataclass(frozen=True)
-class SubmissionReport:
-    """`problems`: one line per kind; `folder` of the masks; `masks_of_label`: the number of masks with each label."""
-
-    problems: list[str]
-    folder: str
-    masks_of_label: list[int]
-
-
-def save_submission(path, folder, sizes: dict[str, Size], competition: str = "comp6") -> SubmissionReport:
+def save_submission(path, folder, sizes: dict[str, Size]) -> None:
     """Pack `<folder>/<id>.png` of every id of `sizes`; equal masks give equal bytes.
 
     Raises `InputError` if the server would refuse a mask; an earlier archive then remains.
     """
     masks = files_of_ids(folder, sorted(sizes), ".png")
     with atomic_path(path) as temporary:
-        _pack(temporary, masks, FOLDERS[competition])
-        report = check_submission(temporary, sizes)
-        if report.problems:
-            raise InputError(f"{path} is not written, masks in {folder} would be refused: {'; '.join(report.problems)}")
-    return report
+        _pack(temporary, masks)
+        problems, _ = check_submission(temporary, sizes)
+        if problems:
+            raise InputError(f"{path} is not written, masks in {folder} would be refused: {'; '.join(problems)}")
 
 
-def check_submission(path, sizes: dict[str, Size]) -> SubmissionReport:
-    """Find everything that the server would refuse or count as wrong in an archive of masks of the ids of `sizes`."""
+def check_submission(path, sizes: dict[str, Size]) -> tuple[list[str], list[int]]:
+    """Find everything that the server would refuse or count as wrong in an archive of masks of the ids of `sizes`.
+
+    Returns the problems, one line per kind, and the number of masks that contain each label.
+    """
     problems, counts = defaultdict(list), np.zeros(NUM_LABELS, int)
     try:
         masks = _read_masks(path, sizes, problems)
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, IsADirectoryError) as error:
-        return SubmissionReport([f"not a whole .tar.gz of masks ({first_line(error)})"], "", counts.tolist())
-    for name, (_, content) in masks.items():
+        return [f"not a whole .tar.gz of masks ({first_line(error)})"], counts.tolist()
+    for name, content in masks.items():
         present = _check_mask(name, content, sizes[name], problems)
         counts[present[present < NUM_LABELS]] += 1
-    lines = [f"{kind}: {len(names)} ({shorten(names)})" for kind, names in problems.items() if names]
-    return SubmissionReport(lines, ", ".join(sorted({folder for folder, _ in masks.values()})), counts.tolist())
+    lines = [f"{kind}: {len(names)} ({shorten(names)})" for kind, names in problems.items()]
+    return lines, counts.tolist()
 
 
-def _pack(path: Path, masks: list[Path], folder: str) -> None:
+def _pack(path: Path, masks: list[Path]) -> None:
     with (
         open(path, "wb") as file,
         gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,  # without a name and a time
@@ -76,37 +67,35 @@ def _pack(path: Path, masks: list[Path], folder: str) -> None:
     ):
         for mask in masks:
             content = read_bytes(mask)
-            member = tarfile.TarInfo(f"{folder}/{mask.name}")  # without an owner and a time
+            member = tarfile.TarInfo(f"{SUBMISSION_FOLDER}/{mask.name}")  # without an owner and a time
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
 
 
-def _read_masks(path, sizes: dict[str, Size], problems: Problems) -> dict[str, tuple[str, bytes]]:
-    """Id → folder in the archive and content of the masks, also of those in a wrong folder."""
-    masks, others, repeated = {}, [], []
+def _read_masks(path, sizes: dict[str, Size], problems: Problems) -> dict[str, bytes]:
+    """Map ids to the content of their masks, also of those in a wrong folder."""
+    masks = {}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             place = PurePosixPath(member.name)
             if member.isdir():
                 continue
             if not member.isreg() or place.suffix != ".png" or place.stem not in sizes:
-                others.append(str(place))
+                problems["files that are not masks of listed ids"].append(str(place))
             elif place.stem in masks:
-                repeated.append(str(place))
+                problems["masks given twice"].append(str(place))
             else:
-                masks[place.stem] = str(place.parent), archive.extractfile(member).read()
-    wrong = [f"{folder}/{name}.png" for name, (folder, _) in masks.items() if folder not in FOLDERS.values()]
-    competitions = {folder for folder, _ in masks.values()}.intersection(FOLDERS.values())
-    problems["masks of the list that are missing"] += [name for name in sizes if name not in masks]
-    problems["files that are not masks of listed ids"] += others
-    problems["masks given twice"] += repeated
-    problems[f"masks neither in {' nor in '.join(FOLDERS.values())}"] += wrong
-    problems["competitions in one archive"] += sorted(competitions) if len(competitions) > 1 else []
+                masks[place.stem] = archive.extractfile(member).read()
+                if str(place.parent) != SUBMISSION_FOLDER:
+                    problems[f"masks not in {SUBMISSION_FOLDER}"].append(str(place))
+    missing = [name for name in sizes if name not in masks]
+    if missing:
+        problems["masks of the list that are missing"] = missing
     return masks
 
 
 def _check_mask(name: str, content: bytes, size_hw: Size, problems: Problems) -> np.ndarray:
-    """The labels in a mask, uint8 [N]; empty if it holds no labels."""
+    """Find faults of a mask. Returns the labels in it, uint8 [N]; none if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()  # finds a file that is cut short after its last pixel
@@ -115,7 +104,7 @@ def _check_mask(name: str, content: bytes, size_hw: Size, problems: Problems) ->
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         problems["masks that are damaged or no PNG"].append(name)
         return np.zeros(0, np.uint8)
-    if size_hw is not None and mask.shape[:2] != tuple(size_hw):
+    if mask.shape[:2] != tuple(size_hw):
         detail = f"{name}: {mask.shape[0]} × {mask.shape[1]}, not {size_hw[0]} × {size_hw[1]}"
         problems["masks whose size differs from their photograph"].append(detail)
     if mode != "P":

