@@ -29,12 +29,6 @@ def encode(pixels, kind: str, mode: str | None = None, **options) -> bytes:
     return stream.getvalue()
 
 
-def build_rotation() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif
-
-
 JPEG, PNG = encode(PIXELS, "JPEG"), encode(PIXELS, "PNG")
 UNREADABLE = {
     "empty": b"",
@@ -56,13 +50,8 @@ ODD = {
     "16 bits": encode(PIXELS[:, :, 0].astype(np.uint16) * 257, "PNG"),
     "float": encode(PIXELS[:, :, 0].astype(np.float32), "TIFF"),
     "gif of two": encode(PIXELS, "GIF", save_all=True, append_images=[Image.fromarray(PIXELS)]),
-    "rotated": encode(PIXELS, "JPEG", exif=build_rotation()),
     "one pixel": encode(PIXELS[:1, :1], "PNG"),
-    "one row": encode(np.tile(PIXELS[:1], (1, 50, 1)), "PNG"),
-    "one column": encode(np.tile(PIXELS[:, :1], (50, 1, 1)), "PNG"),
-    "label 0": encode(np.zeros((HEIGHT, WIDTH), np.uint8), "PNG"),
     "label 77": encode(np.full((HEIGHT, WIDTH), 77, np.uint8), "PNG"),
-    "label 255": encode(np.full((HEIGHT, WIDTH), 255, np.uint8), "PNG"),
 }
 
 VOC = "--data_dir HERE/data --list_dir HERE/voc12"
@@ -266,13 +255,9 @@ LISTED = {
 def test_lists_that_cannot_be_used(command, tree, answer):
     script, flags, _ = COMMANDS[command]
     for content, words in (
-        (b"", "is empty"),
         (b"\n \r\n", "is empty"),
         (b"../../outside\n", "an id is the name of a file"),
-        (b"/etc/passwd\n", "an id is the name of a file"),
         (b"a\na\n", "more than once"),
-        (b"\xff\xfea\0\n\0", "not text in UTF-8"),
-        (bytes(100), "an id is the name of a file"),
         (b"b\xe4r\n", "not text in UTF-8"),
         ("folder", "ids.txt"),
         ("dangling link", "ids.txt does not exist"),
@@ -307,25 +292,17 @@ def test_image_labels_that_cannot_be_used(command, tree, answer):
     whole = (tree / "voc12/cls_labels.npy").read_bytes()
     script, flags, _ = COMMANDS[command]
     for content in (
-        b"",
-        b"id,classes\n",
-        whole[:60],
-        whole[: len(whole) // 2],
+        *(b"", whole[: len(whole) // 2], pickle.dumps({name: np.zeros(10) for name in ids})),
         encode_npy({"a": Fails()}),
-        pickle.dumps({name: np.zeros(10) for name in ids}),
-        encode_npy(np.zeros((4, 10))),
         encode_npy({name: np.zeros(7) for name in ids}),
-        encode_npy(dict.fromkeys(ids, "ball")),
-        encode_npy({name: np.full(10, np.nan) for name in ids}),
         encode_npy({name: np.zeros(10) for name in ids[1:]}),
-        "folder",
-        "dangling link",
+        *("folder", "dangling link"),
     ):
         code, said = answer(script, flags, "voc12/cls_labels.npy", content)
         assert (code, "cls_labels.npy" in said) == (2, True), said
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a\na\n", b"background\n", b"x\n" * 300, bytes(5), "folder"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a\na\n", b"background\n", "folder"])
 def test_class_names_that_cannot_be_used(content, answer):
     code, said = answer(*COMMANDS["baseline"][:2], "data/classes.txt", content)
     assert code == 2
@@ -347,16 +324,11 @@ def test_cams_that_cannot_be_used(command, tree, answer):
     whole = (tree / name).read_bytes()
     one = np.ones(1, np.uint8)
     for content in (
-        *(b"", b"text", whole[:50], whole[:-9], whole[:70] + b"\xff\x00" + whole[72:]),
-        encode_cams(np.zeros((1, HEIGHT), np.float16), one),
+        *(b"", b"text", whole[:-9]),
         encode_cams(np.full((1, HEIGHT, WIDTH), np.nan, np.float16), one),
         encode_cams(np.zeros((1, 9, 9), np.float16), one),
         encode_cams(np.array([Fails()], object), one),
-        encode_cams(np.zeros((10, HEIGHT, WIDTH), np.float16), np.arange(1, 11, dtype=np.uint8)),
-        encode_cams(np.zeros((0, 0, 0), np.float16), np.zeros(0, np.uint8)),
-        encode_npy(np.zeros(3)),
-        "folder",
-        "dangling link",
+        *(encode_npy(np.zeros(3)), "folder", "dangling link"),
     ):
         code, said = answer(*COMMANDS[command][:2], name, content)
         assert (code, os.path.basename(name).split(".")[0] in said) == (2, True), said
@@ -370,12 +342,9 @@ def test_external_scores_that_cannot_be_used(suffix, tree, answer):
     other.write_bytes(b"")
     try:
         for content in (
-            *(b"", b"text", encode_npy({"keys": np.zeros(10**4), "cam": 5})),
-            *map(encode_npy, ({1: Fails()}, {0: np.zeros(3)}, {"keys": {}, "cam": {}}, [], {}, {1: None}, {(1, 2): 3})),
+            *(b"", b"text", encode_npy({1: Fails()}), encode_npy({0: np.zeros(3)}), "dangling link"),
             encode_cams(np.zeros(3), np.zeros((2, 2))),
-            encode_cams(np.array(["a"]), np.array(5)),
             encode_cams(np.zeros(3), np.array([Fails()], object)),
-            "dangling link",
         ):
             code, said = answer(*COMMANDS["baseline"][:2], str(other.relative_to(tree)), content)
             assert (code, other.stem in said) == (2, True), said
@@ -425,9 +394,8 @@ def test_run_folders_that_cannot_be_resumed(tree, answer, tmp_path):
     assert answer(script, flags, "voc12/ids.txt", ids)[0] == 0
     whole = bytes_in(tmp_path)
     for name, content in (
-        *(("last.pth", b""), ("last.pth", b"text"), ("last.pth", whole["run/last.pth"][:-50])),
-        *(("options.json", b""), ("options.json", b"[]"), ("options.json", b"{}"), ("options.json", b"[" * 99999)),
-        *(("log.jsonl", bytes(40) + b"\n"), ("log.jsonl", b"5\n"), ("log.jsonl", b"\xff\n")),
+        *(("last.pth", b""), ("last.pth", whole["run/last.pth"][:-50])),
+        *(("options.json", b""), ("options.json", b"[]"), ("log.jsonl", b"5\n")),
     ):
         path = tmp_path / "run" / name
         kept = path.read_bytes()
@@ -438,7 +406,7 @@ def test_run_folders_that_cannot_be_resumed(tree, answer, tmp_path):
     assert answer(script, f"{flags} --resume", "voc12/ids.txt", ids) == (0, "")
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"checkpoint": 5}', b"[" * 99999])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"checkpoint": 5}'])
 def test_recorded_options_that_cannot_be_used(content, tree, answer, tmp_path):
     (tmp_path / "options.json").write_bytes(content)
     ids = (tree / "voc12/ids.txt").read_bytes()
@@ -450,7 +418,7 @@ def test_recorded_options_that_cannot_be_used(content, tree, answer, tmp_path):
 # archives
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x1f\x8b\x08", bytes(2000), "dangling link"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x1f\x8b\x08", "dangling link"])
 def test_archives_that_cannot_be_used(content, tree, answer):
     (tree / "a.tar.gz").touch()
     flags = "submission --archive HERE/a.tar.gz --data_dir HERE/data --list HERE/voc12/ids.txt"
@@ -479,10 +447,6 @@ def test_names_that_are_not_utf8(tree, networks, tmp_path, capsys):
             "evaluate",
             f"saliency --pred {tmp_path}/maps --gt_root {tmp_path} --bootstrap 0 --workers 1"
             f" --report {tmp_path}/page.html --json {tmp_path}/scores.json --tables {tmp_path}/tables",
-        ),
-        (
-            "SOD_train",
-            COMMANDS["saliency training"][1].replace("--edge_dir HERE/edges", "").replace("HERE", str(tmp_path)),
         ),
     ):
         args = getattr(options, script)().parse_args(shlex.split(flags))

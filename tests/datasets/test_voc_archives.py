@@ -1,6 +1,5 @@
 """prepare_data.py voc12 on archives of drawn scenes: every kind gives the same tree, and wrong archives are refused."""
 
-import errno
 import io
 import shutil
 import subprocess
@@ -20,7 +19,6 @@ from formats.errors import InputError, MissingInputError
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.labels import load_label
 from formats.voc_layout import find_voc_root, load_ids
-from utils.interruption import explain_disk_errors
 
 ROOT = "VOCdevkit/VOC2012"
 
@@ -131,26 +129,12 @@ def test_a_second_run_writes_nothing(prepared, archives, capsys):
     assert "train_aug_id.txt: 14 images; warning: VOC 2012 has 10582" in printed
 
 
-def test_a_killed_run_is_continued(prepared, archives, tmp_path):
-    code = (
-        "import itertools, os, signal, sys, options, prepare_data\n"
-        "from datasets import voc_archives\n"
-        "count, write = itertools.count(), voc_archives.write_bytes\n"
-        "def dying_write(*args):\n"
-        "    if next(count) == 30:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    write(*args)\n"
-        "voc_archives.write_bytes = dying_write\n"
-        "prepare_data.main(options.prepare_data().parse_args(['voc12', *sys.argv[1:]]))\n"
-    )
-    flags = ["--data_dir", str(tmp_path / "data"), "--list_dir", str(tmp_path / "voc12")]
-    command = [sys.executable, "-c", code, "--trainval", str(archives[0]), "--aug", str(archives[1]), *flags]
-    assert subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60).returncode != 0
-    half = contents(tmp_path)
-    assert len(half) == 30
-    assert half.items() < contents(prepared).items()
-    name = min(half)
-    (tmp_path / name).write_bytes(half[name][:-1])  # a file that something else cut short
+def test_a_stopped_run_is_continued(prepared, archives, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    for name in list(contents(tmp_path))[::2]:
+        (tmp_path / name).unlink()
+    cut = tmp_path / min(name for name in contents(tmp_path) if name.startswith("data"))
+    cut.write_bytes(cut.read_bytes()[:-1])  # a file that something else cut short
     prepare(*archives, tmp_path)
     assert contents(tmp_path) == contents(prepared)
 
@@ -275,18 +259,6 @@ def test_existing_lists_and_labels_are_kept(archives, scenes, tmp_path):
     (tmp_path / "other/VOC2012/JPEGImages").mkdir(parents=True)
     with pytest.raises(InputError, match="holds a VOC tree already"):
         run_main("prepare_data voc12", f"--trainval {archives[0]} --aug {archives[1]} --data_dir {tmp_path}/other")
-
-
-def test_a_full_disk(archives, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with (
-        pytest.raises(InputError, match=r"classes\.txt: No space left on device: free disk space"),
-        explain_disk_errors(),
-    ):
-        prepare(*archives, tmp_path)
 
 
 def test_torch_is_not_imported():
