@@ -27,26 +27,22 @@ def star(points: int, inner: float):
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def polygon(*points):
-    return np.array(points, float)
-
-
 # class → (hue of the first colour in degrees, maximum tilt in degrees, context, parts); part: (points, pattern, colour)
 # fmt: off
 SHAPES = {
     "ball": (250, 180, "grass", [(ellipse(0, 0, 0.8, 0.8), "sectors", 0)]),
     "boat": (35, 12, "waves", [
-        (polygon([-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]), "plain", 0),
-        (polygon([0, -0.9], [0.85, 0.3], [0, 0.3]), "plain", 1),
-        (polygon([0, -0.75], [0, 0.3], [-0.7, 0.3]), "stripes", 1),
+        ([[-1, 0.3], [1, 0.3], [0.6, 0.8], [-0.6, 0.8]], "plain", 0),
+        ([[0, -0.9], [0.85, 0.3], [0, 0.3]], "plain", 1),
+        ([[0, -0.75], [0, 0.3], [-0.7, 0.3]], "stripes", 1),
     ]),
     "train": (215, 8, "rails", [
         (box(-1, -0.35, 1, 0.35), "windows", 0),
         *((ellipse(x, 0.38, 0.18, 0.18), "plain", 1) for x in (-0.6, 0, 0.6)),
     ]),
-    "kite": (325, 60, "clouds", [(polygon([0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]), "quarters", 0)]),
+    "kite": (325, 60, "clouds", [([[0, -1], [0.65, -0.2], [0, 1], [-0.65, -0.2]], "quarters", 0)]),
     "fish": (170, 40, "bubbles", [
-        (polygon([0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]), "plain", 1),
+        ([[0.5, 0], [1, -0.5], [0.9, 0], [1, 0.5]], "plain", 1),
         (ellipse(-0.1, 0, 0.8, 0.45), "bands", 0),
     ]),
     "mushroom": (0, 15, "leaves", [
@@ -56,12 +52,12 @@ SHAPES = {
     "lamp": (90, 8, "tiles", [
         (box(-0.08, -0.1, 0.08, 0.8), "plain", 1),
         (ellipse(0, 0.85, 0.45, 0.13), "plain", 1),
-        (polygon([-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]), "stripes", 0),
+        ([[-0.35, -0.9], [0.35, -0.9], [0.7, 0], [-0.7, 0]], "stripes", 0),
     ]),
     "star": (60, 180, "sparks", [(star(5, 0.42), "rings", 0)]),
     "cactus": (130, 10, "dunes", [
-        (polygon([-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]), "stripes", 0),
-        (polygon([0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]), "stripes", 0),
+        ([[-0.75, -0.4], [-0.45, -0.4], [-0.45, 0], [-0.1, 0], [-0.1, 0.3], [-0.75, 0.3]], "stripes", 0),
+        ([[0.75, -0.6], [0.45, -0.6], [0.45, 0.1], [0.1, 0.1], [0.1, 0.4], [0.75, 0.4]], "stripes", 0),
         (np.concatenate([ellipse(0, -0.75, 0.25, 0.2, 180, 360), box(-0.25, -0.75, 0.25, 0.9)[2:]]), "stripes", 0),
     ]),
     "butterfly": (290, 50, "flowers", [
@@ -152,7 +148,7 @@ def draw_object(rng: np.random.Generator, name: str, height: int, width: int, ce
     colour = np.zeros((height, width, 3), np.float32)
     coverage = np.zeros((height, width), np.float32)
     for points, pattern, first in parts:
-        alpha = fill_polygon(points @ to_px.T + centre_xy, height, width)
+        alpha = fill_polygon(np.array(points) @ to_px.T + centre_xy, height, width)
         weight = pattern_weight(pattern, u, v, frequency)[..., None]
         paint = colours[first] * (1 - weight) + colours[1 - first] * weight
         blend(colour, paint, alpha)

@@ -22,7 +22,6 @@ from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import read_bytes
-from formats.labels import check_labels, decode_label
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, parse_ids, save_ids
 from utils.folder_lock import hold_folder
 
@@ -70,12 +69,12 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
 
         # unpack
         unpack(trainval, files, voc_root)
-        classes = load_class_names(voc_root)
-        unpack(aug, masks, voc_root, num_labels=len(classes) + 1)
+        unpack(aug, masks, voc_root)
         if test:
             unpack(test, test_files, voc_root)
 
     # lists and image labels
+    classes = load_class_names(voc_root)
     rows = load_image_labels(voc_root / "Annotations", labelled, classes)
     for path, its_ids in lists.items():
         if not path.is_file():
@@ -161,8 +160,7 @@ def find_files(archive: Archive, list_name: str) -> dict[str, str]:
     ending = LIST_PLACE.format(list_name)
     roots = [name.removesuffix(ending) for name in archive.sizes if f"/{name}".endswith(f"/{ending}")]
     if len(roots) != 1:
-        found = f"{len(roots)} (in {shorten(roots)})" if roots else "none"
-        raise InputError(f"{archive.path} should hold one {ending}, found {found}: pass an archive of VOC 2012")
+        raise InputError(f"{archive.path} should hold one {ending}, found {len(roots)}: pass an archive of VOC 2012")
     below = {name.removeprefix(roots[0]): name for name in archive.sizes if name.startswith(roots[0])}
     return {place: name for place, name in below.items() if NEEDED.fullmatch(place)}
 
@@ -192,20 +190,14 @@ def check_files(archive: Archive, files: dict[str, str], needed: dict[str, list[
         raise InputError(f"{archive.path} lacks {len(missing)} needed files ({shorten(missing)}): fetch it again")
 
 
-def unpack(archive: Archive, files: dict[str, str], voc_root: Path, num_labels: int | None = None) -> None:
-    """Write each file to its place below `voc_root`, unless a file of its size is there.
-
-    With `num_labels` the files are masks: raises `InputError` for one that holds other labels.
-    """
+def unpack(archive: Archive, files: dict[str, str], voc_root: Path) -> None:
+    """Write each file to its place below `voc_root`, unless a file of its size is there."""
     absent = {place: name for place, name in files.items() if _file_size(voc_root / place) != archive.sizes[name]}
     print(f"{archive.path}: {len(files)} files, {len(files) - len(absent)} of them already in {voc_root}", flush=True)
     if absent:
         hold_folder(voc_root)
     for place, name in tqdm(absent.items(), desc=archive.path.name, unit="file", mininterval=1, leave=False):
-        content = archive.read(name)
-        if num_labels:
-            check_labels(decode_label(content, f"{archive.path}: {name}"), num_labels, f"{archive.path}: {name}")
-        write_bytes(voc_root / place, content)
+        write_bytes(voc_root / place, archive.read(name))
 
 
 def _file_size(path: Path) -> int | None:

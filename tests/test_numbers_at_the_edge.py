@@ -131,15 +131,6 @@ def test_masks_of_one_value(fill, best, tmp_path):
     assert 0 < rows[-1]["val/MAE"] < 1
 
 
-@pytest.mark.parametrize("fill", [0, 255])
-def test_eps_on_maps_of_one_value(fill, tmp_path):
-    root = write_tree(tmp_path, objects(4))
-    for name in objects(4):
-        save_grey(root / f"saliency/{name}.png", np.full((40, 50), fill, np.uint8))
-    rows = train("train_classification", root, f"--puzzle --saliency_dir {root}/saliency")
-    assert rows[0]["saliency"] > 0
-
-
 @pytest.mark.parametrize(("cam", "saliency"), [(0, 0), (0, 255), (1, 0), (0.5, 255)])
 def test_labels_of_maps_of_one_value(cam, saliency, tmp_path):
     """A map of zeros labels nothing, a map of ones everything; an empty mask replaces no label."""
@@ -157,19 +148,6 @@ def test_labels_of_maps_of_one_value(cam, saliency, tmp_path):
     share = 20 * 25 / (40 * 50)
     assert scores["Acc"] == pytest.approx(share if cam else 1 - share)
     assert scores["mIoU"] == pytest.approx(0.75 * share if cam else (1 - share) / 4)
-
-
-@pytest.mark.parametrize(("truth", "fill", "error"), [(0, 0, 0), (0, 255, 1), (255, 0, 1), (255, 255, 0), (0, 51, 0.2)])
-def test_saliency_of_one_value_is_scored(truth, fill, error, tmp_path):
-    for folder, value in (("gt/set/Masks", truth), ("method/set", fill)):
-        save_grey(tmp_path / folder / "a.png", np.full((6, 8), value, np.uint8))
-    save_image(tmp_path / "gt/set/Images/a.jpg", np.zeros((6, 8, 3), np.uint8))
-    where = f"--pred {tmp_path}/method --gt_root {tmp_path}/gt --json {tmp_path}/scores.json"
-    run_main("evaluate", f"saliency {where} --workers 1 --bootstrap 0")
-    scores = json.loads((tmp_path / "scores.json").read_text())[f"{tmp_path}/method"]["set"]
-    assert scores["MAE"] == pytest.approx(error)
-    names = ("maxF", "meanF", "adpF", "wF", "S", "maxE", "maxIoU", "boundary_IoU")
-    assert all(0 <= scores[name] <= 1 for name in names)
 
 
 @pytest.mark.parametrize("flags", LOSSES)

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PROJECT, run_main
-from PIL import Image
 
 from datasets.drawn_objects import CLASS_NAMES
 from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError
 from formats.image_labels import load_image_labels, save_image_labels
-from formats.labels import load_label
 from formats.voc_layout import find_voc_root, load_ids
 
 ROOT = "VOCdevkit/VOC2012"
@@ -144,7 +142,7 @@ def test_test_archive(archives, unpacked, tmp_path):
     prepare(*archives, tmp_path / "out", f"--test {test}")
     assert load_ids(tmp_path / "out/voc12/test_id.txt") == ["unseen"]
     assert (tmp_path / "out/data" / ROOT / "JPEGImages/unseen.jpg").is_file()
-    with pytest.raises(InputError, match=r"should hold one ImageSets/Segmentation/test\.txt, found none"):
+    with pytest.raises(InputError, match=r"should hold one ImageSets/Segmentation/test\.txt, found 0"):
         prepare(*archives, tmp_path / "out", f"--test {archives[0]}")
 
 
@@ -206,7 +204,7 @@ def test_damage_inside_a_zip(archives, tmp_path):
 
 def test_wrong_archives_are_refused(archives, tmp_path):
     trainval, aug = archives
-    with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found none: pass an archive of VOC"):
+    with pytest.raises(InputError, match=r"aug\.zip should hold one ImageSets.*found 0: pass an archive of VOC"):
         prepare(aug, trainval, tmp_path)
     with pytest.raises(InputError, match=r"trainval\.tar should hold masks.*is it SegmentationClassAug\.zip"):
         prepare(trainval, trainval, tmp_path)
@@ -225,21 +223,6 @@ def test_incomplete_archives(archives, unpacked, tmp_path, place):
     with pytest.raises(InputError, match=place):
         prepare(tmp_path / "trainval", archives[1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_masks_without_class_indices_are_refused(archives, unpacked, tmp_path):
-    shutil.copytree(unpacked / "aug", tmp_path / "aug")
-    path = min((tmp_path / "aug/SegmentationClassAug").iterdir())
-    label = load_label(path)
-    Image.fromarray(np.full((*label.shape, 3), 100, np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png holds the colour \[100, 100, 100\]"):
-        prepare(archives[0], tmp_path / "aug", tmp_path / "colours")
-    Image.fromarray(np.where(label == 0, 77, label).astype(np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"holds the labels \[77\], but there are only 0 to 10 and 255"):
-        prepare(archives[0], tmp_path / "aug", tmp_path / "beyond")
-    path.write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match=r"aug: SegmentationClassAug/.*\.png"):
-        prepare(archives[0], tmp_path / "aug", tmp_path / "no_png")
 
 
 def test_existing_lists_and_labels_are_kept(archives, scenes, tmp_path):
