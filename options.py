@@ -221,9 +221,8 @@ def prepare_data() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12")
 
     text = (
-        "Check the data of all stages. Without --train_root, --benchmark and --data_dir, check the places of the "
-        "README: dataset, dataset/benchmark, and data/voc12 with the lists in voc12. Exit status: 0 if there are only "
-        "notes, 1 for errors, 2 for a mistake in the flags."
+        "Check the data of all stages; by default dataset, dataset/benchmark, and data/voc12 with the lists in voc12. "
+        "Exit status: 0 if there are only notes, 1 for errors, 2 for a mistake in the flags."
     )
     check = commands.add_parser("check", help="find faults in the data", description=text)
     add = _group(check)
