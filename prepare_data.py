@@ -42,7 +42,9 @@ MAX_NAMES_SHOWN = 3
 
 
 def main(args) -> int | None:
-    return {"check": check, "voc12": voc12}[args.command](args)
+    if args.command == "check":
+        return check(args)
+    unpack_voc12(args.data_dir, args.list_dir, args.trainval, args.aug, args.test)
 
 
 def check(args) -> int:
@@ -123,10 +125,6 @@ def print_table(findings: list[Finding]) -> None:
     width = max((len(what) for _, what in kinds), default=0)
     for (severity, what), paths in kinds.items():
         print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, MAX_NAMES_SHOWN)}")
-
-
-def voc12(args) -> None:
-    unpack_voc12(args.data_dir, args.list_dir, args.trainval, args.aug, args.test)
 
 
 if __name__ == "__main__":

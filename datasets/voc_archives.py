@@ -44,7 +44,10 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
     lacks files, or if `list_dir` has other lists; and at the end if it has other image labels.
     """
     voc_root = Path(data_dir) / "VOCdevkit/VOC2012"
-    _check_data_dir(data_dir, voc_root)
+    with suppress(MissingInputError):
+        found = find_voc_root(data_dir)
+        if found.resolve() != voc_root.resolve():  # the other scripts would use it
+            raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
     with (
         open_archive(trainval) as trainval,
         open_archive(aug) as aug,
@@ -86,16 +89,6 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
         save_image_labels(path, dict(zip(labelled, rows)))
     elif not np.array_equal(load_image_labels(path, labelled, classes), rows):
         raise InputError(f"{path} differs from {voc_root}/Annotations: move it, or set another --list_dir")
-
-
-def _check_data_dir(data_dir, voc_root: Path) -> None:
-    """Raise `InputError` if `data_dir` contains another VOC tree, which the other scripts would use."""
-    with suppress(MissingInputError):
-        found = find_voc_root(data_dir)
-        if found.resolve() != voc_root.resolve():
-            raise InputError(
-                f"--data_dir {data_dir} holds a VOC tree already, {found}: move it away or name another folder"
-            )
 
 
 @dataclass(frozen=True)
@@ -192,13 +185,10 @@ def check_files(archive: Archive, files: dict[str, str], needed: dict[str, list[
 
 def unpack(archive: Archive, files: dict[str, str], voc_root: Path) -> None:
     """Write each file to its place below `voc_root`, unless a file of its size is there."""
-    absent = {place: name for place, name in files.items() if _file_size(voc_root / place) != archive.sizes[name]}
+    present = _sizes_in_folder(voc_root)
+    absent = {place: name for place, name in files.items() if present.get(place) != archive.sizes[name]}
     print(f"{archive.path}: {len(files)} files, {len(files) - len(absent)} of them already in {voc_root}", flush=True)
     if absent:
         hold_folder(voc_root)
     for place, name in tqdm(absent.items(), desc=archive.path.name, unit="file", mininterval=1, leave=False):
         write_bytes(voc_root / place, archive.read(name))
-
-
-def _file_size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
