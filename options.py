@@ -517,7 +517,7 @@ _positive_share = _in_range(float, TINY, 1, metavar="0..1")
 _below_one = _in_range(float, 0, 1 - TINY, metavar="0..1")
 _at_least_zero = _in_range(float, 0, LARGEST_NUMBER)
 _above_zero = _in_range(float, TINY, LARGEST_NUMBER)
-_scale = _in_range(float, 0.01, 16)
+_scale = _in_range(float, 0.001, 16)
 _deviation = _in_range(float, 0.001, 1)  # the step of 8-bit colours is 1 / 255
 _threshold = _word_or("auto", _share)
 
