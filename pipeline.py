@@ -37,7 +37,6 @@ from formats.images import load_grey, load_image
 from formats.labels import load_label, paint_label
 from formats.voc_layout import find_voc_root, load_ids
 from metrics.plots import save_picture_grid
-from metrics.tables import markdown_table, percent
 from utils import interruption
 from utils.folder_lock import hold_folder
 from utils.interruption import run_script
@@ -54,6 +53,11 @@ DEMO_CLASSIFIER = f"""{DEMO_RESNEST} --pretrained none --max_epoch 10 --train_ba
     --head_lr 1 --crop_size 128 --long_side 128 192 --val_list none"""
 DEMO_SEGMENTATION = f"""{DEMO_RESNEST} --mode normal --use_gn False --head_width 48 --max_epoch 6 --train_batch 16 \
     --optimizer adamw --lr 1e-3 --head_lr 3 --crop_size 128 --long_side 144 192 --val_list none"""
+DEMO_RESULTS = """
+saliency maps of held-out scenes: max F {saliency_maxF:.3f}, MAE {saliency_MAE:.3f}
+labels of single-class training scenes: mIoU {single_class_mIoU_cam:.1%}, after the selector {single_class_mIoU_sos:.1%}
+segmentations of held-out scenes: mIoU {segmentation_mIoU:.1%}
+picture: {picture}"""
 
 
 def main(args) -> None:
@@ -66,7 +70,7 @@ def main(args) -> None:
 
 
 def demo(args) -> None:
-    """Draw scenes, run every stage on them, and print a table of scores."""
+    """Draw scenes, run every stage on them, and print the scores."""
     folder = Path(args.work_dir)
     hold_folder(folder)
     settings = {name: getattr(args, name) for name in ("seed", "num_saliency", "num_train", "num_val")}
@@ -79,8 +83,7 @@ def demo(args) -> None:
     scores = demo_scores(folder)
     write_json(folder / "results.json", scores)
     draw_demo_picture(folder)
-    rows = [[name, percent(score) if "mIoU" in name else f"{score:.3f}"] for name, score in scores.items()]
-    print(f"\n{markdown_table(['result', 'score'], rows)}\npicture: {folder / 'demo.png'}")
+    print(DEMO_RESULTS.format(**scores, picture=folder / "demo.png"))
 
 
 def demo_stages(work: str, seed: int) -> list[Stage]:
@@ -115,18 +118,16 @@ def demo_stages(work: str, seed: int) -> list[Stage]:
 
 
 def demo_scores(folder: Path) -> dict[str, float]:
-    """The scores that evaluate.py wrote, by what they measure."""
-    saliency, labels, segmentation = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")
-    )
+    """The scores that evaluate.py wrote, as one flat dict."""
+    read = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("saliency", "labels", "segmentation")}
     root = folder.as_posix()
-    benchmark = saliency[f"{root}/saliency/ours"]["DRAWN-TE"]
+    benchmark = read["saliency"][f"{root}/saliency/ours"]["DRAWN-TE"]
     return {
-        "max F of saliency maps, held-out scenes": benchmark["maxF"],
-        "MAE of saliency maps, held-out scenes": benchmark["MAE"],
-        "mIoU of labels from CAMs, single-class training scenes": labels[f"{root}/labels/cam"]["mIoU"],
-        "mIoU of labels after the selector, the same scenes": labels[f"{root}/labels/sos"]["mIoU"],
-        "mIoU of segmentations, held-out scenes": segmentation[f"{root}/segmentations"]["mIoU"],
+        "saliency_maxF": benchmark["maxF"],
+        "saliency_MAE": benchmark["MAE"],
+        "single_class_mIoU_cam": read["labels"][f"{root}/labels/cam"]["mIoU"],
+        "single_class_mIoU_sos": read["labels"][f"{root}/labels/sos"]["mIoU"],
+        "segmentation_mIoU": read["segmentation"][f"{root}/segmentations"]["mIoU"],
     }
 
 
@@ -154,9 +155,8 @@ def voc12_stages(args, out: str) -> list[Stage]:
     voc, runs = f"--data_dir {data} --list_dir {lists}", f"{out}/runs"
     labels, tables = f"{out}/labels/{route}", f"{out}/tables/{route}"
 
-    saliency, stages = quote(args.saliency_dir or ""), ""
+    saliency, stages = quote(args.saliency_dir) if args.saliency_dir else f"{out}/saliency", ""
     if not args.saliency_dir:
-        saliency = f"{out}/saliency"
         stages += f"""
         saliency: SOD_train.py --backbone swin-base-224 --max_epoch 150 --lr 1e-4 --train_batch 16 --decay_epoch 15 \
             --gamma 0.5 --edge_loss 1 --cache-mode part --train_root {quote(args.train_root)} \
