@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.report import environment_line, save_page
+from benchmarks.report import save_page
 from formats.image_labels import load_image_labels
 from formats.labels import load_label, save_label
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
@@ -44,9 +44,8 @@ def main(argv: list[str]) -> None:
         names = dict(zip(args.baseline_dir, short_names(args.baseline_dir)))
         names |= {str(path): name for name, path in degraded.items()}
         scores = score_folders(list(names), Path(folder) / "scores.json", args)
-    command = f"python -m benchmarks.auto_threshold {' '.join(argv)}"
     tables = build_tables({name: scores[path] for path, name in names.items()})
-    save_page(args.name, command, [*tables, environment_line()])
+    save_page(args.name, "auto_threshold", argv, tables)
 
 
 def degrade_truth(folder: Path, amplitude: float, args) -> None:

@@ -9,7 +9,6 @@ normalised on the device. One core, from files, with batches collated on both si
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +21,7 @@ from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import functional as TF
 
-from benchmarks.report import environment_line, save_page
+from benchmarks.report import save_page
 from benchmarks.timing import milliseconds
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import SaliencyTraining
@@ -57,8 +56,7 @@ def main(argv: list[str]) -> None:
     rows = [segmentation_row(pairs, num_labels, sides) for sides in LONG_SIDES_PX]
     rows.append(saliency_row(training_pairs([args.train_root])[: args.images]))
     header = ["", "plain, ms/image", "ours, ms/image", "speed-up"]
-    command = f"python -m benchmarks.data_loading {shlex.join(argv)}"
-    save_page("data_loading", command, [markdown_table(header, rows), environment_line()])
+    save_page("data_loading", "data_loading", argv, [markdown_table(header, rows)])
 
 
 class PlainImages(Dataset):

@@ -11,7 +11,6 @@ benchmarks/timing.py.
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 from functools import partial
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 import make_pseudo_labels
 import options
 import predict
-from benchmarks.report import device_kind, environment_line, save_page
+from benchmarks.report import device_kind, save_page
 from benchmarks.timing import milliseconds
 from formats.images import image_stems, load_image
 from formats.labels import save_label
@@ -61,8 +60,8 @@ def main(argv: list[str]) -> None:
         ms = milliseconds(ways, [range(len(images))], TURNS)
         rows.append([kind, f"{ms['plain']:.0f}", f"{ms['ours']:.0f}", f"{ms['plain'] / ms['ours']:.1f} ×"])
     header = ["", "plain loop, ms/image", "ours, ms/image", "speed-up"]
-    parts = [f"{args.backbone}, {len(images)} photographs", markdown_table(header, rows), environment_line()]
-    save_page(f"inference_{args.backbone}_{device_kind()}", f"python -m benchmarks.inference {shlex.join(argv)}", parts)
+    parts = [f"{args.backbone}, {len(images)} photographs", markdown_table(header, rows)]
+    save_page(f"inference_{args.backbone}_{device_kind()}", "inference", argv, parts)
 
 
 def process(side, network, tf32: bool, args, images: dict[str, Path], device: torch.device, _) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def device_kind() -> str:
     return "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
-def save_page(name: str, command: str, parts: list[str]) -> None:
-    """Print the parts and write them with the command to benchmarks/results/<name>.md."""
-    text = "\n\n".join([f"# {name}", f"    {command}", *parts]) + "\n"
+def save_page(name: str, benchmark: str, argv: list[str], parts: list[str]) -> None:
+    """Print a page of command, parts and environment, and write it to benchmarks/results/<name>.md."""
+    command = f"    python -m benchmarks.{benchmark} {shlex.join(argv)}".rstrip()
+    text = "\n\n".join([f"# {name}", command, *parts, environment_line()]) + "\n"
     print(text)
     write_text(RESULTS / f"{name}.md", text)

@@ -8,7 +8,6 @@ Drawn pairs in memory: MAE, F, S and E with their curves by PySODMetrics, and al
 """
 
 import argparse
-import shlex
 import sys
 import warnings
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.report import environment_line, save_page
+from benchmarks.report import save_page
 from benchmarks.timing import milliseconds
 from formats.errors import MissingInputError, shorten
 from formats.images import image_stems, load_grey, load_mask
@@ -40,8 +39,7 @@ def main(argv: list[str]) -> None:
     parts = [compare_in_memory(args.drawn_pairs, args.image_size, args.repeat)]
     if args.maps and args.masks:
         parts.append(compare_files(find_pairs(Path(args.maps), Path(args.masks), args.file_pairs)))
-    command = f"python -m benchmarks.saliency_metrics {shlex.join(argv)}".rstrip()
-    save_page("saliency_metrics", command, [*parts, environment_line()])
+    save_page("saliency_metrics", "saliency_metrics", argv, parts)
 
 
 def compare_in_memory(count: int, size_hw: list[int], repeat: int) -> str:

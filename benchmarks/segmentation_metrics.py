@@ -7,7 +7,6 @@ compares whole maps for each of 21 labels; its score must equal ours. One core; 
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.report import environment_line, save_page
+from benchmarks.report import save_page
 from benchmarks.timing import milliseconds
 from formats.errors import InputError
 from formats.labels import load_label, save_label
@@ -47,9 +46,8 @@ def main(argv: list[str]) -> None:
         f"{len(pairs)} masks, each against itself shifted by {SHIFT_YX_PX} pixels (rows, columns); one core.",
         markdown_table(["", "ms/pair", "× decoding"], rows),
         f"Without decoding, mIoU is {plain_ms / max(ours_ms, 1e-9):.1f} times as fast as the plain mIoU.",
-        environment_line(),
     ]
-    save_page("segmentation_metrics", f"python -m benchmarks.segmentation_metrics {shlex.join(argv)}", parts)
+    save_page("segmentation_metrics", "segmentation_metrics", argv, parts)
 
 
 def write_shifted(mask: Path, folder: Path) -> Path:

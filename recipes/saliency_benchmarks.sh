@@ -3,12 +3,12 @@
 #
 #     recipes/saliency_benchmarks.sh experiments/sod/last.pth [name] [folder of data sets] [flags of predict.py]
 #
-# Maps go to experiments/saliency/<name>/<data set>/; what is there already is not made again.
+# Maps go to experiments/saliency/<name>/<data set>/; existing maps are kept.
 set -eu
 project=$(cd "$(dirname "$0")/.." && pwd)
 usage="usage: $0 CHECKPOINT [NAME] [FOLDER] [FLAGS]"
 places=()
-while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do places+=("$1"); shift; done  # what follows begins with a flag
+while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do places+=("$1"); shift; done  # up to the first flag
 checkpoint=${places[0]:?$usage}
 name=${places[1]:-ours}
 benchmark=${places[2]:-dataset/benchmark}

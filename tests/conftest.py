@@ -19,23 +19,18 @@ from formats.voc_layout import load_class_names
 from utils import interruption
 
 PROJECT = Path(__file__).resolve().parent.parent
-SCRIPTS = (
-    "SOD_train",
-    "train_classification",
-    "train_affinity",
-    "make_pseudo_labels",
-    "train_segmentation",
-    "predict",
-    "evaluate",
-    "pipeline",
-    "prepare_data",
-    "export",
-)
+SCRIPTS = sorted(path.stem for path in PROJECT.glob("*.py") if path.stem != "options")
 TINY_SWIN = (
     "--backbone swin_tiny_patch4_window7_224 --pretrained none --decoder_width 8 --image_size 64 --workers 0"
     " --backbone_args embed_dim=16 depths=1,1,1,1 num_heads=1,1,2,2 window_size=4"
 )
 TINY_RESNEST = "--backbone resnest14 --backbone_args channels=8,8,16,32 stem_width=8 --workers 0"
+
+
+def parse(command: str):
+    """The options of a command `script.py flags`."""
+    script, *flags = shlex.split(command)
+    return getattr(options, script.removesuffix(".py"))().parse_args(flags)
 
 
 def run_main(script: str, command: str) -> None:
@@ -57,10 +52,7 @@ def bytes_in(folder) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    """Restore the signal handlers after each test, because `run_script` replaces them for the whole process.
-
-    During a test SIGINT is not ignored, as it would be if pytest runs in the background.
-    """
+    """Restore the signal handlers after each test, which `run_script` replaces, and never ignore SIGINT in a test."""
     before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -70,11 +62,8 @@ def own_signals():
 
 
 def balance_labels(path, images: list[Path]) -> None:
-    """Give all labels of a segmentation checkpoint the same mean logit on these images of one size.
-
-    A network after a few steps predicts one label everywhere; balanced, it predicts several, so that comparisons of its
-    predictions mean something.
-    """
+    """Give all labels of a segmentation checkpoint the same mean logit on these images of one size, so that a network
+    after a few steps does not predict one label everywhere."""
     import torch
 
     from models.deeplabv3plus import build_deeplabv3plus
@@ -98,11 +87,10 @@ def plain_network(network, device, *args):
 def scenes(tmp_path_factory) -> Path:
     """A read-only folder of small drawn scenes, with dataset/, data/ and voc12/ as in the README."""
     root = tmp_path_factory.mktemp("scenes")
-    write_saliency_scenes(root / "dataset/DRAWN-TR", count=12, seed=1, height=64, width=80)
-    write_saliency_scenes(root / "dataset/benchmark/DRAWN-TE", count=5, seed=2, height=64, width=80)
-    write_voc_scenes(
-        root / "data/VOCdevkit/VOC2012", root / "voc12", num_train=14, num_val=6, seed=3, height=64, width=80
-    )
+    size = {"height": 64, "width": 80}
+    write_saliency_scenes(root / "dataset/DRAWN-TR", count=12, seed=1, **size)
+    write_saliency_scenes(root / "dataset/benchmark/DRAWN-TE", count=5, seed=2, **size)
+    write_voc_scenes(root / "data/VOCdevkit/VOC2012", root / "voc12", num_train=14, num_val=6, seed=3, **size)
     return root
 
 
@@ -144,13 +132,9 @@ def networks(scenes, tmp_path_factory) -> Path:
     from utils.checkpoint import save_checkpoint
 
     root = tmp_path_factory.mktemp("networks")
-    swin, resnest = (
-        options.backbone_settings(parser.parse_args(shlex.split(f"{flags} {required}")))
-        for parser, flags, required in (
-            (options.SOD_train(), TINY_SWIN, ""),
-            (options.train_segmentation(), TINY_RESNEST, "--label_name a"),
-        )
-    )
+    swin = options.SOD_train().parse_args(TINY_SWIN.split())
+    resnest = options.train_segmentation().parse_args(f"{TINY_RESNEST} --label_name a".split())
+    swin, resnest = map(options.backbone_settings, (swin, resnest))
     classes = list(load_class_names(scenes / "data/VOCdevkit/VOC2012"))
     head = {"classes": classes, "head_width": 16, "use_gn": True, "mode": "fix", "output_stride": 16}
     for stage, build, settings in (

@@ -1,25 +1,23 @@
 """The README: its commands run as they stand, what it shows and links exists, its promises have tests."""
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, SCRIPTS, TINY_RESNEST, TINY_SWIN, run_main
+from conftest import PROJECT, SCRIPTS, TINY_RESNEST, TINY_SWIN, parse, run_main
+from training_commands import CROPS
 
-import options
 from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.voc_layout import VOC_CLASSES, load_ids, save_ids
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
-NEEDS = "# needs "  # how a block begins that cannot run here
+NEEDS = "# needs "  # first words of a block that cannot run here
 SMALL = "--max_epoch 1 --train_batch 4 --pretrained none"
-CROPS = "--crop_size 48 --long_side 48 80"
-SMALLER = {  # put behind the README's own flags
+SMALLER = {  # appended to the flags of the README
     "SOD_train": f"{TINY_SWIN} {SMALL}",
     "train_classification": f"{TINY_RESNEST} {SMALL} {CROPS}",
     "train_affinity": f"{TINY_RESNEST} {SMALL} {CROPS}",
@@ -44,11 +42,6 @@ def script_command(line: str) -> str | None:
     return match.group(1) if match else None
 
 
-def parse(command: str):
-    script, *flags = shlex.split(command)
-    return getattr(options, script.removesuffix(".py"))().parse_args(flags)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page):
     commands = [script_command(line) for block in blocks(page) for line in command_lines(block)]
@@ -62,8 +55,7 @@ def test_every_script_has_a_command():
 
 
 def test_commands_run(tmp_path, monkeypatch):
-    """All of the README but what needs data or machines, in its order, in a tree as it draws it; checks come last, when
-    what they check is there."""
+    """All commands that are not marked "needs", in the order of the README and in its tree; data checks come last."""
     draw_the_readmes_tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     runnable = [block for block in blocks(PAGES[0]) if not block.startswith((NEEDS, "make "))]
@@ -74,13 +66,13 @@ def test_commands_run(tmp_path, monkeypatch):
     for command in sorted(commands, key=lambda command: command.startswith("prepare_data.py check")):
         script, flags = command.split(".py", 1)
         run_main(script, f"{flags} {SMALLER.get(script, '')}")
-        bring_what_others_made()
+        copy_as_other_methods()
     for made in ("segmentations/overlays", "saliency.html", "tables", "results.tar.gz"):
         assert Path(made).exists()
 
 
 def draw_the_readmes_tree(root: Path) -> None:
-    """Small scenes where the README has data: of VOC's classes, and of one's own."""
+    """Small scenes where the README has data: of VOC's classes, and of the user's."""
     size = {"height": 64, "width": 80}
     write_saliency_scenes(root / "dataset/DUTS-TR", 6, seed=1, **size)
     write_saliency_scenes(root / "dataset/benchmark/ECSSD", 3, seed=2, **size)
@@ -109,8 +101,8 @@ def draw_the_readmes_tree(root: Path) -> None:
     shutil.copytree(root / "dataset/benchmark/ECSSD/Images", root / "folder")
 
 
-def bring_what_others_made() -> None:
-    """Maps, labels and segmentations of other methods, as soon as there is something like them."""
+def copy_as_other_methods() -> None:
+    """Copy our results to where the README has those of other methods, as soon as they exist."""
     for made, other in (
         ("experiments/saliency/ours/ECSSD", "other_method/ECSSD"),
         ("experiments/pseudo_labels/cam", "other_method/labels"),
@@ -123,15 +115,8 @@ def bring_what_others_made() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_it_shows_and_links_exists(page):
-    text = page.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    headings = {
-        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    for link in links:
-        path, _, anchor = link.partition("#")
-        assert (page.parent / path).is_file() if path else anchor in headings, link
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link.split("#")[0]).is_file()] == []
 
 
 def test_promises_have_their_tests():
@@ -139,7 +124,7 @@ def test_promises_have_their_tests():
     named = set(re.findall(r"`(test_\w+)`", table))
     defined = {
         name
-        for path in (PROJECT / "tests").glob("test_*.py")
+        for path in (PROJECT / "tests").rglob("test_*.py")
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert len(named) > 10

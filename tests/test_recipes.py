@@ -1,6 +1,5 @@
 """The shell scripts in recipes/: the commands that they run, with stubs in place of Python and of Slurm."""
 
-import json
 import os
 import shlex
 import shutil
@@ -13,30 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY_RESNEST, run_main
+from conftest import PROJECT, run_main
+from training_commands import log_of, voc_command
 
 import options
 
-PYTHON_STUB = """#!/usr/bin/env bash
-printf '%q ' "$@" >>"$CALLS"
-echo >>"$CALLS"
+NOTE_CALL = """#!/usr/bin/env bash
+printf '%q ' "$@" >>calls.txt
+echo >>calls.txt
 """
-CROPS = "--crop_size 48 --long_side 48 80 --train_batch 4"
-
-
-@pytest.mark.parametrize("recipe", sorted(path.name for path in (PROJECT / "recipes").glob("*.sh")))
-def test_recipes_are_bash(recipe):
-    assert subprocess.run(["bash", "-n", PROJECT / "recipes" / recipe]).returncode == 0
-    assert os.access(PROJECT / "recipes" / recipe, os.X_OK)
 
 
 def test_saliency_benchmarks(scenes, tmp_path):
-    (tmp_path / "python").write_text(PYTHON_STUB)
+    (tmp_path / "python").write_text(NOTE_CALL)
     (tmp_path / "python").chmod(0o755)
-    recipe, places = PROJECT / "recipes/saliency_benchmarks.sh", {"CALLS": f"{tmp_path}/calls"}
-    words = [recipe, "last.pth", "mine", scenes / "dataset/benchmark", "--flip"]
-    subprocess.run(words, check=True, cwd=tmp_path, env={**os.environ, **places, "PYTHON": f"{tmp_path}/python"})
-    predicted, scored = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
+    words = [PROJECT / "recipes/saliency_benchmarks.sh", "last.pth", "mine", scenes / "dataset/benchmark", "--flip"]
+    subprocess.run(words, check=True, cwd=tmp_path, env={**os.environ, "PYTHON": f"{tmp_path}/python"})
+    predicted, scored = map(shlex.split, (tmp_path / "calls.txt").read_text().splitlines())
     assert [Path(words[0]).name for words in (predicted, scored)] == ["predict.py", "evaluate.py"]
     args = options.predict().parse_args(predicted[1:])
     assert (args.load_path, args.flip, args.output) == ("last.pth", True, "experiments/saliency/mine/DRAWN-TE")
@@ -47,9 +39,6 @@ SRUN = """#!/usr/bin/env bash
 while [ "${1#-}" != "$1" ]; do shift; done # its own flags
 for _ in $(seq "$SLURM_NNODES"); do "$@" & pids+=($!); done
 for pid in "${pids[@]}"; do wait "$pid" || exit; done
-"""
-SRUN_THAT_TELLS = """#!/usr/bin/env bash
-printf '%q ' "$@" >srun_words.txt
 """
 SRUN_THAT_LASTS = """#!/usr/bin/env bash
 echo $$ >pid.txt
@@ -88,9 +77,9 @@ def slurm_job(folder: Path, srun: str, flags: str) -> subprocess.Popen:
 def test_launch_of_a_slurm_job(tmp_path):
     launch = {"--nnodes": "2", "--nproc_per_node": "1", "--rdzv_backend": "c10d", "--rdzv_id": "7"}
     for resumes in (False, True):
-        job = slurm_job(tmp_path, SRUN_THAT_TELLS, "big --label_name x --train_batch 32")
+        job = slurm_job(tmp_path, NOTE_CALL, "big --label_name x --train_batch 32")
         assert job.wait(timeout=120) == 0
-        srun_words = shlex.split((tmp_path / "srun_words.txt").read_text())
+        srun_words = shlex.split((tmp_path / "calls.txt").read_text().splitlines()[-1])
         place = srun_words.index(str(PROJECT / "train_segmentation.py"))
         assert {"--kill-on-bad-exit=1", "--cpus-per-task=4"} <= set(srun_words[:place])
         assert srun_words[srun_words.index("-m") + 1] == "torch.distributed.run"
@@ -114,13 +103,12 @@ def test_a_slurm_job_that_runs_out_of_time_is_queued_again(tmp_path):
 @pytest.mark.slow
 def test_a_slurm_job_on_two_machines_goes_on_where_it_was_stopped(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = f"{TINY_RESNEST} {CROPS} --pretrained none --head_width 16 --label_name SegmentationClassAug"
-    flags += f" --data_dir {scenes}/data --list_dir {scenes}/voc12"
+    flags = voc_command(scenes, "experiments", "--head_width 16 --label_name SegmentationClassAug")
     run_main("train_segmentation", f"--tag run {flags} --max_epoch 1")
     printed, _ = (job := slurm_job(tmp_path, SRUN, f"run {flags} --max_epoch 2")).communicate(timeout=900)
     assert job.returncode == 0, printed
     assert printed.count("running on the CPU") == printed.count("epoch 2/2  loss") == 1
     assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["run"]
-    rows = [json.loads(line) for line in (tmp_path / "experiments/run/log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [3, 6]  # 14 images in global batches of 4
-    assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()
+    rows = [row for row in log_of(tmp_path / "experiments/run") if "loss" in row]
+    assert [row["step"] for row in rows] == [3, 6]  # 14 images in global batches of 4
+    assert np.isfinite([row["loss"] for row in rows]).all()

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, SCRIPTS
 
-PACKAGES = ("formats", "utils", "models", "datasets", "pseudo_labels", "metrics")
-SIBLINGS = {"models", "datasets", "pseudo_labels", "metrics"}
-# what each may import, besides itself and the standard library
+# what each may import, besides itself and the standard library; siblings never import each other
 ALLOWED = {
     "options": set(),
     "formats": {"numpy", "cv2", "PIL"},
@@ -25,9 +23,14 @@ LIMITS = {
     "top-level modules and packages": 18,
     "layers of imports": 6,
     "imports between them": 80,
-    "lines of code without tests": 12_500,
+    "lines of code without tests": 11_000,
     "lines of options.py": 620,
     "lines of make_pseudo_labels.py": 320,
+    "lines of evaluate.py": 300,
+    "lines of benchmarks": 1_000,
+    "lines of tests": 11_500,
+    "KB of README.md": 16,
+    "KB of docs": 30,
 }
 
 
@@ -47,9 +50,7 @@ def imported(path: Path) -> frozenset[str]:
 
 def files_of(module: str) -> list[Path]:
     """The files of a package, or of a module at the root."""
-    files = sorted((PROJECT / module).rglob("*.py")) or [PROJECT / f"{module}.py"]
-    assert all(path.is_file() for path in files)
-    return files
+    return sorted((PROJECT / module).rglob("*.py")) or [PROJECT / f"{module}.py"]
 
 
 def top_level() -> list[str]:
@@ -80,10 +81,6 @@ def test_imports_point_down(module):
         assert imported(path) <= ALLOWED[module] | {module}, path
 
 
-def test_siblings_never_import_each_other():
-    assert all(not ALLOWED[package] & (SIBLINGS - {package}) for package in SIBLINGS)
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_import_no_script(script):
     assert not imported(PROJECT / f"{script}.py") & set(SCRIPTS)
@@ -108,5 +105,5 @@ def test_size():
         "KB of docs": sum(path.stat().st_size for path in (PROJECT / "docs").glob("*.md")) / 1024,
     }
     for name, figure in figures.items():
-        print(f"{name}: {figure:.0f}" + (f" of at most {LIMITS[name]}" if name in LIMITS else ""))
-    assert {name: figures[name] for name in LIMITS if figures[name] > LIMITS[name]} == {}
+        print(f"{name}: {figure:.0f} of at most {LIMITS[name]}")
+    assert {name: figure for name, figure in figures.items() if figure > LIMITS[name]} == {}

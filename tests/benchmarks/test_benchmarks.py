@@ -4,21 +4,17 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from conftest import TINY_RESNEST, TINY_SWIN
 
 from benchmarks import (
     auto_threshold,
     data_loading,
-    dense_crf,
     inference,
-    random_walk,
     report,
     saliency_metrics,
     segmentation_metrics,
     training_step,
 )
-from formats.errors import InputError
 from formats.labels import save_label
 
 
@@ -33,7 +29,7 @@ def results(tmp_path, monkeypatch):
     [("segmentation", f"{TINY_RESNEST} --crop_size 48 --head_width 16"), ("saliency", TINY_SWIN)],
 )
 def test_training_step(network, flags, results):
-    measured = f"--network {network} --turns 2 --steps 1 -- {flags} --train_batch 2"
+    measured = f"--network {network} --turns 2 -- {flags} --train_batch 2"
     training_step.main(measured.split())
     (path,) = results.iterdir()
     text = path.read_text()
@@ -68,34 +64,9 @@ def test_segmentation_metrics(tmp_path, results, monkeypatch):
         save_label(masks / f"{index}.png", np.random.default_rng(index).choice([0, 3, 255], (30, 40)).astype(np.uint8))
     segmentation_metrics.main(["--masks", str(masks), "--limit", "4"])
     text = (results / "segmentation_metrics.md").read_text()
-    assert "4 masks" in text
-    rows = re.findall(r"\| (decoding.*?) +\| +[\d.]+ \| +([\d.]+) \|", text)
-    assert [name for name, _ in rows] == [
+    assert re.findall(r"\| (decoding.*?) +\| +[\d.]+ \| +[\d.]+ \|", text) == [
         *("decoding", "decoding + plain mIoU", "decoding + mIoU", "decoding + all scores")
     ]
-    assert rows[0][1] == "1.00"
-
-    monkeypatch.setattr(segmentation_metrics.PlainCounts, "miou", lambda plain: 0.5)
-    with pytest.raises(AssertionError, match=r"plain mIoU 0\.5, ours 0\."):
-        segmentation_metrics.main(["--masks", str(masks)])
-
-
-def test_segmentation_metrics_without_masks(tmp_path):
-    with pytest.raises(InputError, match=r"holds no \.png"):
-        segmentation_metrics.main(["--masks", str(tmp_path)])
-
-
-def test_the_dense_walk_agrees_with_ours():
-    """Within the precision of float32, which the dense walk uses."""
-    cams, edge = random_walk.draw_problem(num_classes=2, size_hw=(12, 15), device=torch.device("cpu"))
-    assert (random_walk.dense_walk(cams, edge) - random_walk.random_walk(cams, edge)).abs().max() < 1e-3
-
-
-def test_random_walk(results):
-    random_walk.main(["--image_size", "64", "80", "--num_classes", "2"])
-    text = (results / "random_walk.md").read_text()
-    assert re.search(r"\| +\d+\.\d × \|", text)
-    assert float(re.search(r"in 0\.\.1: (\S+)\.", text)[1]) < 1e-3
 
 
 def test_data_loading(scenes, results):
@@ -111,11 +82,3 @@ def test_inference(scenes, results):
     (page,) = results.glob("inference_mobilenetv2_035_*.md")
     text = page.read_text()
     assert len(re.findall(r"\d+\.\d ×", text)) == 2
-
-
-def test_dense_crf(scenes, results, monkeypatch):
-    monkeypatch.setattr(dense_crf, "usable_cores", lambda: 1)
-    dense_crf.main(f"--images 2 --input {scenes}/dataset/DRAWN-TR/Images".split())
-    text = (results / f"dense_crf_{report.device_kind()}.md").read_text()
-    assert len(re.findall(r"\d+\.\d\d ×", text)) == 1
-    assert float(re.search(r"present: ([\d.]+) %", text)[1]) > 99
