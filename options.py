@@ -270,6 +270,8 @@ def pipeline() -> argparse.ArgumentParser:
     add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png (default: a saliency network is trained)")
     add("--train_root", "DIR", "dataset/DUTS-TR", "data set to train the saliency network on")
     add("--seeds", [_seed], [0, 1, 2], "seeds of the segmentation network")
+    add("--crf", bool, False, "also score segmentations refined by the dense CRF")
+    add("--submission", bool, False, "also write the archive for VOC's test server; needs test_id.txt")
     add("--output", "DIR", None, "folder of all results (default: experiments/voc12_<row>)")
     _add_voc(voc12)
 

@@ -189,21 +189,31 @@ def voc12_stages(args, out: str) -> list[Stage]:
             --json {tables}/labels.json
         """
 
-    predicted = []
+    predict, predicted = f"predict.py --input {images} --scales 0.5 1 1.5 2 --flip", []
     for setting in (f"{route}/before", f"{route}/selected", "truth"):
         label_name = "SegmentationClassAug" if setting == "truth" else f"{out}/labels/{setting}"
         for seed in args.seeds:  # last.pth is scored: best.pth was chosen on the same images
-            predicted.append(f"{out}/segmentations/{setting}/seed{seed}")
             stages += f"""
         segmentation: train_segmentation.py {voc} --backbone {backbone} --mode fix --use_gn True --seed {seed} \
             --label_name {label_name} --log_path {runs}/{setting} --tag seed{seed}
-        prediction: predict.py --input {images} --scales 0.5 1 1.5 2 --flip --list {lists}/val_id.txt \
-            --load_path {runs}/{setting}/seed{seed}/last.pth --output {predicted[-1]}
         """
-    return read_stages(f"""{stages}
+            for crf in ("", "+crf") if args.crf else ("",):
+                predicted.append(f"{out}/segmentations/{setting}{crf}/seed{seed}")
+                stages += f"""
+        prediction: {predict} --load_path {runs}/{setting}/seed{seed}/last.pth --list {lists}/val_id.txt \
+            --output {predicted[-1]} {"--crf" if crf else ""}
+        """
+    stages += f"""
         scores of segmentations: evaluate.py segmentation --pred {" ".join(predicted)} --data_dir {data} \
             --list {lists}/val_id.txt --tables {tables}/segmentation --json {tables}/segmentation.json
-    """)
+    """
+    if args.submission:
+        stages += f"""
+        prediction: {predict} --load_path {runs}/{route}/selected/seed{args.seeds[0]}/last.pth \
+            --list {lists}/test_id.txt --output {out}/segmentations/test/{route} {"--crf" if args.crf else ""} \
+            --voc_submission {out}/submissions/{route}.tar.gz
+        """
+    return read_stages(stages)
 
 
 def label_quality_stages(args, out: str) -> list[Stage]:

@@ -109,12 +109,22 @@ def test_our_labels_come_from_a_walk(voc12):
 def test_choices_of_the_user(voc12, tmp_path):
     dry = DryRun()
     flags = ["--flags", "selector --t0 0.1", "--flags", "segmentation --train_batch 32 --lr 0.01"]
+    flags += ["--crf", "--submission"]
     voc12(dry, "--baseline_dir", f"{tmp_path}", "--saliency_dir", "other/maps", "--seeds", "4", "7", *flags)
-    assert dry.scripts == ["make_pseudo_labels", *SELECTION, *["train_segmentation", "predict"] * 6, "evaluate"]
+    assert dry.scripts == [
+        *("make_pseudo_labels", *SELECTION, *["train_segmentation", "predict", "predict"] * 6, "evaluate", "predict")
+    ]
     selection = dry.calls_of("make_pseudo_labels")[-1]
     assert (selection.t0, selection.t1, selection.saliency_dir) == (0.1, 0.2, "other/maps")
     trained = dry.calls_of("train_segmentation")
     assert {(args.seed, args.train_batch, args.lr) for args in trained} == {(4, 32, 0.01), (7, 32, 0.01)}
+    *on_val, on_test = dry.calls_of("predict")
+    assert [args.crf for args in on_val] == [False, True] * 6
+    assert all(args.voc_submission is None for args in on_val)
+    assert dry.calls_of("evaluate")[-1].pred == [args.output for args in on_val]
+    assert on_test.load_path == f"{tmp_path}/out/runs/strong/selected/seed4/last.pth"
+    assert (on_test.crf, on_test.list.endswith("/test_id.txt")) == (True, True)
+    assert on_test.voc_submission.endswith(".tar.gz")
 
 
 def test_a_sequence_that_was_stopped_continues(voc12, tmp_path):

@@ -4,12 +4,15 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_RESNEST, TINY_SWIN
 
 from benchmarks import (
     auto_threshold,
     data_loading,
+    dense_crf,
     inference,
+    random_walk,
     report,
     saliency_metrics,
     segmentation_metrics,
@@ -82,3 +85,19 @@ def test_inference(scenes, results):
     (page,) = results.glob("inference_mobilenetv2_035_*.md")
     text = page.read_text()
     assert len(re.findall(r"\d+\.\d ×", text)) == 2
+
+
+def test_the_dense_walk_agrees_with_ours(results):
+    """Within the precision of float32, which the dense walk uses."""
+    cams, edge = random_walk.draw_problem(num_classes=2, size_hw=(12, 15), device=torch.device("cpu"))
+    assert (random_walk.dense_walk(cams, edge) - random_walk.random_walk(cams, edge)).abs().max() < 1e-3
+    random_walk.main(["--image_size", "64", "80", "--num_classes", "2"])
+    text = (results / "random_walk.md").read_text()
+    assert float(re.search(r"in 0\.\.1: (\S+)\.", text)[1]) < 1e-3
+
+
+def test_dense_crf(scenes, results, monkeypatch):
+    monkeypatch.setattr(dense_crf, "usable_cores", lambda: 1)
+    dense_crf.main(f"--images 2 --input {scenes}/dataset/DRAWN-TR/Images".split())
+    text = (results / f"dense_crf_{report.device_kind()}.md").read_text()
+    assert float(re.search(r"present: ([\d.]+) %", text)[1]) > 99
