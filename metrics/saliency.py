@@ -42,32 +42,6 @@ CURVES = ("precision", "recall", "F", "IoU", "Dice", "Specificity", "Accuracy", 
 STATE_SIZE = 1 + len(VALUES) + len(CURVES) * (NUM_LEVELS + 1)
 
 
-class SaliencyMetrics:
-    """Scores of a set of images from a sum of their states.
-
-    `state`, float64 [K], may be summed over processes and passed to `from_state`.
-    """
-
-    def __init__(self, weighted_f: bool = True, strict_reference: bool = False):
-        self.weighted_f, self.strict_reference = weighted_f, strict_reference
-        self.state = np.zeros(STATE_SIZE)
-
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Add one image. prediction: uint8 [H, W]; truth: bool [H, W]."""
-        self.state = self.state + measure_map(prediction, truth, self.weighted_f, self.strict_reference)
-
-    @classmethod
-    def from_state(cls, state: np.ndarray, strict_reference: bool = False) -> "SaliencyMetrics":
-        """Metrics of a state, or of a sum of states."""
-        metrics = cls(strict_reference=strict_reference)
-        metrics.state = state
-        return metrics
-
-    def scores(self) -> dict[str, float]:
-        """All scores by name; wF only if it was measured on each image."""
-        return {name: float(score) for name, score in score_states(self.state, self.strict_reference).items()}
-
-
 def score_states(states: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
     """Scores by name, 0..1, [...], of sums of states [..., K].
 
@@ -93,8 +67,6 @@ def mean_curves(states: np.ndarray, strict_reference: bool = False) -> dict[str,
 
 def mean_states(states: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Means over images by name: of VALUES [...], and of CURVES with the adaptive threshold [..., 257]."""
-    if states.shape[-1] != STATE_SIZE:
-        raise ValueError(f"expected a state of {STATE_SIZE} sums, got {list(states.shape)}")
     if not states[..., 0].all():
         raise ValueError("no image was scored")
     values, curves = np.split(states[..., 1:] / states[..., :1], [len(VALUES)], axis=-1)
@@ -105,11 +77,12 @@ def mean_states(states: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np
 def measure_map(
     prediction: np.ndarray, truth: np.ndarray, weighted_f: bool = True, strict_reference: bool = False
 ) -> np.ndarray:
-    """State, float64 [K], of one image. prediction: uint8 [H, W]; truth: bool [H, W].
+    """State, float64 [K], of one image; states of images add up. prediction: uint8 [H, W]; truth: bool [H, W].
 
     Without `weighted_f` its value is NaN, which sums preserve. Raises ValueError for other types or shapes.
     """
-    check_pair(prediction, truth)
+    if prediction.dtype != np.uint8 or prediction.shape != truth.shape:
+        raise ValueError(f"map is {prediction.dtype} {list(prediction.shape)}, truth {list(truth.shape)}")
     parts = split_quadrants(truth)
     quadrants = np.stack([count_levels(prediction[part], truth[part]) for part in parts])  # [4, 2, 256]
     counts = quadrants.sum(axis=0)  # [2, 256]: background, foreground
@@ -124,16 +97,6 @@ def measure_map(
         curves[CURVES.index("F"), :NUM_LEVELS].max(),
     )
     return np.concatenate([[1.0], measured, curves.ravel()])
-
-
-def check_pair(prediction: np.ndarray, truth: np.ndarray) -> None:
-    """Raise `ValueError` unless map and truth are uint8 and bool [H, W] of one size."""
-    types = prediction.dtype == np.uint8 and truth.dtype == bool
-    if not types or prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
-        raise ValueError(
-            f"expected a uint8 map and a bool truth of one size [H, W], got {prediction.dtype} "
-            f"{list(prediction.shape)} and {truth.dtype} {list(truth.shape)}"
-        )
 
 
 def split_quadrants(truth: np.ndarray) -> list[tuple[slice, slice]]:
