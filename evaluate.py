@@ -41,7 +41,7 @@ from metrics.label_tables import label_tables
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
 from metrics.saliency_folders import find_maps, map_pictures, score_maps
-from metrics.saliency_tables import CLASSIC, OVERLAP, saliency_plots, saliency_table
+from metrics.saliency_tables import saliency_plots, saliency_tables
 from metrics.scored_files import FileReport
 from metrics.tables import Table, four_digits, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
@@ -134,10 +134,8 @@ def record_origin(args) -> dict:
         conventions.append("--strict_reference: as PySODMetrics, even if above 1 or undefined")
     if args.bootstrap:
         conventions.append(f"[ , ]: 95 % intervals over {args.bootstrap} Poisson bootstrap resamples of the images")
-    return {
-        "conventions": conventions,
-        "versions": versions_of(("numpy", "opencv-python-headless")) | {"commit": current_commit()},
-    }
+    versions = versions_of(("numpy", "opencv-python-headless")) | {"commit": current_commit()}
+    return {"conventions": conventions, "versions": versions}
 
 
 def evaluate_saliency(args) -> Evaluation:
@@ -155,8 +153,7 @@ def evaluate_saliency(args) -> Evaluation:
             done.scores.setdefault(method, {})[data_set] = entries[key]
     if not scored:
         raise InputError("; ".join(done.failures))
-    columns = {"saliency": CLASSIC, "saliency_overlap": OVERLAP}
-    done.tables += [saliency_table(name, measures, entries) for name, measures in columns.items()]
+    done.tables += saliency_tables(entries)
     if args.bootstrap:
         done.add_statistics(["method", "data set"], scored, four_digits)
     done.notes += origin["conventions"]
@@ -175,8 +172,8 @@ def evaluate_labels(args) -> Evaluation:
     sources = {name: find_labels(name, data, args) for name in args.pred} | list_rules(args, data, voc_root)
     if not sources:
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
-    which = " with exactly one class" if args.single_class else ""
-    done.notes.append(f"{len(data.ids)} images{which} in the list, truth {data.truth[0].parent}, %")
+    which = "images with exactly one class" if args.single_class else "images"
+    done.notes.append(f"{len(data.ids)} {which} in the list, truth {data.truth[0].parent}, %")
     for name, source in sources.items():
         scores, versions = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers)
         done.add_report(name, source.report, args.allow_missing)
@@ -225,14 +222,13 @@ def build_selector(args, data: LabelData) -> ImageSelector | None:
         return None
     if data.image_labels is None:
         raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
-    splits = args.multi_class == "split"
-    if splits and not args.cam_dir:
+    if args.multi_class == "split" and not args.cam_dir:
         raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
     given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
     thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
     maps = voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png")
-    split_cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
-    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams, data.truth)
+    cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if args.multi_class == "split" else None
+    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, cams, data.truth)
 
 
 def find_labels(folder: str, data: LabelData, args) -> LabelSource:

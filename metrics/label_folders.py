@@ -58,20 +58,13 @@ class MeasuredLabel:
 
 
 def score_labels(
-    name: str,
-    source: LabelSource,
-    data: LabelData,
-    selector=None,
-    sweep: Sequence[float] = (),
-    num_replicates: int = 0,
-    workers: int = 1,
+    name: str, source: LabelSource, data: LabelData, selector, sweep: Sequence[float], num_replicates: int, workers: int
 ) -> tuple[dict, dict[str, MethodScores]]:
     """Score the labels of a source, and fill `source.report`; both results are empty if no image can be scored.
 
-    selector: an `ImageSelector` of pseudo_labels, which adds the scores of the "selected" labels, statistics of the
-    "selector" and the "sweep" over these thresholds.
-
-    Returns scores for the JSON file, and the scores of the labels before and, as "<name> + selector", after it.
+    selector: None, or an `ImageSelector` of pseudo_labels, which adds the scores of the "selected" labels, statistics
+    of the "selector" and the "sweep" over these thresholds. Returns scores for the JSON file, and the scores of the
+    labels before and, as "<name> + selector", after the selector.
     """
     tasks = {data.ids[index]: index for index in source.inputs}
     measure = partial(measure_image, source.read, data, selector)
@@ -79,21 +72,19 @@ def score_labels(
     if not found:
         return {}, {}
     images = {index: label.scores for index, label in found.items()}
-    score = partial(
-        score_images, images=images, names=data.names, is_single=data.is_single, num_replicates=num_replicates
-    )
-    scores, before = score({index: label.kept for index, label in found.items()})
+    settings = images, data.names, data.is_single, num_replicates
+    scores, before = score_images({index: label.kept for index, label in found.items()}, *settings)
     if not selector:
         return scores, {name: before}
     selected, statistics = select_labels(name, source, data, found, selector, sweep, workers)
-    scores["selected"], after = score(selected)
+    scores["selected"], after = score_images(selected, *settings)
     return scores | statistics, {name: before, f"{name} + selector": after}
 
 
 def select_labels(
     name: str, source: LabelSource, data: LabelData, found: dict, selector, sweep: Sequence[float], workers: int
 ) -> tuple[dict[int, tuple], dict]:
-    """Results of `measure_label` for all labels after the selector by image, and "selector" and "sweep" of the scores.
+    """`measure_label` of all labels after the selector by image, and "selector" and "sweep" of the scores.
 
     found: image index → `MeasuredLabel`.
     """

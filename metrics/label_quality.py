@@ -55,11 +55,7 @@ def name_scores(state: np.ndarray, names: tuple[str, ...]) -> dict:
 
 
 def score_images(
-    measured: dict[int, tuple],
-    images: dict[int, dict],
-    names: tuple[str, ...],
-    is_single: np.ndarray | None,
-    num_replicates: int = 0,
+    measured: dict[int, tuple], images: dict[int, dict], names: tuple[str, ...], is_single, num_replicates: int
 ) -> tuple[dict, MethodScores]:
     """Score a set of images: `name_scores` for a JSON file, with "intervals", and the same with the bootstrap.
 

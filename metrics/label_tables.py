@@ -9,11 +9,8 @@ from metrics.plots import Plot
 from metrics.tables import UNDEFINED, Table, percent, short_names
 
 MEASURES = ("Acc", "Acc_class", "mIoU", "fwIoU")
-QUALITY_COLUMNS = {name: name for name in MEASURES} | {
-    "mIoU_dropped": "mIoU*",
-    "coverage": "coverage",
-    "boundary_IoU": "boundary IoU",
-}
+QUALITY_COLUMNS = dict(zip(MEASURES, MEASURES))
+QUALITY_COLUMNS |= {"mIoU_dropped": "mIoU*", "coverage": "coverage", "boundary_IoU": "boundary IoU"}
 SUBSETS = {"single_class": "single-class", "multi_class": "multi-class"}
 SEED = re.compile(
     r"(?:(.*?)[/\\]+)?seed(\d+)[/\\]*( \+ selector)?"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -59,45 +60,21 @@ def write_page(
 
 
 def render_page(title, tables, plots, pictures, notes) -> Iterator[str]:
-    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; img-src data:; style-src '{hash_source(style)}'; script-src '{hash_source(script)}'"
-    yield f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<nav><a href="#tables">Tables</a> <a href="#curves">Curves</a> <a href="#pictures">Pictures</a></nav>
-<ul id="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
-<section id="tables"><h2>Tables</h2><div class="blocks">
-"""
-    yield from map(render_table, tables)
-    yield '</div></section>\n<section id="curves"><h2>Curves</h2><div class="blocks">\n'
-    yield from map(render_curve, plots)
-    yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS}'
-    yield f'<div id="gallery" data-lower="{encode_json(LOWER_IS_BETTER)}">\n'
-    for picture in pictures:
-        yield render_card(picture)
-    yield f"</div></section>\n<script>{script}</script>\n</body>\n</html>\n"
-
-
-# The script fills in the choices from the pictures; without scripts the form stays hidden.
-CONTROLS = """<form id="controls" autocomplete="off" hidden>
-<label>search <input name="text" type="search"></label>
-<label>class <select name="class"><option value="">all</option></select></label>
-<label>data set <select name="group"><option value="">all</option></select></label>
-<label>sort by <select name="measure"><option value="">mean over methods</option></select></label>
-<label>order <select name="order"><option value="1">worst first</option><option value="-1">best first</option></select>
-</label>
-<output name="count"></output>
-</form>
-"""
+    here = Path(__file__)
+    style, script, frame = (here.with_suffix(f".{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html"))
+    before, after = frame.split("$pictures")
+    yield Template(before).substitute(
+        title=escape(title),
+        style=style,
+        style_hash=hash_source(style),
+        script_hash=hash_source(script),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
+        tables="".join(map(render_table, tables)),
+        curves="".join(map(render_curve, plots)),
+        lower=encode_json(LOWER_IS_BETTER),
+    )
+    yield from map(render_card, pictures)
+    yield Template(after).substitute(script=script)
 
 
 def render_table(table: Table) -> str:

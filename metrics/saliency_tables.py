@@ -31,14 +31,20 @@ OVERLAP = {
 THRESHOLDS = np.arange(255, -1, -1)  # x values of the curves
 
 
-def saliency_table(name: str, columns: dict[str, str], scores: dict[tuple[str, str], dict]) -> Table:
-    """Table of the measures `columns`. scores: (method, data set) → measure → score, with "images", their number."""
-    rows = [
-        [*key, found["images"], *(four_digits(found[measure]) for measure in columns)] for key, found in scores.items()
-    ]
-    higher, lower = (tuple(title for title in columns.values() if arrow in title) for arrow in "↑↓")
-    header = ["method", "data set", "images", *columns.values()]
-    return Table(name, header, rows, higher=higher, lower=lower, within="data set")
+def saliency_tables(scores: dict[tuple[str, str], dict]) -> list[Table]:
+    """Tables of the classic measures and of the measures of overlap.
+
+    scores: (method, data set) → measure → score, with "images", their number.
+    """
+    tables = []
+    for name, columns in (("saliency", CLASSIC), ("saliency_overlap", OVERLAP)):
+        rows = [
+            [*key, row["images"], *(four_digits(row[measure]) for measure in columns)] for key, row in scores.items()
+        ]
+        higher, lower = (tuple(title for title in columns.values() if arrow in title) for arrow in "↑↓")
+        header = ["method", "data set", "images", *columns.values()]
+        tables.append(Table(name, header, rows, higher=higher, lower=lower, within="data set"))
+    return tables
 
 
 def saliency_plots(scores: dict[tuple[str, str], dict]) -> list[Plot]:
