@@ -235,14 +235,6 @@ def test_gallery_is_sorted(shown):
     assert titles(shown) == ["first", "second", EVIL, "third", "Fourth"]
 
 
-def test_controls_without_choices_are_hidden(browser, tmp_path):
-    picture = make_picture("one")
-    write_page(tmp_path / "page.html", "t", [], [], [picture, make_picture("two")], [])
-    browser.get((tmp_path / "page.html").as_uri())
-    assert not any(browser.find_element("name", name).is_displayed() for name in ("class", "group"))
-    assert browser.find_element("name", "measure").is_displayed()
-
-
 def test_readable_without_scripts(browser, page, tmp_path):
     without = re.sub(r"(?s)<script>.*?</script>", "", page.read_text(encoding="utf-8"))
     (tmp_path / "page.html").write_text(without, encoding="utf-8")
