@@ -102,10 +102,6 @@ def test_missing_maps(methods, score, capsys):
         score(pred="HERE/nowhere")
 
 
-def test_methods_given_one_by_one(methods, score):
-    assert drop_wf(score(pred="HERE/blurred --pred HERE/small")) == drop_wf(score())
-
-
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(methods, score, capsys):
     (methods / "file").write_text("")
     for flag, reason in (
@@ -184,8 +180,8 @@ def test_worst_images_come_first(methods, score):
     assert f'data-title="{worst.stem}" data-group="OTHER"' in page
 
 
-def test_intervals_and_comparison(methods, score, capsys):
-    scores = score("--bootstrap 200 --tables HERE/tables")
+def test_intervals_and_comparison(methods, score):
+    scores = score("--bootstrap 200 --tables HERE/tables", pred="HERE/blurred --pred HERE/small")
     for data_sets in (scores[f"{methods}/blurred"], scores[f"{methods}/small"]):
         for found in data_sets.values():
             for name, (low, high) in found["intervals"].items():

@@ -1,4 +1,4 @@
-"""Weighted F-measure of a large image, and the choice among equally near pixels; small ones: test_saliency_metrics.py."""
+"""Weighted F-measure of a large image, and the choice of the nearest pixel; small images: test_saliency_metrics.py."""
 
 import numpy as np
 import pytest
