@@ -24,7 +24,7 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from formats.errors import InputError, first_line
 from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
-from metrics.saliency import SaliencyMetrics
+from metrics.saliency import STATE_SIZE, measure_map, score_states
 from models.edge_head import edge_target
 from models.saliency_losses import saliency_objective, to_unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
@@ -165,15 +165,15 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
     """
     scores = {}
     for name, pairs in data_sets.items():
-        metrics, share = SaliencyMetrics(weighted_f=False), pairs[world.rank :: world.size]
+        state, share = np.zeros(STATE_SIZE), pairs[world.rank :: world.size]
         batches = [share[first : first + VAL_BATCH] for first in range(0, len(share), VAL_BATCH)]
         for _, loaded in read_ahead(lambda batch: [load_pair(*pair) for pair in batch], batches):
             images, masks = zip(*loaded)
             maps = predict_saliency(network, list(images), image_size, world.device, amp=amp)
             for saliency, mask in zip(maps, masks):
-                metrics.add(saliency, mask)
-        total = SaliencyMetrics.from_state(sum_counts_over_processes(metrics.state)).scores()
-        scores[name] = {measure: total[measure] for measure in VAL_MEASURES}
+                state += measure_map(saliency, mask, weighted_f=False)
+        total = score_states(sum_counts_over_processes(state))
+        scores[name] = {measure: float(total[measure]) for measure in VAL_MEASURES}
     if not scores:
         return {}
     means = {key: float(np.mean([row[key] for row in scores.values()])) for key in next(iter(scores.values()))}

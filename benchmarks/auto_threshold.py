@@ -22,8 +22,7 @@ from benchmarks.report import save_page
 from formats.image_labels import load_image_labels
 from formats.labels import load_label, save_label
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
-from metrics.label_tables import short_names
-from metrics.tables import markdown_table
+from metrics.tables import markdown_table, short_names
 
 PROJECT = Path(__file__).resolve().parent.parent
 GRID = [round(0.05 * step, 2) for step in range(21)]

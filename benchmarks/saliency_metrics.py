@@ -20,7 +20,7 @@ from benchmarks.report import save_page
 from benchmarks.timing import milliseconds
 from formats.errors import MissingInputError, shorten
 from formats.images import image_stems, load_grey, load_mask
-from metrics.saliency import SaliencyMetrics
+from metrics.saliency import measure_map, score_states
 from metrics.tables import markdown_table
 
 CHUNK = 50  # pairs of files per turn
@@ -69,11 +69,8 @@ def compare_files(paths: list[tuple[Path, Path]]) -> str:
     return markdown_table([f"{len(paths)} pairs from disk", "ms/pair", "of decoding"], rows)
 
 
-def score_ours(pairs, weighted_f: bool) -> dict[str, float]:
-    metrics = SaliencyMetrics(weighted_f)
-    for prediction, truth in pairs:
-        metrics.add(prediction, truth)
-    return metrics.scores()
+def score_ours(pairs, weighted_f: bool) -> dict[str, np.ndarray]:
+    return score_states(sum(measure_map(*pair, weighted_f) for pair in pairs))
 
 
 def score_reference(pairs, weighted_f: bool) -> list[dict]:

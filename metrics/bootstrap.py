@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.tables import UNDEFINED, Table
+from metrics.tables import Table, short_names
 
 CHUNK = 64  # images per matrix product
 
@@ -33,11 +33,9 @@ class Bootstrap:
             self._sum_chunk()
 
     def sums(self) -> np.ndarray:
-        """Sums float64 [B, K], exact for counts; NaN in a replicate without images."""
+        """Sums float64 [B, K] of at least one image, exact for counts; NaN in a replicate without images."""
         if self.states:
             self._sum_chunk()
-        if np.ndim(self.totals) == 0:
-            raise ValueError("no image was added")
         drawn, sums = self.totals[:, :1], self.totals[:, 1:]
         return np.where(drawn == 0, np.nan, sums)
 
@@ -52,72 +50,59 @@ def draw_weights(index: int, num_replicates: int, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, index)).poisson(1.0, num_replicates).astype(np.float64)
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval (Efron & Tibshirani 1993, chapter 13) of the replicates of a score, [B], without NaN."""
+def interval(values: np.ndarray) -> list[float]:
+    """95 % percentile interval [low, high] (Efron & Tibshirani 1993, chapter 13) of replicates [B], without NaN."""
     defined = values[~np.isnan(values)]
-    if not defined.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def paired_comparison(values_a: np.ndarray, values_b: np.ndarray, difference: float) -> dict[str, float]:
-    """Compare method b with method a by scores [B] of both on the same replicates.
-
-    difference: b − a on the original data. Returns "difference"; "low" and "high", its 95 % interval; "p", two-sided:
-    twice the share of replicates on the rarer side of 0, ties counted on both sides, as (k + 1) / (B + 1) (Davison &
-    Hinkley 1997, section 4.2); "least_p", the smallest p that this number of replicates can give.
-    """
-    differences = values_b - values_a
-    defined = differences[~np.isnan(differences)]
-    rarer = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
-    p = min(1.0, 2 * (rarer + 1) / (defined.size + 1)) if defined.size else float("nan")
-    low, high = interval(differences)
-    return {"difference": float(difference), "low": low, "high": high, "p": p, "least_p": 2 / (defined.size + 1)}
+    return np.quantile(defined, [0.025, 0.975]).tolist() if defined.size else [float("nan")] * 2
 
 
 @dataclass(frozen=True)
-class BootstrapScores:
-    """Scores of one method on all images, and their replicates [B], by measure; in 0..1."""
+class MethodScores:
+    """Scores of one method in 0..1 by measure.
+
+    scores: on all images. replicates: float [B] of the measures with intervals; empty without a bootstrap. images: the
+    scores of each image that could be scored, by its name or index.
+    """
 
     scores: dict[str, float]
     replicates: dict[str, np.ndarray]
+    images: dict
 
     def intervals(self) -> dict[str, list[float]]:
         """95 % interval [low, high] of each measure."""
-        return {name: list(interval(values)) for name, values in self.replicates.items()}
+        return {name: interval(values) for name, values in self.replicates.items()}
 
 
-def compare(first: BootstrapScores, other: BootstrapScores) -> dict[str, dict[str, float]]:
-    """`paired_comparison` of other − first for each measure that both have."""
-    return {
-        name: paired_comparison(values, other.replicates[name], other.scores[name] - first.scores[name])
-        for name, values in first.replicates.items()
-        if name in other.replicates
-    }
+def interval_table(columns: list[str], methods: dict[tuple[str, ...], MethodScores], show: Callable) -> Table:
+    """Table of scores with intervals, one row per key (method, ...). columns: of the keys; show: formats a score."""
+    rows, names = [], list(next(iter(methods.values())).replicates)
+    for key, method in methods.items():
+        ends = method.intervals().items()
+        rows.append([*key, *(f"{show(method.scores[name])} [{show(low)}, {show(high)}]" for name, (low, high) in ends)])
+    return Table("intervals", [*columns, *names], rows)
 
 
-def interval_table(header: list[str], rows: dict[tuple[str, ...], BootstrapScores], show: Callable) -> Table:
-    """Table of scores with intervals, one row per method. header: columns of the keys; show: formats a score."""
-    names = list(dict.fromkeys(name for method in rows.values() for name in method.replicates))
-    cells = []
-    for key, method in rows.items():
-        ends = {name: f"[{show(low)}, {show(high)}]" for name, (low, high) in method.intervals().items()}
-        shown = {name: f"{show(method.scores[name])} {end}" for name, end in ends.items()}
-        cells.append([*key, *(shown.get(name, UNDEFINED) for name in names)])
-    return Table("intervals", [*header, *names], cells)
+def comparison_table(
+    columns: list[str], methods: dict[tuple[str, ...], MethodScores], show: Callable
+) -> tuple[Table, list[str]]:
+    """Table of the differences of all methods from the first one, with intervals, and notes on methods that were scored
+    on different images. Arguments as of `interval_table`; keys that differ in more than the method are not compared.
+    """
+    rows, notes, ((first, *_), reference) = [], [], next(iter(methods.items()))
+    names = list(dict.fromkeys(name for name, *_ in methods))
+    short = dict(zip(names, short_names(names)))
+    for (name, *where), method in methods.items():
+        start, title = methods.get((first, *where)), [*where, f"{short[name]} − {short[first]}"]
+        if name == first or not start:
+            continue
+        if start.images.keys() != method.images.keys():
+            notes.append(f"{' '.join(title)}: not compared: they were scored on different images")
+            continue
+        rows.append([*title, *(show_difference(start, method, measure, show) for measure in method.replicates)])
+    return Table("comparison", [*columns[1:], "difference", *reference.replicates], rows), notes
 
 
-def comparison_table(header: list[str], rows: dict[tuple[str, ...], dict[str, dict]], show: Callable) -> Table:
-    """Table of the results of `compare`, one row per pair of methods. Arguments as of `interval_table`."""
-    names = list(dict.fromkeys(name for measures in rows.values() for name in measures))
-    cells = [[*key, *(format_comparison(measures.get(name), show) for name in names)] for key, measures in rows.items()]
-    return Table("comparison", [*header, *names], cells)
-
-
-def format_comparison(comparison: dict[str, float] | None, show: Callable) -> str:
-    if comparison is None or np.isnan(comparison["difference"]):
-        return UNDEFINED
-    difference, low, high = (show(comparison[key]) for key in ("difference", "low", "high"))
-    sign = "p ≤" if comparison["p"] <= comparison["least_p"] else "p"
-    return f"{difference} [{low}, {high}] {sign} {comparison['p']:.3f}"
+def show_difference(first: MethodScores, other: MethodScores, measure: str, show: Callable) -> str:
+    """Difference other − first of a measure, with its 95 % interval."""
+    low, high = interval(other.replicates[measure] - first.replicates[measure])
+    return f"{show(other.scores[measure] - first.scores[measure])} [{show(low)}, {show(high)}]"

@@ -6,11 +6,11 @@ Style, script and images are inside the file, which loads nothing else. Without 
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -19,11 +19,12 @@ from formats.atomic_files import atomic_path
 from formats.errors import InputError
 from formats.images import load_image
 from metrics.plots import Plot, plot_svg
-from metrics.tables import UNDEFINED, Table
+from metrics.tables import UNDEFINED, Table, replace_nan
 
 PHOTOGRAPH = "image"
 JPEG_QUALITY = 80
 THUMBNAIL_PX = 160  # longest side of an image
+LOWER_IS_BETTER = ["MAE"]  # measures of pictures
 
 
 @dataclass(frozen=True)
@@ -51,64 +52,29 @@ def load_photograph(path: Path | None) -> dict[str, np.ndarray]:
 
 
 def write_page(
-    path,
-    title: str,
-    tables: list[Table],
-    plots: list[Plot],
-    pictures: Iterable[Picture],
-    notes: list[str],
-    lower: tuple[str, ...] = (),
-    order: str = "order of the file",
+    path, title: str, tables: list[Table], plots: list[Plot], pictures: Iterable[Picture], notes: list[str]
 ) -> None:
-    """Write the page with one picture in memory at a time.
-
-    pictures: in the order of the gallery, worst first. lower: measures of their scores for which lower is better.
-    order: name of the order of the pictures.
-    """
+    """Write the page with one picture in memory at a time. pictures: in the order of the gallery, worst first."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(render_page(title, tables, plots, pictures, notes, lower, order))
+        file.writelines(render_page(title, tables, plots, pictures, notes))
 
 
-def render_page(title, tables, plots, pictures, notes, lower, order) -> Iterator[str]:
-    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; img-src data:; style-src '{hash_source(style)}'; script-src '{hash_source(script)}'"
-    yield f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<nav><a href="#tables">Tables</a> <a href="#curves">Curves</a> <a href="#pictures">Pictures</a></nav>
-<ul id="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
-<section id="tables"><h2>Tables</h2><div class="blocks">
-"""
-    yield from map(render_table, tables)
-    yield '</div></section>\n<section id="curves"><h2>Curves</h2><div class="blocks">\n'
-    yield from map(render_curve, plots)
-    yield f'</div></section>\n<section id="pictures"><h2>Pictures</h2>\n{CONTROLS.format(order=escape(order))}'
-    yield f'<div id="gallery" data-lower="{encode_json(lower)}">\n'
-    for picture in pictures:
-        yield render_card(picture)
-    yield f"</div></section>\n<script>{script}</script>\n</body>\n</html>\n"
-
-
-# The script fills in the choices from the pictures; without scripts the form stays hidden.
-CONTROLS = """<form id="controls" autocomplete="off" hidden>
-<label>search <input name="text" type="search"></label>
-<label>class <select name="class"><option value="">all</option></select></label>
-<label>data set <select name="group"><option value="">all</option></select></label>
-<label>sort by <select name="measure"><option value="">{order}</option></select></label>
-<label>order <select name="order"><option value="1">worst first</option><option value="-1">best first</option></select>
-</label>
-<output name="count"></output>
-</form>
-"""
+def render_page(title, tables, plots, pictures, notes) -> Iterator[str]:
+    here = Path(__file__)
+    style, script, frame = (here.with_suffix(f".{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html"))
+    before, after = frame.split("$pictures")
+    yield Template(before).substitute(
+        title=escape(title),
+        style=style,
+        style_hash=hash_source(style),
+        script_hash=hash_source(script),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
+        tables="".join(map(render_table, tables)),
+        curves="".join(map(render_curve, plots)),
+        lower=encode_json(LOWER_IS_BETTER),
+    )
+    yield from map(render_card, pictures)
+    yield Template(after).substitute(script=script)
 
 
 def render_table(table: Table) -> str:
@@ -137,25 +103,24 @@ def render_curve(plot: Plot) -> str:
 
 
 def render_card(picture: Picture) -> str:
-    scores = {method: dict(zip(values, map(drop_nan, values.values()))) for method, values in picture.scores.items()}
     about = " · ".join(part for part in (picture.group, ", ".join(picture.classes)) if part)
-    names = dict.fromkeys([*picture.images, *scores])
+    names = dict.fromkeys([*picture.images, *picture.scores])
     return (
         f'<article data-title="{escape(picture.title)}" data-group="{escape(picture.group)}"'
-        f' data-classes="{encode_json(picture.classes)}" data-scores="{encode_json(scores)}">'
+        f' data-classes="{encode_json(picture.classes)}" data-scores="{encode_json(replace_nan(picture.scores))}">'
         f"<h3>{escape(picture.title)} <small>{escape(about)}</small></h3>\n"
-        + "".join(render_figure(name, picture, scores.get(name, {})) for name in names)
+        + "".join(render_figure(name, picture) for name in names)
         + "</article>\n"
     )
 
 
-def render_figure(name: str, picture: Picture, scores: dict[str, float | None]) -> str:
+def render_figure(name: str, picture: Picture) -> str:
     image = ""
     if name in picture.images:
         kind, content, (height, width) = encode_thumbnail(picture.images[name], name == PHOTOGRAPH, THUMBNAIL_PX)
-        alt = f"{picture.title}: {name}"
-        source = encode_data_uri(kind, content)
-        image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+        alt = escape(f"{picture.title}: {name}")
+        image = f'<img src="{encode_data_uri(kind, content)}" width="{width}" height="{height}" alt="{alt}">'
+    scores = replace_nan(picture.scores.get(name, {}))
     shown = {measure: UNDEFINED if value is None else f"{value:.3g}" for measure, value in scores.items()}
     values = "".join(f"<dt>{escape(measure)}</dt><dd>{value}</dd>" for measure, value in shown.items())
     return f"<figure>{image}<figcaption>{escape(name)}</figcaption>" + f"<dl>{values}</dl>" * bool(values) + "</figure>"
@@ -163,8 +128,6 @@ def render_figure(name: str, picture: Picture, scores: dict[str, float | None]) 
 
 def encode_thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) -> tuple[str, bytes, tuple[int, int]]:
     """Encode an image with its longest side at most `longest_px`: "jpeg" or "png", the bytes, and (height, width)."""
-    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
-        raise ValueError(f"an image is uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
     shrink = min(1, longest_px / max(image.shape[:2]))
     height, width = (max(1, round(shrink * side)) for side in image.shape[:2])
     is_painted = image.ndim == 3 and not is_photograph  # a mean of the colours of two labels is no label
@@ -175,11 +138,6 @@ def encode_thumbnail(image: np.ndarray, is_photograph: bool, longest_px: int) ->
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_photograph else []
     bgr = np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
     return kind, cv2.imencode(f".{kind}", bgr, options)[1].tobytes(), (height, width)
-
-
-def drop_nan(value: float | None) -> float | None:
-    """The value as float, None if it is not finite: JSON has no NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def encode_json(content) -> str:

@@ -42,46 +42,16 @@ CURVES = ("precision", "recall", "F", "IoU", "Dice", "Specificity", "Accuracy", 
 STATE_SIZE = 1 + len(VALUES) + len(CURVES) * (NUM_LEVELS + 1)
 
 
-class SaliencyMetrics:
-    """Scores of a set of images from a sum of their states.
-
-    `state`, float64 [K], may be summed over processes and passed to `from_state`.
-    """
-
-    def __init__(self, weighted_f: bool = True, strict_reference: bool = False):
-        self.weighted_f, self.strict_reference = weighted_f, strict_reference
-        self.state = np.zeros(STATE_SIZE)
-
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Add one image. prediction: uint8 [H, W]; truth: bool [H, W]."""
-        self.state = self.state + measure_map(prediction, truth, self.weighted_f, self.strict_reference)
-
-    @classmethod
-    def from_state(cls, state: np.ndarray, strict_reference: bool = False) -> "SaliencyMetrics":
-        """Metrics of a state, or of a sum of states."""
-        metrics = cls(strict_reference=strict_reference)
-        metrics.state = state
-        return metrics
-
-    def scores(self) -> dict[str, float]:
-        """All scores by name; wF only if it was measured on each image."""
-        return {name: float(score) for name, score in score_states(self.state, self.strict_reference).items()}
-
-
 def score_states(states: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
-    """Scores by name, 0..1, [...], of sums of states [..., K].
-
-    wF is included only if it was measured on every image. A state of NaN has scores of NaN.
-    """
+    """Scores by name, 0..1, [...], of sums of states [..., K]; wF is NaN unless it was measured on every image."""
     values, curves = mean_states(states)
     adaptive = {name: curve[..., NUM_LEVELS] for name, curve in curves.items()}
     curves = {name: curve[..., :NUM_LEVELS] for name, curve in curves.items()}
-    scores = {name: values[name] for name in ("MAE", "S", "wF") if name != "wF" or not np.isnan(values["wF"]).all()}
+    scores = {name: values[name] for name in ("MAE", "S", "wF", "mean_of_maxF", "boundary_IoU")}
     for name in ("F", "E", "IoU", "Dice", "Specificity", "Accuracy", "BER"):
         best = {"minBER": curves["BER"].min(-1)} if name == "BER" else {f"max{name}": curves[name].max(-1)}
         scores |= best | {f"mean{name}": curves[name].mean(-1), f"adp{name}": adaptive[name]}
     scores["maxF_of_mean_PR"] = f_measure(curves["precision"], curves["recall"]).max(-1)
-    scores |= {name: values[name] for name in ("mean_of_maxF", "boundary_IoU")}
     return scores if strict_reference else {name: np.minimum(score, 1) for name, score in scores.items()}
 
 
@@ -93,10 +63,6 @@ def mean_curves(states: np.ndarray, strict_reference: bool = False) -> dict[str,
 
 def mean_states(states: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Means over images by name: of VALUES [...], and of CURVES with the adaptive threshold [..., 257]."""
-    if states.shape[-1] != STATE_SIZE:
-        raise ValueError(f"expected a state of {STATE_SIZE} sums, got {list(states.shape)}")
-    if not states[..., 0].all():
-        raise ValueError("no image was scored")
     values, curves = np.split(states[..., 1:] / states[..., :1], [len(VALUES)], axis=-1)
     curves = curves.reshape(*states.shape[:-1], len(CURVES), NUM_LEVELS + 1)
     return dict(zip(VALUES, np.moveaxis(values, -1, 0))), dict(zip(CURVES, np.moveaxis(curves, -2, 0)))
@@ -105,19 +71,21 @@ def mean_states(states: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np
 def measure_map(
     prediction: np.ndarray, truth: np.ndarray, weighted_f: bool = True, strict_reference: bool = False
 ) -> np.ndarray:
-    """State, float64 [K], of one image. prediction: uint8 [H, W]; truth: bool [H, W].
+    """State, float64 [K], of one image; states of images add up. prediction: uint8 [H, W]; truth: bool [H, W].
 
-    Without `weighted_f` its value is NaN, which sums preserve. Raises ValueError for other types or shapes.
+    Without `weighted_f` its value is NaN. Raises ValueError for other types or shapes.
     """
-    check_pair(prediction, truth)
+    if prediction.dtype != np.uint8 or prediction.shape != truth.shape:
+        raise ValueError(f"map is {prediction.dtype} {list(prediction.shape)}, truth {list(truth.shape)}")
     parts = split_quadrants(truth)
     quadrants = np.stack([count_levels(prediction[part], truth[part]) for part in parts])  # [4, 2, 256]
     counts = quadrants.sum(axis=0)  # [2, 256]: background, foreground
     present = np.flatnonzero(counts.any(axis=0))
     values = stretch_levels(present[0], present[-1])  # [256]
     curves = measure_thresholds(counts, lowest_levels(prediction, counts, values), strict_reference)  # [9, 257]
+    background, foreground = counts
     measured = (
-        mean_absolute_error(counts, values),
+        (background @ values + foreground @ (1 - values)) / counts.sum(),  # mean absolute error
         s_measure(quadrants, values, prediction, parts, strict_reference),
         measure_weighted_f(prediction, truth) if weighted_f else np.nan,
         mask_boundary_iou(prediction >= int(np.searchsorted(values, 0.5)), truth),
@@ -126,19 +94,16 @@ def measure_map(
     return np.concatenate([[1.0], measured, curves.ravel()])
 
 
-def check_pair(prediction: np.ndarray, truth: np.ndarray) -> None:
-    """Raise `ValueError` unless map and truth are uint8 and bool [H, W] of one size."""
-    types = prediction.dtype == np.uint8 and truth.dtype == bool
-    if not types or prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
-        raise ValueError(
-            f"expected a uint8 map and a bool truth of one size [H, W], got {prediction.dtype} "
-            f"{list(prediction.shape)} and {truth.dtype} {list(truth.shape)}"
-        )
-
-
 def split_quadrants(truth: np.ndarray) -> list[tuple[slice, slice]]:
-    """Row and column slices of the quadrants around the centroid of the truth, row by row; some may be empty."""
-    row, column = find_centroid(truth)
+    """Row and column slices of the quadrants around the rounded centroid of the truth, row by row; some may be empty.
+
+    The centroid is part of the upper left quadrant. Without foreground the last quadrant is the whole image.
+    """
+    mask = truth.view(np.uint8)
+    rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    area = int(rows.sum())
+    row, column = (round(int(sums @ np.arange(len(sums))) / area) + 1 if area else 0 for sums in (rows, columns))
     return [(y, x) for y in (slice(row), slice(row, None)) for x in (slice(column), slice(column, None))]
 
 
@@ -148,23 +113,6 @@ def count_levels(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return np.zeros((2, NUM_LEVELS))
     images = [truth.view(np.uint8), prediction]
     return cv2.calcHist(images, [0, 1], None, [2, NUM_LEVELS], [0, 2, 0, NUM_LEVELS]).astype(np.float64)
-
-
-def find_centroid(truth: np.ndarray) -> tuple[int, int]:
-    """First row below and first column right of the rounded centroid of the foreground; (0, 0) without foreground."""
-    mask = truth.view(np.uint8)
-    rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
-    columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
-    area = int(rows.sum())
-    if area == 0:
-        return 0, 0
-    return tuple(round(int(sums @ np.arange(len(sums))) / area) + 1 for sums in (rows, columns))
-
-
-def mean_absolute_error(counts: np.ndarray, values: np.ndarray) -> float:
-    """Mean of |value − truth|, 0..1. counts: [2, 256] of background and foreground; values: [256] in 0..1."""
-    background, foreground = counts
-    return (background @ values + foreground @ (1 - values)) / counts.sum()
 
 
 def lowest_levels(prediction: np.ndarray, counts: np.ndarray, values: np.ndarray) -> np.ndarray:

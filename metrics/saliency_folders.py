@@ -1,6 +1,6 @@
 """Scores of the saliency maps of a method: METHOD_DIR/<data set>/<stem>.png, truth in GT_ROOT/<data set>/Masks/."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import MissingInputError, existing_folder, shorten
 from formats.images import image_stems, load_grey, load_mask
-from metrics.bootstrap import Bootstrap, BootstrapScores
+from metrics.bootstrap import Bootstrap, MethodScores
 from metrics.page import Picture, load_photograph
 from metrics.saliency import mean_curves, measure_map, score_states
-from metrics.scored_files import FileReport, select_worst
-from utils.processes import measure_all
+from metrics.scored_files import FileReport, measure_files, select_worst
+from metrics.tables import replace_nan
 
 IMAGE_MEASURES = ("MAE", "maxF", "wF", "S", "maxE", "maxIoU")  # measures shown with a single image
 BOOTSTRAP_MEASURES = ("MAE", "maxF", "wF", "S", "maxE")  # measures with intervals and comparisons
@@ -37,13 +37,8 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     """
     for folder in (method, gt_root):
         existing_folder(folder)
-    if (gt_root / "Masks").is_dir():
-        raise InputError(
-            f"{gt_root} is a data set: set --gt_root to its parent folder, and --pred to folders with maps <data "
-            "set>/<stem>.png"
-        )
     found = {}
-    for data_set in sorted(sets_with_masks(gt_root)):
+    for data_set in sorted(path.parent.name for path in gt_root.glob("*/Masks")):
         if not (method / data_set).is_dir():
             continue
         truth, maps = image_stems(gt_root / data_set / "Masks"), image_stems(method / data_set)
@@ -59,16 +54,13 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
         found[data_set] = MapFiles({stem: maps[stem] for stem in truth if stem in maps}, truth, report)
     if not found:
         raise MissingInputError(
-            f"no data set of {gt_root} has a folder in {method}: expected {method}/<data set>/<stem>.png"
+            f"no data set of {gt_root} has a folder in {method}: expected {gt_root}/<data set>/Masks and "
+            f"{method}/<data set>/<stem>.png"
         )
     return found
 
 
-def sets_with_masks(gt_root: Path) -> set[str]:
-    return {path.name for path in gt_root.iterdir() if (path / "Masks").is_dir()}
-
-
-def measure_files(paths: tuple[Path, Path], strict_reference: bool) -> tuple[np.ndarray, bool]:
+def measure_file(paths: tuple[Path, Path], strict_reference: bool) -> tuple[np.ndarray, bool]:
     """State of `measure_map` of one map, and whether it had to be resized; paths: of map and truth.
 
     Raises `InputError` if a file cannot be read.
@@ -83,68 +75,47 @@ def resize_map(saliency: np.ndarray, shape_hw) -> np.ndarray:
     return cv2.resize(saliency, tuple(shape_hw)[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-@dataclass(frozen=True)
-class MapScores:
-    """Results of one method on one data set: `scores` and mean `curves` of all images, the bootstrap of the scores if
-    there is one, and the IMAGE_MEASURES of each image that could be scored, by its stem."""
-
-    scores: dict[str, float]
-    curves: dict[str, np.ndarray]
-    sampled: BootstrapScores | None
-    images: dict[str, dict[str, float]]
-
-
 def score_maps(
-    files: MapFiles,
-    strict_reference: bool = False,
-    num_replicates: int = 0,
-    workers: int = 1,
-    progress: Callable = iter,
-) -> MapScores | None:
-    """Score the maps of one method on one data set; None if no image can be scored. Fills `files.report`.
+    name: str, files: MapFiles, strict_reference: bool = False, num_replicates: int = 0, workers: int = 1
+) -> tuple[dict, MethodScores | None]:
+    """Score the maps of one method on one data set, and fill `files.report`.
 
-    progress: wraps the iterator over the images.
+    Returns scores for the JSON file, empty if no image can be scored, and the same with IMAGE_MEASURES of each image.
     """
     bootstrap, total, images = Bootstrap(num_replicates), 0, {}
     indices = {stem: index for index, stem in enumerate(files.truth)}
-    measure = partial(measure_files, strict_reference=strict_reference)
-    tasks = [(path, files.truth[stem]) for stem, path in files.maps.items()]
-    for stem, result in zip(files.maps, progress(measure_all(measure, tasks, workers))):
-        if isinstance(result, InputError):
-            files.report.unusable[stem] = str(result)
-            continue
-        state, is_resized = result
+    measure = partial(measure_file, strict_reference=strict_reference)
+    tasks = {stem: (path, files.truth[stem]) for stem, path in files.maps.items()}
+    for stem, (state, is_resized) in measure_files(measure, tasks, files.report, workers, name):
         total = total + state
         if num_replicates:
             bootstrap.add(indices[stem], state)
         scores = score_states(state, strict_reference)
-        images[stem] = {name: float(scores[name]) for name in IMAGE_MEASURES if name in scores}
+        images[stem] = {name: float(scores[name]) for name in IMAGE_MEASURES}
         if is_resized:
             files.report.resized.append(stem)
-    files.report.scored = len(images)
     if not images:
-        return None
-    scores, sampled = {name: float(score) for name, score in score_states(total, strict_reference).items()}, None
-    if num_replicates:
-        replicates = score_states(bootstrap.sums(), strict_reference)
-        chosen = {name: replicates[name] for name in BOOTSTRAP_MEASURES if name in replicates}
-        sampled = BootstrapScores(scores, chosen)
-    return MapScores(scores, mean_curves(total, strict_reference), sampled, images)
+        return {}, None
+    scores = {name: float(score) for name, score in score_states(total, strict_reference).items()}
+    sampled = score_states(bootstrap.sums(), strict_reference) if num_replicates else {}
+    method = MethodScores(scores, {name: sampled[name] for name in BOOTSTRAP_MEASURES if sampled}, images)
+    curves = mean_curves(total, strict_reference)
+    details = {"images": len(images), "resized": len(files.report.resized)}
+    details |= {"curves": {name: curves[name] for name in ("precision", "recall", "F", "E")}}
+    return replace_nan(scores | details | ({"intervals": method.intervals()} if sampled else {})), method
 
 
 def map_pictures(
-    files: dict[tuple[str, str], MapFiles], scored: dict[tuple[str, str], MapScores], gt_root: Path, count: int
+    files: dict[tuple[str, str], MapFiles], scored: dict[tuple[str, str], MethodScores], gt_root: Path, count: int
 ) -> Iterator[Picture]:
     """Yield the `count` images with the lowest mean S over methods; keys are (method, data set)."""
-    images: dict[tuple[str, str], dict[str, dict]] = {}
+    images: dict[str, dict] = {}
     photographs: dict[str, dict[str, Path]] = {}
-    for (method, data_set), maps in scored.items():
+    for (method, data_set), scores in scored.items():
+        images.setdefault(method, {}).update({(data_set, stem): row for stem, row in scores.images.items()})
         folder = gt_root / data_set / "Images"
         photographs[data_set] = image_stems(folder) if folder.is_dir() else {}
-        for stem, scores in maps.images.items():
-            images.setdefault((data_set, stem), {})[method] = scores
-    for data_set, stem in select_worst(images, "S", count):
-        methods = images[data_set, stem]
+    for (data_set, stem), methods in select_worst(images, "S", count).items():
         mask = load_mask(files[next(iter(methods)), data_set].truth[stem]).astype(np.uint8) * 255
         shown = load_photograph(photographs[data_set].get(stem)) | {"truth": mask}
         shown |= {method: resize_map(load_grey(files[method, data_set].maps[stem]), mask.shape) for method in methods}

@@ -1,8 +1,12 @@
-"""Report the scored and unscored files of a method, and select the images with the lowest scores."""
+"""The files of one method: score them, report those that cannot be scored, and find those with the lowest scores."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from formats.errors import shorten
+from tqdm import tqdm
+
+from formats.errors import InputError, shorten
+from utils.processes import measure_all
 
 
 @dataclass
@@ -30,13 +34,34 @@ class FileReport:
         return [f"{len(names)} {kind}: {shorten(names)}" for kind, names in kinds.items() if names]
 
 
-def select_worst(images: dict, measure: str, count: int) -> list:
-    """The `count` keys with the lowest mean of `measure` over methods, undefined means last.
+def measure_files(
+    measure: Callable, tasks: dict[str, object], report: FileReport, workers: int, title: str
+) -> Iterator[tuple]:
+    """Yield (name, measure(task)) of the tasks by name, in order, with a progress bar, and fill the report.
 
-    images: key → method → measure → score.
+    workers: number of processes, 0 for one per core. An `InputError` makes the file unusable.
     """
-    means = {}
-    for key, methods in images.items():
-        values = [scores[measure] for scores in methods.values() if scores[measure] == scores[measure]]
-        means[key] = sum(values) / len(values) if values else float("inf")
-    return sorted(means, key=means.get)[:count]
+    results = tqdm(measure_all(measure, list(tasks.values()), workers), title, len(tasks), leave=False, mininterval=1)
+    for name, result in zip(tasks, results):
+        if isinstance(result, InputError):
+            report.unusable[name] = str(result)
+        else:
+            report.scored += 1
+            yield name, result
+
+
+def select_worst(methods: dict, measure: str, count: int) -> dict:
+    """The `count` images with the lowest mean of `measure` over methods, undefined means last: image → method → scores.
+
+    methods: method → image → measure → score.
+    """
+    images: dict = {}
+    for method, scored in methods.items():
+        for image, scores in scored.items():
+            images.setdefault(image, {})[method] = scores
+
+    def mean_over_methods(image) -> float:
+        values = [scores[measure] for scores in images[image].values() if scores[measure] == scores[measure]]
+        return sum(values) / len(values) if values else float("inf")
+
+    return {image: images[image] for image in sorted(images, key=mean_over_methods)[:count]}

@@ -31,7 +31,8 @@ class ConfusionMatrix:
 
     def scores(self, predicted_255: str = "miss") -> dict:
         """Return the result of `score_counts` with 0-d arrays converted to floats."""
-        return unpack_scalars(score_counts(self.counts, predicted_255))
+        scores = score_counts(self.counts, predicted_255)
+        return {name: value if value.ndim else float(value) for name, value in scores.items()}
 
 
 def count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -70,11 +71,6 @@ def score_counts(counts: np.ndarray, predicted_255: str = "miss") -> dict[str, n
         "recall": recall,
         "coverage": coverage,
     }
-
-
-def unpack_scalars(scores: dict[str, np.ndarray]) -> dict:
-    """Scores with 0-d arrays replaced by floats."""
-    return {name: value if value.ndim else float(value) for name, value in scores.items()}
 
 
 def mean_without_nan(values: np.ndarray) -> np.ndarray:

@@ -1,19 +1,16 @@
-"""Tables of scores as Markdown, CSV, LaTeX and plots."""
+"""Tables of scores as Markdown, CSV and LaTeX."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+
+import numpy as np
 
 from formats.atomic_files import write_csv, write_text
-from metrics.plots import Plot, save_plot
 
 UNDEFINED = "–"
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?(?=[\s%]|$)")
-
-SEPARATOR = "\u200b"  # zero-width space, written as {}: it keeps LaTeX from joining hyphens to a dash
-SPECIAL = {
-    SEPARATOR: "{}",
+LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
@@ -23,28 +20,27 @@ SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "–": "--",
-    "—": "---",
-    "…": r"\dots{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
 } | {character: f"\\{character}" for character in "_%&#$"}
-MATH_COMMANDS = {"±": r"\pm", "×": r"\times", "−": "-", "↑": r"\uparrow", "↓": r"\downarrow", "≤": r"\leq"}
-MATH_COMMANDS |= {"≥": r"\geq", "²": "^2", "α": r"\alpha", "β": r"\beta", "τ": r"\tau"}
-ESCAPES = str.maketrans(SPECIAL | {character: f"${command}$" for character, command in MATH_COMMANDS.items()})
+ESCAPES = str.maketrans(LATEX)
 
 
 @dataclass(frozen=True)
 class Table:
     """A table of scores.
 
-    name: of its files. on_screen: False for tables that are only written to files. curve: columns to plot over the
-    first column. higher, lower: columns whose highest or lowest value is the best, of all rows or of the rows with the
-    same value in the column `within`. best_in_rows: the highest value of each row is the best.
+    name: of its files. on_screen: False for tables that are only written to files. higher, lower: columns whose highest
+    or lowest value is the best, of all rows or of the rows with the same value in the column `within`. best_in_rows:
+    the highest value of each row is the best.
     """
 
     name: str
     header: list[str]
     rows: list[list]
     on_screen: bool = True
-    curve: tuple[str, ...] = ()
     higher: tuple[str, ...] = ()
     lower: tuple[str, ...] = ()
     within: str | None = None
@@ -54,16 +50,15 @@ class Table:
         return markdown_table(self.header, self.rows)
 
     def latex(self) -> str:
-        """The table as LaTeX (booktabs), best values bold."""
-        return latex_tabular(self.header, self.rows, self.number_columns(), self.best())
-
-    def plot(self) -> Plot:
-        """Plot of the columns of `curve` over the first column."""
-        x, lines = [float(row[0]) for row in self.rows], {}
-        for name in self.curve:
-            numbers = [first_number(cell) for cell in self._column(name)]
-            lines[name] = (x, [float("nan") if number is None else number for number in numbers])
-        return Plot(self.name, self.header[0], "%", lines)
+        """The table as LaTeX (booktabs), columns of numbers aligned to the right, best values bold."""
+        cells = [[escape_latex(cell) for cell in row] for row in self.rows]
+        for row, column in self.best():
+            cells[row][column] = rf"\textbf{{{cells[row][column]}}}"
+        columns = "".join("r" if is_number else "l" for is_number in self.number_columns())
+        lines = [" & ".join(row) + r" \\" for row in [map(escape_latex, self.header), *cells]]
+        head, *body = [re.sub(r"^(?=[\[*])", "{}", line) for line in lines]  # [ or * would be an argument of \\
+        top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+        return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}"])
 
     def number_columns(self) -> list[bool]:
         """Return whether each column contains only numbers and dashes, and at least one number."""
@@ -72,39 +67,33 @@ class Table:
 
     def best(self) -> set[tuple[int, int]]:
         """(row, column) of all best values, also of several that print equal; a single value is not the best."""
-        found = set()
+        found, rows = set(), range(len(self.rows))
         if self.best_in_rows:
-            for row, cells in enumerate(self.rows):
-                found |= find_best({(row, column): cell for column, cell in enumerate(cells) if column > 0}, max)
-        groups = self._column(self.within) if self.within else [""] * len(self.rows)
+            for row in rows:
+                found |= self._find_best([(row, column) for column in range(1, len(self.header))], max)
+        within = self.header.index(self.within) if self.within else None
+        groups = ["" if within is None else row[within] for row in self.rows]
         for name, choose in [(name, max) for name in self.higher] + [(name, min) for name in self.lower]:
-            cells = {(row, self.header.index(name)): cell for row, cell in enumerate(self._column(name))}
+            column = self.header.index(name)
             for group in set(groups):
-                found |= find_best({place: cell for place, cell in cells.items() if groups[place[0]] == group}, choose)
+                found |= self._find_best([(row, column) for row in rows if groups[row] == group], choose)
         return found
 
-    def _column(self, name: str) -> list:
-        return [row[self.header.index(name)] for row in self.rows]
-
-
-def find_best(cells: dict[tuple[int, int], object], choose) -> set[tuple[int, int]]:
-    """Return the keys of the cells whose number equals choose(numbers); empty if fewer than two cells contain a number.
-    choose: `max` or `min`.
-    """
-    values = {place: value for place, cell in cells.items() if (value := first_number(cell)) is not None}
-    return {place for place, value in values.items() if value == choose(values.values())} if len(values) > 1 else set()
+    def _find_best(self, places: list[tuple[int, int]], choose) -> set[tuple[int, int]]:
+        numbers = {(row, column): first_number(self.rows[row][column]) for row, column in places}
+        numbers = {place: number for place, number in numbers.items() if number is not None}
+        best = choose(numbers.values()) if len(numbers) > 1 else None
+        return {place for place, number in numbers.items() if number == best}
 
 
 def save_tables(folder, tables: list[Table]) -> None:
-    """Write all tables to tables.md and tables.tex, each to `<name>.csv`, and plots of curves to `<name>.png`."""
+    """Write all tables to tables.md and tables.tex, and each to `<name>.csv`."""
     folder = Path(folder)
     write_text(folder / "tables.md", "\n".join(f"## {table.name}\n\n{table.markdown()}\n" for table in tables))
-    parts = [f"% {join_lines(table.name)}\n{table.latex()}\n" for table in tables]
+    parts = [f"% {' '.join(table.name.split())}\n{table.latex()}\n" for table in tables]
     write_text(folder / "tables.tex", "\n".join([r"% needs \usepackage{booktabs}" + "\n", *parts]))
     for table in tables:
         write_csv(folder / f"{table.name}.csv", [table.header, *table.rows])
-        if table.curve:
-            save_plot(folder / f"{table.name}.png", table.plot())
 
 
 def markdown_table(header: list[str], rows: list[list]) -> str:
@@ -117,29 +106,9 @@ def markdown_table(header: list[str], rows: list[list]) -> str:
     return "\n".join([head, rule, *body])
 
 
-def latex_tabular(header: list[str], rows: list[list], right: list[bool], best: set[tuple[int, int]]) -> str:
-    """Format a table. right: whether a column is aligned to the right; best: (row, column) of the cells in bold."""
-    cells = [[escape_latex(str(cell)) for cell in row] for row in rows]
-    for row, column in best:
-        cells[row][column] = rf"\textbf{{{cells[row][column]}}}"
-    columns = "".join("r" if is_right else "l" for is_right in right)
-    top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", format_row(map(escape_latex, header)), r"\midrule"]
-    return "\n".join([*top, *map(format_row, cells), r"\bottomrule", r"\end{tabular}"])
-
-
-def escape_latex(text: str) -> str:
-    """Escape text for LaTeX, on one line; adjacent hyphens stay hyphens."""
-    return re.sub("-(?=-)", f"-{SEPARATOR}", join_lines(text)).translate(ESCAPES)
-
-
-def join_lines(text: str) -> str:
-    return " ".join(text.split())
-
-
-def format_row(cells: Iterable[str]) -> str:
-    line = " & ".join(cells)
-    # The line above ends in a command that would read [ or * as its argument.
-    return ("{}" if line.startswith(("[", "*")) else "") + line + r" \\"
+def escape_latex(text) -> str:
+    """Escape text for LaTeX, on one line."""
+    return " ".join(str(text).split()).translate(ESCAPES)
 
 
 def percent(share: float | None) -> str:
@@ -147,7 +116,31 @@ def percent(share: float | None) -> str:
     return UNDEFINED if share is None or share != share else f"{100 * share:.2f}"
 
 
+def four_digits(score: float | None) -> str:
+    """Format a score with four decimals, None and NaN as a dash."""
+    return UNDEFINED if score is None or score != score else f"{score:.4f}"
+
+
+def replace_nan(value):
+    """Replace NaN by None in scores, or in nested dicts and lists of them, for JSON, which has no NaN."""
+    if isinstance(value, dict):
+        return {key: replace_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [replace_nan(each) for each in value]
+    return None if value != value else value
+
+
 def first_number(cell) -> float | None:
     """The number at the start of a cell, as in "82.31 ± 0.42" and "0.931 [0.921, 0.940]"; None if there is none."""
     match = NUMBER.match(str(cell))
     return float(match[0]) if match else None
+
+
+def short_names(paths) -> list[str]:
+    """The last folders of each path joined by _, as few as make all names different."""
+    parts = [[part for part in PurePath(path).parts if part.strip("/\\:.")] for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["_".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    return ["_".join([str(number), *path[-1:]]) for number, path in enumerate(parts, 1)]

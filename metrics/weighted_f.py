@@ -1,8 +1,7 @@
 """Weighted F-measure (Margolin et al., CVPR 2014: How to evaluate foreground maps?), β² = 1.
 
-Equal to PySODMetrics within 1e-6 (images are float32, sums float64) and several times faster. The distance transform
-returns no indices, because only errors within 3 px of the object are copied; the 7×7 Gaussian is applied as two filters
-of length 7, inside the bounding box of the object.
+Equal to PySODMetrics within 1e-6: images are float32, sums float64. The distance transform returns no indices, because
+only errors within 3 px of the object are copied; the 7×7 Gaussian is separated, inside the object's bounding box.
 """
 
 import cv2
@@ -50,8 +49,7 @@ def sum_pixels(image: np.ndarray) -> float:
 def sum_foreground_errors(saliency: np.ndarray, truth: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
     """Sum of |map − truth| over the object, and the sum of min(error, 7×7 Gaussian mean of errors) over the object.
 
-    For the mean, a background pixel has the error of the nearest object pixel. All arguments are [H, W]; distances in
-    px.
+    For the mean, a background pixel has the error of the nearest object pixel. All are [H, W]; distances in px.
     """
     box = find_box(truth, FILTER_RADIUS_PX)
     inside = pad(truth[box].view(np.uint8))
@@ -76,8 +74,7 @@ def find_box(mask: np.ndarray, margin_px: int) -> tuple[slice, slice]:
 
 def pad(image: np.ndarray) -> np.ndarray:
     """Add a border of zeros wide enough that no step of `STEPS` leaves the image or wraps to another row."""
-    width = FILTER_RADIUS_PX + 1
-    return cv2.copyMakeBorder(image, width, width, width, width, cv2.BORDER_CONSTANT, value=0)
+    return cv2.copyMakeBorder(image, *[FILTER_RADIUS_PX + 1] * 4, cv2.BORDER_CONSTANT, value=0)
 
 
 def build_steps() -> np.ndarray:
@@ -99,7 +96,7 @@ def copy_nearest_errors(errors: np.ndarray, inside: np.ndarray, distances: np.nd
     """Copy the error of the nearest object pixel to each background pixel that the filter reads, in place.
 
     errors, distances: float [H, W]; inside: uint8 [H, W], 1 on the object; all padded by `pad`. Returns the flat
-    indices of the pixels that were written, [P].
+    indices of these pixels, [P].
     """
     ring = np.flatnonzero((distances > 0) & (distances < MAX_DISTANCE2**0.5 + 0.01))
     squared = np.rint(distances.take(ring) ** 2).astype(np.intp)

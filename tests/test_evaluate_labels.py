@@ -17,9 +17,7 @@ from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import load_image, save_grey
 from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
-from metrics.label_quality import LabelQuality, score_images
-from metrics.label_tables import short_names
-from metrics.segmentation import ConfusionMatrix
+from metrics.label_quality import measure_label, name_scores, sum_states
 from options import FUSION_RULES
 
 PAPER = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
@@ -53,25 +51,12 @@ def score(scenes, label_parts, tmp_path):
 
 
 def quality(labels: dict, truth: dict, ids) -> dict:
-    total = LabelQuality(11)
-    for name in ids:
-        total.add(labels[name], truth[name])
-    return total.scores()
-
-
-def flat(scores: dict) -> dict:
-    """Flatten scores of a JSON file or of `LabelQuality` to name → number."""
-    numbers = {}
-    for key in ("images", "Acc", "Acc_class", "mIoU", "fwIoU", "mIoU_dropped", "coverage", "boundary_IoU"):
-        numbers[key] = scores[key]
-    for key in ("IoU", "precision", "recall"):
-        by_name = scores[key] if isinstance(scores[key], dict) else dict(zip(NAMES, scores[key]))
-        numbers |= {f"{key} {name}": by_name[name] for name in NAMES}
-    return {key: np.nan if value is None else value for key, value in numbers.items()}
+    """The scores of the JSON file, measured on these images."""
+    return name_scores(sum_states([measure_label(labels[name], truth[name], 11) for name in ids], 11), NAMES)
 
 
 def assert_same(scores: dict, expected: dict) -> None:
-    assert flat(scores) == pytest.approx(flat(expected), nan_ok=True)
+    assert {key: scores[key] for key in expected} == expected
 
 
 def test_quality(truth, single, label_parts, score, capsys):
@@ -79,11 +64,6 @@ def test_quality(truth, single, label_parts, score, capsys):
     labels, several = labels_in(label_parts / "rough"), [name for name in truth if name not in single]
     for found, ids in ((scores, truth), (scores["single_class"], single), (scores["multi_class"], several)):
         assert_same(found, quality(labels, truth, ids))
-    matrix = ConfusionMatrix(11)
-    for name in truth:
-        matrix.add(labels[name], truth[name])
-    assert scores["mIoU"] == pytest.approx(matrix.scores()["mIoU"])
-    assert scores["mIoU_dropped"] == pytest.approx(matrix.scores("dropped")["mIoU"])
     assert scores["mIoU_dropped"] > scores["mIoU"]
     assert scores["coverage"] < 1
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if f"{label_parts}/rough" in line]
@@ -118,10 +98,8 @@ def test_segmentations(scenes, truth, tmp_path):
     "flags",
     [
         "",
-        "--t0 0.2 --t1 0.3 --salient_norm 0.9 --saliency_threshold 0.3",
-        "--t0 0.3 --t1 0.4 --non_salient_classes star kite",
+        "--t0 0.3 --t1 0.4 --non_salient_classes star kite --saliency_threshold 0.3",
         "--selector_form formula --tau 1.2 --class_saliency star=0.5 kite=0.9",
-        "--selector_form formula --t0 auto",
         "--t0 auto --multi_class split",
         "--t0 0 --multi_class split",
     ],
@@ -152,11 +130,10 @@ def test_iou_of_each_class_before_and_after(scenes, truth, single, label_parts, 
     after = make("sos", "--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency")
     classes = dict(zip(truth, load_image_labels(scenes / "voc12/cls_labels.npy", list(truth), CLASS_NAMES).argmax(1)))
     for name, row in rows.items():
-        label = CLASS_NAMES.index(name) + 1
-        ids = [one for one in single if classes[one] == label - 1]
+        ids = [one for one in single if classes[one] == CLASS_NAMES.index(name)]
         assert row["images"] == len(ids)
-        assert row["IoU_before"] == pytest.approx(quality(before, truth, ids)["IoU"][label])
-        assert row["IoU_after"] == pytest.approx(quality(after, truth, ids)["IoU"][label])
+        assert row["IoU_before"] == quality(before, truth, ids)["IoU"][name]
+        assert row["IoU_after"] == quality(after, truth, ids)["IoU"][name]
 
 
 def test_sweep(truth, single, label_parts, make, score, tmp_path):
@@ -223,14 +200,8 @@ def test_tables(truth, label_parts, score, tmp_path, capsys):
     sweep = scores[f"{label_parts}/rough"]["sweep"]
     assert [row["mIoU"] for row in rows] == [f"{100 * row['mIoU']:.2f}" for row in sweep]
     assert [float(row["t0"]) for row in rows] == PAPER
-    with open(tmp_path / "tables/quality.csv", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
     after = scores[f"{label_parts}/rough"]["selected"]
-    expected = [f"{label_parts}/rough + selector", "all", "14", f"{100 * after['Acc']:.2f}"]
-    assert expected in [row[:4] for row in rows]
-    with open(tmp_path / "tables/recall_by_class.csv", encoding="utf-8") as file:
-        rows = {row[0]: row[1:] for row in csv.reader(file)}
-    assert rows["cactus"][0] == f"{100 * scores[f'{label_parts}/rough']['recall']['cactus']:.2f}"
+    assert f"rough + selector,all,14,{100 * after['Acc']:.2f}" in (tmp_path / "tables/quality.csv").read_text()
     assert load_image(tmp_path / "tables/sweep_rough.png").shape[1] > 500
 
 
@@ -248,8 +219,6 @@ def test_nothing_is_written_by_default(scenes, label_parts, tmp_path, monkeypatc
 def test_split_without_single_class_images(scenes, truth, single, label_parts, make, score, tmp_path):
     save_ids(tmp_path / "several.txt", [name for name in truth if name not in single])
     select = "--list HERE/several.txt --saliency_dir PARTS/saliency"
-    with pytest.raises(InputError, match=r"several\.txt has exactly one class: there is nothing to select"):
-        score(f"--pred PARTS/rough {select}")
     labels = make("split", f"--baseline_dir PARTS/rough --selector sos {select} --multi_class split")
     scores = score(f"--pred PARTS/rough --cam_dir PARTS/cams {select} --multi_class split --sweep --tables HERE/tables")
     assert_same(scores[f"{label_parts}/rough"]["selected"], quality(labels, truth, labels))
@@ -296,8 +265,6 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
         score("--rules none icd oaa --cam_dir PARTS/cams")
     with pytest.raises(InputError, match="holds score dictionaries: name the classes of the images by --image_labels"):
         score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
-    with pytest.raises(InputError, match="--pred oaa: --rules makes labels of the same name"):
-        score("--pred oaa --rules oaa --cam_dir PARTS/cams --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
         score("--pred PARTS/rough --t0 auto")
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
@@ -341,10 +308,6 @@ def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_p
     for part in (scores, expected):
         part["files"].pop("extra")
     assert scores == expected
-    summary = score("--pred HERE/rough --allow_missing", image_labels="")[
-        f"{tmp_path}/rough"
-    ]  # labels lie beside the list
-    assert summary["mIoU"] == expected["mIoU"]
     for path in (tmp_path / "rough").iterdir():
         path.unlink()
     with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):
@@ -356,7 +319,7 @@ def test_page_of_labels(truth, label_parts, score, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<article") == 4
     labels = labels_in(label_parts / "rough")
-    single_scores = {name: LabelQuality(11).add(labels[name], truth[name]).scores()["mIoU"] for name in truth}
+    single_scores = {name: quality(labels, truth, [name])["mIoU"] for name in truth}
     worst = sorted(single_scores, key=single_scores.get)[:4]
     assert [line.split('"')[0] for line in page.split('<article data-title="')[1:]] == worst
     present = [NAMES[label] for label in np.unique(truth[worst[0]]) if 0 < label < 255]
@@ -406,23 +369,6 @@ def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tm
             score(f"--cam_dir PARTS/cams --saliency_dir HERE/saliency {flags}")
 
 
-def test_short_names():
-    assert short_names(["a/b/labels/", "icd"]) == ["labels", "icd"]
-    assert short_names(["one/labels", "two/labels", "/labels"]) == ["one_labels", "two_labels", "labels"]
-    assert short_names(["../x/labels", "x/labels"]) == ["1_labels", "2_labels"]
-    assert short_names(["."]) == ["1"]
-
-
 def test_evaluation_does_not_load_torch():
     done = subprocess.run([sys.executable, "-c", "import sys, evaluate; sys.exit('torch' in sys.modules)"], cwd=PROJECT)
     assert done.returncode == 0
-
-
-def test_a_class_that_a_resample_lacks_is_not_left_out():
-    """A class of one image that is never found: the mean over two classes is 0.5 in every resample."""
-    plain, cat = np.zeros((10, 10), np.uint8), np.ones((10, 10), np.uint8)
-    qualities = {index: LabelQuality(2).add(plain, plain).pack() for index in range(9)}
-    qualities[9] = LabelQuality(2).add(np.full_like(cat, 255), cat).pack()
-    scores, sampled = score_images(qualities, ("background", "cat"), None, num_replicates=300)
-    assert scores["mIoU"] == 0.5
-    assert sampled.replicates["mIoU"] == pytest.approx(0.5, abs=1e-6)

@@ -17,8 +17,9 @@ from formats.errors import InputError
 from formats.images import load_grey, load_image, save_grey, save_image
 from formats.labels import IGNORE_LABEL, load_label, save_label
 from formats.voc_layout import load_ids, parse_ids, save_ids
-from metrics.label_quality import LabelQuality
-from metrics.saliency import SaliencyMetrics
+from metrics.label_quality import measure_label, score_states, sum_states
+from metrics.saliency import measure_map
+from metrics.saliency import score_states as score_saliency
 from metrics.segmentation import ConfusionMatrix
 from models.edge_head import edge_target
 from models.saliency_losses import saliency_objective
@@ -312,16 +313,15 @@ def test_label_scores_equal_a_loop_over_pixels(height, width, seed):
     assert scores["mIoU"] == pytest.approx(np.mean(ious) if ious else np.nan, nan_ok=True)
     assert scores["Acc"] == pytest.approx(hits.sum() / true.sum() if true.any() else np.nan, nan_ok=True)
     assert np.isnan(scores["IoU"][3])  # absent class
-    values = LabelQuality(4).add(prediction, truth).scores()
-    flat = np.concatenate([np.ravel(value) for value in values.values() if not isinstance(value, dict)]).astype(float)
+    values = score_states(sum_states([measure_label(prediction, truth, 4)], 4), 4)
+    flat = np.concatenate([np.ravel(value) for value in values.values()])
     assert ((flat >= 0) & (flat <= 1) | np.isnan(flat)).all()
 
 
 @holds_for(saliency=BYTES, seed=SEEDS)
 def test_saliency_scores_are_shares(saliency, seed):
-    metrics = SaliencyMetrics()
-    metrics.add(saliency, np.random.default_rng(seed).random(saliency.shape) < 0.5)
-    for name, score in metrics.scores().items():
+    state = measure_map(saliency, np.random.default_rng(seed).random(saliency.shape) < 0.5)
+    for name, score in score_saliency(state).items():
         assert np.isnan(score) or -1e-12 <= score <= 1 + 1e-12, name
 
 

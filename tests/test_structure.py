@@ -16,7 +16,7 @@ ALLOWED = {
     "models": {"formats", "utils", "numpy", "torch", "timm", "huggingface_hub", "onnxruntime"},
     "datasets": {"formats", "utils", "numpy", "cv2", "PIL", "torch", "tqdm"},
     "pseudo_labels": {"formats", "utils", "numpy", "cv2", "torch"},
-    "metrics": {"formats", "utils", "numpy", "cv2", "matplotlib"},
+    "metrics": {"formats", "utils", "numpy", "cv2", "matplotlib", "tqdm"},
 }
 LIMITS = {
     "Python files at the root": 11,

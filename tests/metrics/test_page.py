@@ -51,7 +51,7 @@ PLOT = Plot(EVIL, "recall", "precision", {EVIL: ([0, 0.5, 1], [1, float("nan"), 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    write_page(path, f"Scores {EVIL}", [TABLE], [PLOT], PICTURES, [f"note & {EVIL}"], lower=("MAE",))
+    write_page(path, f"Scores {EVIL}", [TABLE], [PLOT], PICTURES, [f"note & {EVIL}"])
     return path
 
 
@@ -95,11 +95,6 @@ def test_file(page):
     assert best == ["10.2"]
 
 
-def test_empty_page(tmp_path):
-    write_page(tmp_path / "page.html", "nothing", [], [], [], [])
-    assert Document((tmp_path / "page.html").read_text(encoding="utf-8")).of("article") == []
-
-
 def test_pictures_are_released(tmp_path):
     """While a picture is created, at most the previous one is in memory."""
     made = []
@@ -114,16 +109,6 @@ def test_pictures_are_released(tmp_path):
 
     write_page(tmp_path / "page.html", "t", [], [], pictures(), [])
     assert len(made) == 6
-
-
-def test_failure_leaves_no_file(tmp_path):
-    def pictures():
-        yield PICTURES[0]
-        raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        write_page(tmp_path / "page.html", "t", [], [], pictures(), [])
-    assert list(tmp_path.iterdir()) == []
 
 
 def decode(image: np.ndarray, **settings) -> tuple[str, np.ndarray]:
@@ -147,9 +132,6 @@ def test_thumbnails():
     assert (kind, photograph.shape) == ("jpeg", (160, 80, 3))
     assert np.abs(photograph.astype(int) - (200, 100, 0)).max() < 8
     assert decode(grey[:1, :3])[1].shape == (1, 3)  # images are never enlarged
-    assert decode(np.zeros((1, 4000), np.uint8))[1].shape == (1, 160)
-    with pytest.raises(ValueError, match="float64"):
-        encode_thumbnail(np.zeros((4, 4)), False, 160)
 
 
 @pytest.fixture(scope="module")
@@ -199,11 +181,6 @@ def choices(browser, name: str) -> list[str]:
     return browser.execute_script("return [...document.getElementsByName(arguments[0])[0]].map((o) => o.text)", name)
 
 
-def sorted_by(browser) -> list[str]:
-    script = "return [...document.querySelectorAll('th')].map((header) => header.getAttribute('aria-sort'))"
-    return browser.execute_script(script)
-
-
 def count(browser) -> str:
     return browser.find_element("name", "count").text
 
@@ -224,10 +201,9 @@ def test_tables_are_sorted(shown):
     for expected, state in ((up, "ascending"), (["10.2", "9.5 ± 0.1", "-3", "–"], "descending"), (up, "ascending")):
         headers[1].click()
         assert column(shown, 1) == expected
-        assert sorted_by(shown) == ["none", state, "none"]
+        assert [header.get_attribute("aria-sort") for header in headers] == ["none", state, "none"]
     headers[2].find_element("tag name", "button").send_keys("\n")
     assert column(shown, 2) == ["2007_1", "2007_9", "2007_10", "2007_33"]
-    assert sorted_by(shown) == ["none", "none", "ascending"]
     headers[0].click()
     assert column(shown, 0)[1:] == ["a", "b", "c"]
 
@@ -237,8 +213,6 @@ def test_gallery_is_filtered(shown):
     assert (titles(shown), count(shown)) == (["first", "second"], "2 of 5 shown")
     choose(shown, "group", "B")
     assert titles(shown) == ["second"]
-    choose(shown, "class", EVIL)
-    assert titles(shown) == [EVIL]
     choose(shown, "class", "all")
     assert titles(shown) == ["second", EVIL]
     choose(shown, "group", "all")
@@ -255,22 +229,10 @@ def test_gallery_is_sorted(shown):
     assert titles(shown) == ["Fourth", "second", "first", EVIL, "third"]
     choose(shown, "order", "worst first")
     assert titles(shown) == ["first", "second", "Fourth", EVIL, "third"]
-    choose(shown, "measure", "S · ours")
-    assert titles(shown) == ["first", "Fourth", "third", "second", EVIL]
     choose(shown, "measure", f"S · {EVIL}")
     assert titles(shown)[0] == EVIL
-    choose(shown, "measure", "order of the file")
+    choose(shown, "measure", "mean over methods")
     assert titles(shown) == ["first", "second", EVIL, "third", "Fourth"]
-
-
-def test_controls_without_choices_are_hidden(browser, tmp_path):
-    picture = make_picture("one")
-    write_page(tmp_path / "page.html", "t", [], [], [picture, make_picture("two")], [])
-    browser.get((tmp_path / "page.html").as_uri())
-    assert not any(browser.find_element("name", name).is_displayed() for name in ("class", "group"))
-    assert browser.find_element("name", "measure").is_displayed()
-    shown = {link.text for link in browser.find_elements("css selector", "nav a") if link.is_displayed()}
-    assert shown == {"Pictures"}
 
 
 def test_readable_without_scripts(browser, page, tmp_path):

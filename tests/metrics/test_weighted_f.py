@@ -1,9 +1,8 @@
-"""Weighted F-measure compared with PySODMetrics, and the choice among equally near pixels with SciPy."""
+"""Weighted F-measure of a large image, and the choice of the nearest pixel; small images: test_saliency_metrics.py."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
-from test_saliency_metrics import random_pair
 
 from metrics.weighted_f import copy_nearest_errors, pad, weighted_f
 
@@ -12,22 +11,6 @@ def reference(prediction, truth) -> float:
     metric = pytest.importorskip("py_sod_metrics").WeightedFmeasure()
     metric.step(prediction, truth.astype(np.uint8) * 255)
     return metric.get_results()["wfm"]
-
-
-def compare_random_pairs(count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        prediction, truth = random_pair(rng)
-        assert weighted_f(prediction, truth) == pytest.approx(reference(prediction, truth), abs=1e-6)
-
-
-def test_equal_to_the_reference():
-    compare_random_pairs(200, seed=0)
-
-
-@pytest.mark.slow
-def test_equal_to_the_reference_on_thousands():
-    compare_random_pairs(10000, seed=1)
 
 
 def test_large_image_equals_the_reference():
@@ -62,12 +45,3 @@ def test_by_hand():
     hits, alarms = 0.5, 1.5
     recall, precision = hits, hits / (hits + alarms)
     assert weighted_f(prediction, truth) == pytest.approx(2 * recall * precision / (recall + precision), abs=1e-6)
-
-
-def test_limits():
-    truth = np.zeros((20, 30), bool)
-    assert weighted_f(np.full((20, 30), 255, np.uint8), truth) == 0
-    truth[5:9, 5:9] = True
-    assert weighted_f(truth.astype(np.uint8) * 255, truth) == pytest.approx(1, abs=1e-6)
-    assert weighted_f(np.zeros((20, 30), np.uint8), truth) == pytest.approx(0, abs=1e-6)
-    assert weighted_f(np.full((20, 30), 255, np.uint8), ~(truth & False)) == pytest.approx(1, abs=1e-6)
