@@ -1,12 +1,13 @@
 """Class activation maps: A_c = ReLU(F_c) / max ReLU(F_c)."""
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from utils.multi_scale import merge_scales
-from utils.precision import autocast
+from utils.precision import autocast, require_finite
 
 EPS = 1e-5
 
@@ -46,6 +47,22 @@ def compute_cams(
     labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
     ends = own.sum(axis=1).cumsum()[:-1]
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
+
+
+@torch.inference_mode()
+def overlay_cams(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
+    """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
+    the most probable class; other arguments as of `compute_cams`.
+    """
+    tensor = network.backbone.normalise(image_to_tensor(image, device))
+    with autocast(device, amp):
+        logits = require_finite(network(tensor)["logits"][0])  # [C]
+    logits = logits.float().cpu().numpy()
+    image_labels = (logits > 0 if (logits > 0).any() else np.arange(len(logits)) == logits.argmax())[None]  # [1, C]
+    ((cams, _),) = compute_cams(network, image[None], image_labels, device, scales, flip, amp=amp)
+    heat = (cams.max(axis=0) * 255).astype(np.uint8)  # [H, W]
+    colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
+    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
 
 
 def normalise_cams(class_maps: Tensor) -> Tensor:
