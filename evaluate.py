@@ -327,8 +327,8 @@ def choose_selector(args, data: LabelData) -> ImageSelector | None:
         raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
     if not splits and not (data.image_labels.sum(axis=1) == 1).any():
         raise InputError(f"no image of {args.list} has exactly one class: there is nothing to select")
-    given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
-    thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
+    numbers = args.selector_form, args.t0, args.t1, args.tau
+    thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
     maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
     return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams, data.truth)

@@ -95,9 +95,6 @@ def test_mistakes_take_one_line(command, words, capsys, monkeypatch):
         "SOD_train.py --max_epoch 0",
         "SOD_train.py --backbone_args embed_dim",
         "make_pseudo_labels.py --label_name x --bg_threshold 2",
-        "make_pseudo_labels.py --label_name x --class_saliency dog=1.5",
-        "make_pseudo_labels.py --label_name x --class_saliency dog=high",
-        "make_pseudo_labels.py --label_name x --class_saliency =0.5",
         "make_pseudo_labels.py --label_name x --t0 often",
         "evaluate.py",
     ],
@@ -111,11 +108,6 @@ def test_mistakes_end_with_code_2(command, capsys):
 
 def test_every_fusion_rule_is_a_choice():
     assert list(options.FUSION_RULES) == list(RULES)
-
-
-def test_class_names_may_hold_anything():
-    args = parse("make_pseudo_labels.py --label_name x --class_saliency 'traffic light=0.3' a=b=1")
-    assert args.class_saliency == [("traffic light", 0.3), ("a=b", 1.0)]
 
 
 def test_settings_of_the_backbone():

@@ -102,7 +102,6 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
         ("--tau 1", "made with tau = None, not 1.0"),
         ("--non_salient_classes star", r"made with non_salient_classes = \['measured'\], not \['star'\]"),
         ("--salient_norm 0.6", "made with salient_norm = 0.5, not 0.6"),
-        ("--class_saliency star=0.5", r"made with class_saliency = \{\}, not \{'star': 0\.5\}"),
         ("--multi_class keep", "made with multi_class = split, not keep"),
         ("--list train_id.txt", "labels holds files made with ids = "),
     ],
