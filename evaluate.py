@@ -55,7 +55,7 @@ from metrics.tables import Table, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, evidence_of, fuse
-from pseudo_labels.selector import ImageSelector, build_thresholds
+from pseudo_labels.selector import ImageSelector, Thresholds
 from utils.environment import current_commit, versions_of
 from utils.interruption import run_script
 
@@ -328,7 +328,7 @@ def choose_selector(args, data: LabelData) -> ImageSelector | None:
     if not splits and not (data.image_labels.sum(axis=1) == 1).any():
         raise InputError(f"no image of {args.list} has exactly one class: there is nothing to select")
     numbers = args.selector_form, args.t0, args.t1, args.tau
-    thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
+    thresholds = Thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
     maps = files_of_ids(args.saliency_dir, data.ids, ".png")
     split_cams = files_of_ids(args.cam_dir, data.ids, ".npz") if splits else None
     return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, split_cams, data.truth)

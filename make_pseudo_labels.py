@@ -41,7 +41,7 @@ from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
 from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
 from pseudo_labels.random_walk import expand_cams
-from pseudo_labels.selector import ImageSelector, Thresholds, build_thresholds, save_decisions
+from pseudo_labels.selector import ImageSelector, Thresholds, save_decisions
 from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import World
@@ -55,9 +55,7 @@ from utils.processes import do_in_processes
 
 @dataclass(frozen=True)
 class Images:
-    """The N images to label: ids, class names, files, image labels (bool [N, C]), and, if given, the files of saliency
-    maps and of labels of another method.
-    """
+    """The N images to label; image_labels bool [N, C]; baseline: the files of the labels of another method."""
 
     ids: list[str]
     classes: tuple[str, ...]
@@ -77,7 +75,7 @@ def main(args) -> None:
     images = find_images(args)
     check_options(args, images)
     numbers = args.selector_form, args.t0, args.t1, args.tau
-    thresholds = build_thresholds(images.classes, *numbers, args.non_salient_classes, args.salient_norm)
+    thresholds = Thresholds(images.classes, *numbers, args.non_salient_classes, args.salient_norm)
     made_by = folder_options(args, images)
     folder, selects = voc_layout.new_label_folder(args.label_name), args.selector == "sos"
     if world.is_main and args.saliency_dir and not selects and "saliency" not in evidence_of(args.fusion):
@@ -187,9 +185,9 @@ def make_cams(images: Images, made_by: dict, args, world: World) -> None:
     """Write the class activation maps that are absent."""
     folder, network = Path(args.cam_dir), None
     absent = set(voc_layout.absent_files(folder, images.ids, ".npz"))
-    if absent and not args.load_path:
-        raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
     if not args.load_path:
+        if absent:
+            raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
         return
     if absent:
         kind = "--load_path", "classification", world.device, images.classes
@@ -272,20 +270,19 @@ def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
     before = images.baseline or voc_layout.files_of_ids(folder / "before", images.ids, ".png")
     split_cams = voc_layout.files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
-    mask_threshold, image_labels = args.saliency_threshold, images.image_labels
-    selector = ImageSelector(thresholds, mask_threshold, image_labels, images.maps, split_cams, before)
+    selector = ImageSelector(thresholds, args.saliency_threshold, images.image_labels, images.maps, split_cams, before)
 
     def read_label(index: int) -> np.ndarray:
         return make_label(images, index, args) if images.baseline else load_label(before[index])
 
     absent, measured = voc_layout.absent_files(folder, images.ids, ".png"), []
     with lock_output_folder(world, folder, made_by, ".png"):
-        for index in progress(np.flatnonzero(image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
+        for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
             label_of_class, measures, _ = selector.measure_image(index, read_label(index))
             measured.append((index, label_of_class, *measures))
         measured = sorted(distributed.gather_from_processes(measured))
         columns = np.array(measured).reshape(-1, 5)  # index, class, measures
-        chosen = thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int), len(images.classes))
+        chosen = thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int))
         for index in progress(absent, world, "selection"):
             label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)

@@ -2,10 +2,7 @@ r"""Write the predictions of a checkpoint: saliency maps, segmentations, or CAM 
 
     python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \
         --output experiments/saliency/ours/ECSSD
-    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
-    python predict.py --load_path experiments/segmentation/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \
-        --list voc12/test_id.txt --output experiments/segmentations/test --scales 0.5 1 1.5 2 --flip --crf \
-        --voc_submission results.tar.gz
+    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results --overlay
 
 The checkpoint names its network. No ground truth is needed. Existing files are kept, and unreadable images are listed
 at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
@@ -39,7 +36,7 @@ from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import overlay_cams
-from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import gather_from_processes, start_processes, stop_distributed
 from utils.file_threads import WriteBehind, read_ahead
@@ -95,8 +92,7 @@ def main(args) -> None:
 
 
 def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
-    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, only of `ids` if
-    given.
+    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or of `ids`.
 
     Raises `InputError` for missing images and for equal stems, whose results would overwrite each other.
     """
@@ -209,7 +205,7 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
     if not args.crf:
         return list(predict_segmentation(network, np.stack(images), device, **how))
     probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]
-    present = [(row, find_present_labels(row)) for row in probs]
+    present = [(row, row.argmax(dim=0).unique()) for row in probs]
     return [(row[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()) for row, labels in present]
 
 

@@ -123,7 +123,7 @@ def select_labels(
     name: str, source: LabelSource, data: LabelData, measured: dict, choices: dict, selector, measure_many: Callable
 ) -> tuple[dict[int, tuple], dict]:
     """Packed qualities of all labels after the selector by image, and statistics of the selector."""
-    thresholds, is_replaced = choose_labels(choices, selector, len(data.names) - 1)
+    thresholds, is_replaced = choose_labels(choices, selector)
     statistics = thresholds["numbers"] | {"classes": summarize_classes(choices, is_replaced, thresholds, data)}
     qualities = {index: label.quality for index, label in measured.items()}
     qualities |= {index: choice.replaced for index, choice in choices.items() if is_replaced[index]}
@@ -169,11 +169,11 @@ def measure_quality(label: np.ndarray, truth: np.ndarray, data: LabelData, index
         raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
 
 
-def choose_labels(choices: dict[int, Choice], selector, num_classes: int) -> tuple[dict, dict[int, bool]]:
+def choose_labels(choices: dict[int, Choice], selector) -> tuple[dict, dict[int, bool]]:
     """Thresholds by class, as of `Thresholds.of_classes`, and for each image whether its label is replaced."""
     measures = np.array([choice.measures for choice in choices.values()]).reshape(-1, 3)
     classes = np.array([choice.label for choice in choices.values()], int)
-    thresholds = selector.thresholds.of_classes(measures, classes, num_classes)
+    thresholds = selector.thresholds.of_classes(measures, classes)
     return thresholds, dict(zip(choices, measures[:, 0] > thresholds["values"][classes]))
 
 

@@ -40,7 +40,7 @@ def compute_cams(
 
         def class_maps(inputs: Tensor) -> Tensor:
             with autocast(device, amp):
-                return rectify_maps(network(inputs)["class_maps"].float(), classes)  # [N, P, h, w]
+                return F.relu(network(inputs)["class_maps"].float()[:, classes])  # [N, P, h, w]
 
         maps = merge_scales(class_maps, network.backbone.normalise(pixels), scales, flip, combine)  # [B, P, H, W]
     cams = normalise_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
@@ -66,13 +66,8 @@ def overlay_cams(network, image: np.ndarray, device, scales, flip: bool, amp: bo
 
 
 def normalise_cams(class_maps: Tensor) -> Tensor:
-    """Divide each map by its maximum + 1e-5, as in IRN: rectify_maps [K, H, W] → [K, H, W] in 0..1."""
+    """Divide each map by its maximum + 1e-5, as in IRN: rectified maps [K, H, W] → [K, H, W] in 0..1."""
     return class_maps / (class_maps.amax(dim=(1, 2), keepdim=True) + EPS)
-
-
-def rectify_maps(class_maps: Tensor, classes: Tensor) -> Tensor:
-    """ReLU of the maps of some classes: raw [B, C, h, w], indices [K] → [B, K, h, w]."""
-    return F.relu(class_maps[:, classes])
 
 
 def image_to_tensor(image: np.ndarray, device) -> Tensor:

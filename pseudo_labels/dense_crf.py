@@ -80,15 +80,10 @@ def refine_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
     return crf.mean_field(-probs.clamp(MIN_PROB, 1).log(), iterations)
 
 
-def find_present_labels(probs: Tensor) -> Tensor:
-    """Labels that are most probable at some pixel: probabilities [L, H, W] → int64 [K], in order."""
-    return probs.argmax(dim=0).unique()
-
-
 def refine_to_label(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
     """Refine probabilities [K, H, W] of `labels`, uint8 [K], and take the most probable: → uint8 [H, W].
 
-    Pass only the labels of `find_present_labels`: the time grows with their number, and others hardly ever win.
+    Pass only labels that are most probable at some pixel: the time grows with their number, others hardly ever win.
     """
     if len(labels) == 1:
         return np.full(crf.hw, labels[0], np.uint8)

@@ -31,9 +31,8 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
 
 
 def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Load the maps float32 [K, H, W] and labels uint8 [K] of an image with the classes `image_labels`, bool [C].
-
-    Raises `InputError` if the maps are those of other classes.
+    """Load the maps float32 [K, H, W] and labels uint8 [K] of an image. Raises `InputError` if they are not those of
+    its classes `image_labels`, bool [C].
     """
     cams, labels = load_cams(path)
     expected = np.flatnonzero(image_labels) + 1

@@ -81,8 +81,7 @@ def rca(cams, classes, saliency, crf, *, bg_power=4.0, cam_threshold=0.0, **oaa_
 
 
 def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
-    """EDAM (Wu et al., CVPR 2021): the strongest map in salient pixels and at the peak of each map; no pixel is
-    ignored."""
+    """EDAM (Wu et al., CVPR 2021): the strongest map in salient pixels and at the peak of each map; none is ignored."""
     peaks = cams.max(axis=(1, 2), keepdims=True)
     at_peak = ((cams == peaks) & (peaks > 0)).any(axis=0)
     foreground = (saliency > np.float32(salient_threshold)) | at_peak

@@ -86,26 +86,36 @@ def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> 
 class Thresholds:
     """Rule that derives the threshold of each class from the single-class images of a data set.
 
+    classes          names of the C foreground classes
     form             "algorithm": overlap > t0, or t0 + t1 for classes that are not salient
                      "formula": overlap + ‖S^c‖₂ / max ‖S‖₂ > tau
-    t0               None: chosen by `auto_threshold`
+    t0               a number, or "auto": chosen by `auto_threshold`
     tau              None: t0 + 1, so that the most salient class is replaced above t0
-    salient          bool [C + 1]; None: classes of at least `least_saliency`
+    non_salient      class names, ["none"], or ["measured"]: classes below `least_saliency`
+
+    Raises `InputError` for unknown class names.
     """
 
+    classes: tuple[str, ...]
     form: str = "algorithm"
-    t0: float | None = 0.4
+    t0: float | str = 0.4
     t1: float = 0.2
     tau: float | None = None
-    salient: np.ndarray | None = None
+    non_salient: Sequence[str] = ("measured",)
     least_saliency: float = 0.5
+
+    def __post_init__(self):
+        unknown = [name for name in self.non_salient if name not in self.classes]
+        if unknown and list(self.non_salient) not in (["none"], ["measured"]):
+            known = ", ".join(self.classes)
+            raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {known}")
 
     @property
     def depend_on_images(self) -> bool:
         """Return whether the thresholds are measured on the images."""
-        return self.form == "formula" or self.t0 is None or (self.salient is None and self.t1 > 0)
+        return self.form == "formula" or self.t0 == "auto" or ("measured" in self.non_salient and self.t1 > 0)
 
-    def of_classes(self, measured: np.ndarray, classes: np.ndarray, num_classes: int) -> dict:
+    def of_classes(self, measured: np.ndarray, classes: np.ndarray) -> dict:
         """Compute the thresholds of all classes from N single-class images.
 
         measured float [N, 3], rows of `measure`; classes int [N], 1..C. Returns a dict of
@@ -116,30 +126,16 @@ class Thresholds:
         "values"    float [C + 1], the thresholds
         """
         overlaps, norms, certainties = measured.T
-        t0 = auto_threshold(overlaps, certainties) if self.t0 is None else self.t0
-        saliency = class_saliency(norms, classes, num_classes)
+        t0 = auto_threshold(overlaps, certainties) if self.t0 == "auto" else self.t0
+        saliency = class_saliency(norms, classes, len(self.classes))
         if self.form == "formula":
             tau = t0 + 1 if self.tau is None else self.tau
             return {"numbers": {"tau": tau}, "saliency": saliency, "values": tau - saliency}
-        salient = saliency >= self.least_saliency if self.salient is None else self.salient
+        salient = np.array([True] + [name not in self.non_salient for name in self.classes])
+        if "measured" in self.non_salient:
+            salient = saliency >= self.least_saliency
         values = np.where(salient, t0, t0 + self.t1)
         return {"numbers": {"t0": t0, "t1": self.t1}, "saliency": saliency, "salient": salient, "values": values}
-
-
-def build_thresholds(
-    classes: tuple[str, ...], form: str, t0, t1: float, tau: float | None, non_salient: list[str], least_saliency: float
-) -> Thresholds:
-    """Build `Thresholds` from the flags of a script.
-
-    t0 is a number or "auto"; non_salient a list of class names, ["none"] or ["measured"]. Raises `InputError` for
-    unknown class names.
-    """
-    names = [] if non_salient in (["none"], ["measured"]) else non_salient
-    unknown = [name for name in names if name not in classes]
-    if unknown:
-        raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {', '.join(classes)}")
-    salient = None if non_salient == ["measured"] else np.array([True] + [name not in names for name in classes])
-    return Thresholds(form, None if t0 == "auto" else t0, t1, tau, salient, least_saliency)
 
 
 def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float, float]:
@@ -190,35 +186,26 @@ def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[
 
     measured: rows of index, class (1..C), overlap, and more; chosen: result of `Thresholds.of_classes`.
     """
-    rows, summary = [["id", "class", "overlap", "threshold", "replaced"]], chosen["numbers"] | {"classes": {}}
+    rows, by_class = [["id", "class", "overlap", "threshold", "replaced"]], {}
     for index, label, share, *_ in measured:
         threshold = chosen["values"][label]
         rows.append([ids[index], classes[label - 1], f"{share:.6f}", f"{threshold:.6f}", int(share > threshold)])
     for label in sorted({row[1] for row in measured}):
-        shares, threshold = [row[2] for row in measured if row[1] == label], float(chosen["values"][label])
-        summary["classes"][classes[label - 1]] = {
-            "images": len(shares),
-            "replaced": sum(int(share > threshold) for share in shares),
-            "saliency": float(chosen["saliency"][label]),
-            "threshold": threshold,
-        }
-    if "salient" in chosen:
-        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
-    write_csv(folder / "selector.csv", rows)
-    write_json(folder / "selector.json", summary)
-    return describe_summary(summary)
-
-
-def describe_summary(summary: dict) -> str:
-    """The content of selector.json as lines of text."""
-    replaced, total = (sum(row[key] for row in summary["classes"].values()) for key in ("replaced", "images"))
-    numbers = ", ".join(f"{name} {summary[name]:.2f}" for name in ("t0", "t1", "tau") if name in summary)
-    lines = [f"selector: {replaced} of {total} single-class labels replaced by masks, {numbers}"]
-    for name, row in summary["classes"].items():
+        replaced = [row[-1] for row in rows[1:] if row[1] == classes[label - 1]]
+        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(chosen["values"][label])}
+        by_class[classes[label - 1]] = {"images": len(replaced), "replaced": sum(replaced)} | numbers
+    summary = chosen["numbers"] | {"classes": by_class}
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in chosen["numbers"].items())
+    replaced = sum(row["replaced"] for row in by_class.values())
+    lines = [f"selector: {replaced} of {len(measured)} single-class labels replaced by masks, {numbers}"]
+    for name, row in by_class.items():
         counts = f"{row['replaced']} of {row['images']}"
         lines.append(f"  {name}: {counts}, saliency {row['saliency']:.2f}, threshold {row['threshold']:.2f}")
-    if "non_salient" in summary:
+    if "salient" in chosen:
+        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
         lines.append(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
+    write_csv(folder / "selector.csv", rows)
+    write_json(folder / "selector.json", summary)
     return "\n".join(lines)
 
 

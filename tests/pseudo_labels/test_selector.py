@@ -12,7 +12,6 @@ from pseudo_labels.selector import (
     LARGEST_T0,
     Thresholds,
     auto_threshold,
-    build_thresholds,
     class_saliency,
     measure,
     overlap,
@@ -62,15 +61,16 @@ IMAGES = MEASURED, np.array([1, 2, 3])
 @pytest.mark.parametrize(
     ("thresholds", "salient", "values"),
     [
-        (Thresholds(), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
-        (Thresholds(t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
-        (Thresholds(salient=np.array([1, 0, 1, 1], bool)), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
-        (Thresholds("formula"), None, [0.4, 0.4, 0.9, 1.15]),
-        (Thresholds("formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
+        (Thresholds(CLASSES), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
+        (Thresholds(CLASSES, t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
+        (Thresholds(CLASSES, non_salient=["dog", "sofa"]), [True, False, True, False], [0.4, 0.6, 0.4, 0.6]),
+        (Thresholds(CLASSES, non_salient=["none"]), [True] * 4, [0.4] * 4),
+        (Thresholds(CLASSES, "formula"), None, [0.4, 0.4, 0.9, 1.15]),
+        (Thresholds(CLASSES, "formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
     ],
 )
 def test_thresholds_of_classes(thresholds, salient, values):
-    found = thresholds.of_classes(*IMAGES, num_classes=3)
+    found = thresholds.of_classes(*IMAGES)
     assert found["values"] == pytest.approx(values)
     if thresholds.form == "formula":
         assert found["numbers"] == {"tau": thresholds.tau or thresholds.t0 + 1}
@@ -83,7 +83,7 @@ def test_thresholds_of_classes(thresholds, salient, values):
 def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
     given = []
     monkeypatch.setattr(selector, "auto_threshold", lambda *columns: given.append(columns) or 0.25)
-    found = Thresholds(form, t0=None).of_classes(*IMAGES, num_classes=3)
+    found = Thresholds(CLASSES, form, t0="auto").of_classes(*IMAGES)
     assert [column.tolist() for column in given[0]] == MEASURED[:, [0, 2]].T.tolist()
     assert found["numbers"] == ({"tau": 1.25} if form == "formula" else {"t0": 0.25, "t1": 0.2})
     assert found["values"] == pytest.approx(values)
@@ -92,34 +92,25 @@ def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
 @pytest.mark.parametrize(
     ("thresholds", "depend"),
     [
-        (Thresholds(), True),
-        (Thresholds(t1=0.0), False),
-        (Thresholds(salient=np.ones(4, bool)), False),
-        (Thresholds(t0=None, salient=np.ones(4, bool)), True),
-        (Thresholds("formula", tau=1.0), True),
+        (Thresholds(CLASSES), True),
+        (Thresholds(CLASSES, t1=0.0), False),
+        (Thresholds(CLASSES, non_salient=["dog"]), False),
+        (Thresholds(CLASSES, t0="auto", non_salient=["none"]), True),
+        (Thresholds(CLASSES, "formula", tau=1.0), True),
     ],
 )
 def test_whether_thresholds_depend_on_images(thresholds, depend):
     """Compare with the thresholds of other images of the same classes."""
     others = np.array([[0.9, 0.2, 0.5], [0.8, 0.9, 0.4], [0.3, 0.8, 0.9]])
-    values = [thresholds.of_classes(rows, IMAGES[1], num_classes=3)["values"] for rows in (MEASURED, others)]
+    values = [thresholds.of_classes(rows, IMAGES[1])["values"] for rows in (MEASURED, others)]
     assert thresholds.depend_on_images is not np.array_equal(*values)
     assert thresholds.depend_on_images is depend
-
-
-def test_thresholds_from_flags():
-    built = build_thresholds(CLASSES, "formula", "auto", 0.2, 1.5, ["chair", "sofa"], 0.5)
-    assert (built.form, built.t0, built.t1, built.tau, built.least_saliency) == ("formula", None, 0.2, 1.5, 0.5)
-    assert built.salient.tolist() == [True, True, False, False]
-    measured = build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["measured"], 0.5)
-    assert (measured.t0, measured.tau, measured.salient) == (0.3, None, None)
-    assert build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["none"], 0.5).salient.all()
 
 
 @pytest.mark.parametrize(("names", "unknown"), [(["chair", "cow"], "cow"), (["none", "chair"], "none")])
 def test_unknown_classes_are_refused(names, unknown):
     with pytest.raises(InputError, match=f"selector: {unknown}; the classes are dog, chair, sofa"):
-        build_thresholds(CLASSES, "algorithm", 0.4, 0.2, None, names, 0.5)
+        Thresholds(CLASSES, non_salient=names)
 
 
 # ---- images of several classes: labels 3 and 8, as rows of six pixels
