@@ -38,8 +38,8 @@ from models.affinity_net import build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import compute_cams
 from pseudo_labels.external_labels import find_baseline, load_baseline
-from pseudo_labels.fusion_inputs import CRFS, label_crf, load_checked_cams, load_evidence
-from pseudo_labels.fusion_rules import check_parameters, evidence_of, fuse
+from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
+from pseudo_labels.fusion_rules import check_parameters, evidence_of
 from pseudo_labels.random_walk import expand_cams
 from pseudo_labels.selector import ImageSelector, Thresholds, save_decisions
 from utils import distributed
@@ -252,18 +252,14 @@ def save_made_label(images: Images, folder: Path, args, index: int) -> None:
 
 def make_label(images: Images, index: int, args) -> np.ndarray:
     """Make the label of an image before the selector, uint8 [H, W]: that of another method, or one fused from maps."""
-    image_path, image_labels = images.paths[index], images.image_labels[index]
-    image_hw = image_size(image_path)
+    path, image_labels = images.paths[index], images.image_labels[index]
     if images.baseline:
-        return load_baseline(images.baseline[index], image_labels, image_path, image_hw, args.bg_threshold)
+        return load_baseline(images.baseline[index], image_labels, path, image_size(path), args.bg_threshold)
     name, saliency_path = f"{images.ids[index]}.npz", images.maps[index] if images.maps else None
-    cam_path, second_cam_path = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name
-    paths = cam_path, second_cam_path, image_path, saliency_path
-    evidence = load_evidence(evidence_of(args.fusion), *paths, image_labels)
-    check_size(cam_path, evidence["cams"].shape[1:], image_path, image_hw)
+    maps = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name, saliency_path
     parameters = ({"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}) | dict(args.fusion_args)
-    label = fuse(args.fusion, evidence, parameters)
-    return label_crf(load_image(image_path))(label, iterations=args.crf_iterations) if args.crf else label
+    iterations = args.crf_iterations if args.crf else 0
+    return fuse_files(args.fusion, parameters, iterations, image_labels, path, *maps)
 
 
 def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by: dict, args, world: World) -> None:
@@ -281,8 +277,7 @@ def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by:
             label_of_class, measures, _ = selector.measure_image(index, read_label(index))
             measured.append((index, label_of_class, *measures))
         measured = sorted(distributed.gather_from_processes(measured))
-        columns = np.array(measured).reshape(-1, 5)  # index, class, measures
-        chosen = thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int))
+        chosen = selector.choose_thresholds(measured)
         for index in progress(absent, world, "selection"):
             label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)

@@ -231,6 +231,11 @@ class ImageSelector:
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
 
+    def choose_thresholds(self, measured: list[tuple]) -> dict:
+        """Choose the thresholds, as of `Thresholds.of_classes`, from rows of index, class (1..C), and `measure`."""
+        columns = np.array(measured).reshape(-1, 5)
+        return self.thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int))
+
     def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
         mask = self.load_mask(index, label.shape)  # a broken map is an error, also where the label is kept
