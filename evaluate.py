@@ -47,7 +47,7 @@ from metrics.tables import Table, four_digits, percent, save_tables
 from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import fuse_files
 from pseudo_labels.fusion_rules import RULES, evidence_of
-from pseudo_labels.selector import ImageSelector, build_thresholds
+from pseudo_labels.selector import ImageSelector, Thresholds
 from utils.environment import current_commit, versions_of
 from utils.interruption import run_script
 
@@ -224,8 +224,8 @@ def build_selector(args, data: LabelData) -> ImageSelector | None:
         raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
     if args.multi_class == "split" and not args.cam_dir:
         raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
-    given, numbers = dict(args.class_saliency), (args.selector_form, args.t0, args.t1, args.tau)
-    thresholds = build_thresholds(data.names[1:], *numbers, args.non_salient_classes, given, args.salient_norm)
+    numbers = args.selector_form, args.t0, args.t1, args.tau
+    thresholds = Thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
     maps = voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png")
     cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if args.multi_class == "split" else None
     return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, cams, data.truth)

@@ -28,28 +28,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from formats import voc_layout
 from formats.cams import save_cams
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import image_size, load_image
+from formats.images import check_size, image_size, load_image
 from formats.labels import load_label, save_label
-from formats.voc_layout import (
-    absent_files,
-    files_of_ids,
-    find_voc_root,
-    list_path,
-    load_class_names,
-    load_ids,
-    new_label_folder,
-)
 from models.affinity_net import build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import compute_cams
 from pseudo_labels.external_labels import find_baseline, load_baseline
-from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_cams_and_image
+from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
 from pseudo_labels.fusion_rules import check_parameters, evidence_of
 from pseudo_labels.random_walk import expand_cams
-from pseudo_labels.selector import ImageSelector, Thresholds, build_thresholds, save_decisions
+from pseudo_labels.selector import ImageSelector, Thresholds, save_decisions
 from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import World
@@ -63,8 +55,7 @@ from utils.processes import do_in_processes
 
 @dataclass(frozen=True)
 class Images:
-    """The N images to label: ids, class names, files, image labels (bool [N, C]), and, if given, the files of saliency
-    maps and of labels of another method."""
+    """The N images to label; image_labels bool [N, C]; baseline: the files of the labels of another method."""
 
     ids: list[str]
     classes: tuple[str, ...]
@@ -83,13 +74,12 @@ def main(args) -> None:
     # data
     images = find_images(args)
     check_options(args, images)
-    if world.is_main:
-        warn_of_unused_maps(args)
-    numbers, given = (args.selector_form, args.t0, args.t1, args.tau), dict(args.class_saliency)
-    thresholds = build_thresholds(images.classes, *numbers, args.non_salient_classes, given, args.salient_norm)
+    numbers = args.selector_form, args.t0, args.t1, args.tau
+    thresholds = Thresholds(images.classes, *numbers, args.non_salient_classes, args.salient_norm)
     made_by = folder_options(args, images)
-    folder, selects = new_label_folder(args.label_name), args.selector == "sos"
-    before = folder / "before" if selects else folder
+    folder, selects = voc_layout.new_label_folder(args.label_name), args.selector == "sos"
+    if world.is_main and args.saliency_dir and not selects and "saliency" not in evidence_of(args.fusion):
+        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
 
     # save: maps, labels, selected labels
     if made_by["cams"] is not None:
@@ -97,7 +87,7 @@ def main(args) -> None:
     if made_by["expanded cams"] is not None:
         make_expanded_cams(images, made_by["expanded cams"], args, world)
     if not (selects and args.baseline_dir):
-        make_labels(images, before, made_by["labels"], args, world)
+        make_labels(images, folder / "before" if selects else folder, made_by["labels"], args, world)
     if selects:
         select_labels(images, thresholds, folder, made_by["selected labels"], args, world)
     distributed.stop_distributed()
@@ -105,12 +95,12 @@ def main(args) -> None:
 
 def find_images(args) -> Images:
     """Find all files of the images that the run reads; raises `InputError` for missing ones."""
-    voc_root = find_voc_root(args.data_dir)
-    classes = load_class_names(voc_root)
-    ids = load_ids(list_path(args.list_dir, args.list))
-    image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
-    paths = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    maps = files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
+    voc_root = voc_layout.find_voc_root(args.data_dir)
+    classes = voc_layout.load_class_names(voc_root)
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list))
+    image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
+    paths = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
+    maps = voc_layout.files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
     baseline = find_baseline(args.baseline_dir, ids) if args.baseline_dir else None
     return Images(ids, classes, paths, image_labels, maps, baseline)
 
@@ -127,18 +117,11 @@ def check_options(args, images: Images) -> None:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
     if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
         raise InputError(
-            "--baseline_dir holds finished labels: leave out --fusion, --fusion_args, --second_cam_dir and --crf"
+            "--baseline_dir holds finished labels: leave out --fusion, --fusion_args, --second_cam_dir, --crf"
         )
     check_parameters(args.fusion, dict(args.fusion_args))
     if args.second_cam_dir:
-        files_of_ids(args.second_cam_dir, images.ids, ".npz")
-
-
-def warn_of_unused_maps(args) -> None:
-    if args.saliency_dir and args.selector == "none" and "saliency" not in evidence_of(args.fusion):
-        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
-    if args.second_cam_dir and "second_cams" not in evidence_of(args.fusion):
-        print(f"--second_cam_dir has no effect with --fusion {args.fusion}: it is for nsrom", file=sys.stderr)
+        voc_layout.files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
 
 def folder_options(args, images: Images) -> dict[str, dict | None]:
@@ -157,25 +140,23 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
             expanded["cams"] = folder_origin(args.cam_dir, cams)
         maps = folder_origin(map_dir(args), expanded or cams)
 
-    class_file = list_path(args.list_dir, args.image_labels)
+    class_file = voc_layout.list_path(args.list_dir, args.image_labels)
     labels = {"selector": "none", "classes": list(images.classes)}
     labels["image_labels"] = file_digest(class_file) if class_file.is_file() else str(class_file)
+    saliency, second_cams = (folder and folder_origin(folder) for folder in (args.saliency_dir, args.second_cam_dir))
     if args.baseline_dir:
-        labels |= {"baseline": folder_origin(args.baseline_dir)} | chosen("bg_threshold")
+        labels["baseline"] = folder_origin(args.baseline_dir)
     else:
-        inputs = evidence_of(args.fusion)
         labels |= {"maps": maps, "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
         labels["crf_iterations"] = args.crf_iterations if args.crf else 0
-        labels |= chosen("bg_threshold") if args.fusion == "none" else {}
-        labels |= {"saliency": folder_origin(args.saliency_dir)} if "saliency" in inputs else {}
-        if "second_cams" in inputs:
-            labels["second_cams"] = folder_origin(args.second_cam_dir) if args.second_cam_dir else None
+        inputs = {"saliency": saliency, "second_cams": second_cams}
+        labels |= {name: origin for name, origin in inputs.items() if name in evidence_of(args.fusion)}
+    labels |= chosen("bg_threshold") if args.fusion == "none" else {}
 
     selected = chosen("selector", "selector_form", "saliency_threshold", "t0", "t1", "tau", "multi_class")
-    selected |= chosen("non_salient_classes", "salient_norm") | {"class_saliency": dict(args.class_saliency)}
+    selected |= chosen("non_salient_classes", "salient_norm")
     selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are measured on them
-    selected["split_by"] = maps if args.multi_class == "split" else None
-    selected |= {"masks": folder_origin(args.saliency_dir)} if args.saliency_dir else {}
+    selected |= {"split_by": maps if args.multi_class == "split" else None, "masks": saliency}
     return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
@@ -203,10 +184,10 @@ def load_network(builder, path, flag: str, stage: str, device: torch.device, cla
 def make_cams(images: Images, made_by: dict, args, world: World) -> None:
     """Write the class activation maps that are absent."""
     folder, network = Path(args.cam_dir), None
-    absent = set(absent_files(folder, images.ids, ".npz"))
-    if absent and not args.load_path:
-        raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
+    absent = set(voc_layout.absent_files(folder, images.ids, ".npz"))
     if not args.load_path:
+        if absent:
+            raise InputError(f"{folder} lacks the maps of {len(absent)} images: name a classifier by --load_path")
         return
     if absent:
         kind = "--load_path", "classification", world.device, images.classes
@@ -234,15 +215,21 @@ def write_cams(network: CamClassifier | None, images: Images, absent: set[int], 
 def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> None:
     """Write the expanded maps that are absent."""
     folder, network = map_dir(args), None
-    absent = absent_files(folder, images.ids, ".npz")
+    absent = voc_layout.absent_files(folder, images.ids, ".npz")
     if absent:
         network = load_network(build_affinity_net, args.affinity_path, "--affinity_path", "affinity", world.device)
     how = world.device, args.beta, 2**args.exp_times, args.radius, args.amp
-    cam_paths = [Path(args.cam_dir) / f"{name}.npz" for name in images.ids]
-    files = list(zip(cam_paths, images.paths, images.image_labels))
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cam_path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]
+        cams, labels = load_checked_cams(cam_path, images.image_labels[index])
+        image = load_image(image_path)
+        check_size(cam_path, cams.shape[1:], image_path, image.shape[:2])
+        return cams, labels, image
+
     bar = progress(absent, world, "expansion")
     with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), WriteBehind() as write:
-        for index, (cams, labels, image) in read_ahead(lambda index: load_cams_and_image(*files[index]), bar):
+        for index, (cams, labels, image) in read_ahead(read, bar):
             if len(labels):
                 cams = expand_cams(network, image, cams, *how)
             write(save_cams, folder / f"{images.ids[index]}.npz", cams, labels)
@@ -250,58 +237,45 @@ def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> Non
 
 def make_labels(images: Images, folder: Path, made_by: dict, args, world: World) -> None:
     """Write the labels before the selector that are absent; in several processes if they need a CRF."""
-    absent = absent_files(folder, images.ids, ".png")
+    absent = voc_layout.absent_files(folder, images.ids, ".png")
     needs_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
     with lock_output_folder(world, folder, made_by, ".png", writes=bool(absent)):
-        bar = progress(absent, world, "labels")
-        tasks = ((folder / f"{images.ids[index]}.png", label_inputs(images, index, args)) for index in bar)
-        workers = args.workers if needs_crf else 1
-        do_in_processes(partial(save_made_label, args), tasks, len(bar), workers, world.local_size)
+        bar, workers = progress(absent, world, "labels"), args.workers if needs_crf else 1
+        do_in_processes(partial(save_made_label, images, folder, args), bar, len(bar), workers, world.local_size)
     if world.is_main:
         print(f"{len(absent)} labels written, {len(images.ids) - len(absent)} already existed: {folder}")
 
 
-def label_inputs(images: Images, index: int, args) -> tuple:
-    """The classes of an image, bool [C], its path, and the paths that its label is made from: that of another method,
-    or those of maps, second maps and saliency map, None if there is none."""
-    common = images.image_labels[index], images.paths[index]
+def save_made_label(images: Images, folder: Path, args, index: int) -> None:
+    save_label(folder / f"{images.ids[index]}.png", make_label(images, index, args))
+
+
+def make_label(images: Images, index: int, args) -> np.ndarray:
+    """Make the label of an image before the selector, uint8 [H, W]: that of another method, or one fused from maps."""
+    path, image_labels = images.paths[index], images.image_labels[index]
     if images.baseline:
-        return *common, images.baseline[index]
-    name = f"{images.ids[index]}.npz"
-    saliency = images.maps[index] if images.maps else None
-    return *common, map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name, saliency
-
-
-def make_label(args, image_labels: np.ndarray, image_path: Path, *paths: Path | None) -> np.ndarray:
-    """Make the label of an image, uint8 [H, W], from its `label_inputs`."""
-    if args.baseline_dir:
-        return load_baseline(*paths, image_labels, image_path, image_size(image_path), args.bg_threshold)
+        return load_baseline(images.baseline[index], image_labels, path, image_size(path), args.bg_threshold)
+    name, saliency_path = f"{images.ids[index]}.npz", images.maps[index] if images.maps else None
+    maps = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name, saliency_path
     parameters = ({"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}) | dict(args.fusion_args)
     iterations = args.crf_iterations if args.crf else 0
-    return fuse_files(args.fusion, parameters, iterations, image_labels, image_path, *paths)
-
-
-def save_made_label(args, task: tuple[Path, tuple]) -> None:
-    path, inputs = task
-    save_label(path, make_label(args, *inputs))
+    return fuse_files(args.fusion, parameters, iterations, image_labels, path, *maps)
 
 
 def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by: dict, args, world: World) -> None:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
-    label_paths = images.baseline or files_of_ids(folder / "before", images.ids, ".png")
-    split_cams = files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
-    mask_threshold, image_labels = args.saliency_threshold, images.image_labels
-    selector = ImageSelector(thresholds, mask_threshold, image_labels, images.maps, split_cams, label_paths)
+    before = images.baseline or voc_layout.files_of_ids(folder / "before", images.ids, ".png")
+    split_cams = voc_layout.files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
+    selector = ImageSelector(thresholds, args.saliency_threshold, images.image_labels, images.maps, split_cams, before)
 
     def read_label(index: int) -> np.ndarray:
-        if images.baseline:
-            return make_label(args, *label_inputs(images, index, args))
-        return load_label(label_paths[index])
+        return make_label(images, index, args) if images.baseline else load_label(before[index])
 
-    absent = absent_files(folder, images.ids, ".png")
+    absent, measured = voc_layout.absent_files(folder, images.ids, ".png"), []
     with lock_output_folder(world, folder, made_by, ".png"):
-        single_class = np.flatnonzero(image_labels.sum(axis=1) == 1)
-        measured = selector.measure_images(progress(single_class, world, "masks"), read_label)
+        for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
+            label_of_class, measures, _ = selector.measure_image(index, read_label(index))
+            measured.append((index, label_of_class, *measures))
         measured = sorted(distributed.gather_from_processes(measured))
         chosen = selector.choose_thresholds(measured)
         for index in progress(absent, world, "selection"):

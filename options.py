@@ -390,8 +390,6 @@ def _add_selector(parser, default: str) -> None:
     add("--tau", _at_least_zero, None, "threshold of the formula (default: t0 + 1)")
     add("--non_salient_classes", ["NAME"], ["measured"], "names, `none`, or `measured`: saliency below --salient_norm")
     add("--salient_norm", _share, 0.5, "least saliency of a salient class, relative to the largest")
-    text = "relative saliency (0..1) of the named classes, 1 for all others (default: measured from the maps)"
-    add("--class_saliency", [_class_value], [], text, metavar="NAME=VALUE")
     text = "images of several classes: keep the labels, or split the mask by the strongest map and select by class"
     add("--multi_class", ("keep", "split"), "keep", text)
 
@@ -549,11 +547,6 @@ def _decoder_width(text: str) -> int:
     if width % 8:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 8")
     return width
-
-
-def _class_value(text: str) -> tuple[str, float]:
-    name, _, value = text.rpartition("=")
-    return name, _share(value)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -2,15 +2,10 @@ r"""Write the predictions of a checkpoint: saliency maps, segmentations, or CAM 
 
     python predict.py --load_path experiments/sod/last.pth --input dataset/benchmark/ECSSD \
         --output experiments/saliency/ours/ECSSD
-    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results
-    python predict.py --load_path experiments/segmentation/last.pth --input data/voc12/VOCdevkit/VOC2012/JPEGImages \
-        --list voc12/test_id.txt --output experiments/segmentations/test --scales 0.5 1 1.5 2 --flip --crf \
-        --voc_submission results.tar.gz
+    python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results --overlay
 
 The checkpoint names its network. No ground truth is needed. Existing files are kept, and unreadable images are listed
-at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image. Segmentation networks can predict
-large images in overlapping windows (--window), refine labels by a dense CRF (--crf), and pack them for the test server
-of VOC 2012, whose rules `evaluate.py submission` checks.
+at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
 """
 
 import sys
@@ -20,6 +15,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -39,27 +35,18 @@ from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
-from pseudo_labels.cams import compute_cams, image_to_tensor
-from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
+from pseudo_labels.cams import overlay_cams
+from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.distributed import (
-    gather_from_processes,
-    start_processes,
-    stop_distributed,
-)
+from utils.distributed import gather_from_processes, start_processes, stop_distributed
 from utils.file_threads import WriteBehind, read_ahead
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
-from utils.output_folder import lock_output_folder, recorded_options
-from utils.precision import autocast, require_finite
+from utils.output_folder import lock_output_folder
 from utils.processes import do_in_processes
 
-BUILDERS = {
-    "saliency": build_saliency_net,
-    "classification": build_cam_classifier,
-    "segmentation": build_deeplabv3plus,
-}
+BUILDERS = {"saliency": build_saliency_net, "classification": build_cam_classifier, "segmentation": build_deeplabv3plus}
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 BATCH = 8  # images that pass a network together
 
@@ -74,7 +61,7 @@ def main(args) -> None:
     images, output = find_images(args.input, load_ids(args.list) if args.list else None), Path(args.output)
     if output.resolve() in {path.parent.resolve() for path in images.values()}:
         raise InputError(f"--output {output} holds images of --input: choose another folder")
-    missing = {stem for stem in images if not all(path.is_file() for path in paths_of(output, stem, args.overlay))}
+    missing = {stem for stem in images if not is_complete(output, stem, args.overlay)}
 
     # model
     checkpoint = load_checkpoint(args.load_path, from_puzzle_cam)
@@ -86,36 +73,33 @@ def main(args) -> None:
     network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
 
     # save
-    batches, unreadable = find_batches(stage, images, args, world.device)
+    batches, unreadable = find_batches(stage, images, args, world.device), {}
     share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
-
-    with lock_output_folder(world, output, result_options(args, output), ".png"):
+    with lock_output_folder(world, output, result_options(args), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
         save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
-    unreadable = dict(gather_from_processes(list(unreadable.items())))
-    left_out = [error for stem, error in unreadable.items() if stem in missing]
+    left_out = [f"left out: {error}" for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
     if world.is_main:
         print(f"{len(missing) - len(left_out)} files written, {len(images) - len(missing)} already existed: {output}")
-        for line in left_out:
-            print(f"left out: {line}", file=sys.stderr)
+        print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
     stop_distributed()
     if world.is_main and args.voc_submission:
-        pack_submission(args, images, output)
+        sizes = {stem: image_size(path) for stem, path in images.items()}
+        save_submission(args.voc_submission, output, sizes)
+        print(f"{len(images)} masks packed as {SUBMISSION_FOLDER}: {args.voc_submission}")
 
 
 def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
-    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, only of `ids` if
-    given.
+    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or of `ids`.
 
     Raises `InputError` for missing images and for equal stems, whose results would overwrite each other.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            folder = path / "Images" if (path / "Images").is_dir() else path
-            new = image_stems(folder)
+            new = image_stems(path / "Images" if (path / "Images").is_dir() else path)
         elif path.is_file():
             new = {path.stem: path}
         else:
@@ -124,38 +108,28 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
         if twice:
             raise InputError(f"--input holds {shorten(twice)} twice: their results would overwrite each other")
         found |= new
-    if ids is not None:
-        absent = [name for name in ids if name not in found]
-        if absent:
-            raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent)})")
-        found = {name: found[name] for name in ids}
     if not found:
         raise InputError(f"--input {' '.join(paths)} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return found
+    absent = [name for name in ids or () if name not in found]
+    if absent:
+        raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent)})")
+    return {name: found[name] for name in ids} if ids else found
 
 
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:
     """Raise `InputError` for flags that contradict each other or the checkpoint."""
     flags = {"--window": args.window, "--crf": args.crf, "--voc_submission": args.voc_submission}
-    given = [flag for flag, value in flags.items() if value]
+    given = ", ".join(flag for flag, value in flags.items() if value)
     if stage != "segmentation" and given:
-        raise InputError(
-            f"{', '.join(given)} need a segmentation checkpoint: --load_path {args.load_path} is of stage {stage}"
-        )
-    if args.window_stride and not args.window:
-        raise InputError(f"--window_stride {args.window_stride} needs --window, the side of the windows")
+        raise InputError(f"{given} need a segmentation checkpoint: --load_path {args.load_path} is of stage {stage}")
     if args.window_stride and args.window_stride > args.window:
-        raise InputError(
-            f"--window_stride {args.window_stride} is larger than --window {args.window}: some pixels would be left out"
-        )
+        raise InputError(f"--window_stride {args.window_stride} is larger than --window {args.window}: it skips pixels")
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the name must end in .tar.gz or .tgz")
     classes = settings.get("classes", ())
     if args.voc_submission and tuple(classes) != VOC_CLASSES:
-        raise InputError(
-            f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but --load_path "
-            f"{args.load_path} has {len(classes)} ({shorten(classes)})"
-        )
+        found = f"--load_path {args.load_path} has {len(classes)} ({shorten(classes)})"
+        raise InputError(f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but {found}")
 
 
 def window_stride(args) -> int | None:
@@ -163,94 +137,83 @@ def window_stride(args) -> int | None:
     return args.window_stride or max(1, round(args.window * 2 / 3)) if args.window else None
 
 
-def result_options(args, output: Path) -> dict:
-    """The options that the results depend on, as recorded in their folder.
-
-    Options of windows and CRF are left out if they are neither used nor recorded, as in folders of older versions.
-    """
-    refinement = {
+def result_options(args) -> dict:
+    """The options that the results depend on, for their folder; None for windows and CRF that are not used."""
+    return {
+        "checkpoint": file_digest(args.load_path),
+        "scales": args.scales,
+        "flip": args.flip,
         "window": args.window or None,
         "window_stride": window_stride(args),
         "crf_setting": args.crf_setting if args.crf else None,
         "crf_iterations": args.crf_iterations if args.crf else None,
     }
-    recorded = recorded_options(output)
-    used = {name: value for name, value in refinement.items() if value is not None or name in recorded}
-    return {"checkpoint": file_digest(args.load_path), "scales": args.scales, "flip": args.flip} | used
 
 
-def paths_of(output: Path, stem: str, overlay: bool) -> list[Path]:
-    """Paths of the result of an image and, on request, of its overlay."""
-    return [output / f"{stem}.png", *([output / "overlays" / f"{stem}.jpg"] if overlay else [])]
+def is_complete(output: Path, stem: str, overlay: bool) -> bool:
+    """Return whether the result of an image and, on request, its overlay exist."""
+    return (output / f"{stem}.png").is_file() and (not overlay or (output / f"overlays/{stem}.jpg").is_file())
 
 
-def find_batches(stage: str, images: dict[str, Path], args, device) -> tuple[list[list[str]], dict[str, str]]:
+def find_batches(stage: str, images: dict[str, Path], args, device) -> list[list[str]]:
     """Group the stems of the images into batches: any images for saliency, equal sizes for segmentation, one image for
-    CAMs. Also return the errors, by stem, of images whose size cannot be read."""
+    CAMs. Unreadable images, which are reported when they are decoded, count as one pixel.
+    """
     stems = list(images)
-    if stage != "segmentation":
-        count = (args.batch or BATCH) if stage == "saliency" else 1
-        return [stems[first : first + count] for first in range(0, len(stems), count)], {}
-    sizes, unreadable = {}, {}
-    for stem, path in images.items():
-        try:
-            sizes[stem] = image_size(path)
-        except InputError as error:
-            unreadable[stem] = str(error)
-    stems, batch_size = list(sizes), choose_batch_size(args.batch, device, on_gpu=BATCH)
-    batches = batch_by_size(list(sizes.values()), batch_size, max(args.scales))
-    return [[stems[index] for index in batch] for batch in batches], unreadable
+    if stage == "segmentation":
+        sizes = [try_to(image_size, path) for path in images.values()]
+        sizes = [(1, 1) if isinstance(size, InputError) else size for size in sizes]
+        batches = batch_by_size(sizes, choose_batch_size(args.batch, device, on_gpu=BATCH), max(args.scales))
+        return [[stems[index] for index in batch] for batch in batches]
+    count = (args.batch or BATCH) if stage == "saliency" else 1
+    return [stems[first : first + count] for first in range(0, len(stems), count)]
+
+
+def try_to(read: Callable, path: Path):
+    """Return `read(path)`, or the `InputError` that it raises."""
+    try:
+        return read(path)
+    except InputError as error:
+        return error
 
 
 def predictions(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
     """Yield stem, image (uint8 [H, W, 3]) and result of each image; threads read the next batch ahead.
 
-    Adds the errors of images that cannot be decoded to `unreadable`, by stem.
+    Adds the errors of images that cannot be read to `unreadable`, by stem.
     """
-    for stems, loaded in read_ahead(lambda stems: [image_or_error(images[stem]) for stem in stems], batches):
+    for stems, loaded in read_ahead(lambda stems: [try_to(load_image, images[stem]) for stem in stems], batches):
         unreadable |= {stem: str(image) for stem, image in zip(stems, loaded) if isinstance(image, InputError)}
-        decoded = {stem: image for stem, image in zip(stems, loaded) if not isinstance(image, InputError)}
+        decoded = {stem: image for stem, image in zip(stems, loaded) if stem not in unreadable}
         if decoded:
             results = predict_batch(stage, network, settings, list(decoded.values()), args, device)
             yield from zip(decoded, decoded.values(), results)
 
 
-def image_or_error(path) -> np.ndarray | InputError:
-    try:
-        return load_image(path)
-    except InputError as error:
-        return error
-
-
 @advise_on_full_memory("lower --batch, give --window for segmentation, or fewer --scales")
 def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device) -> list:
-    """Predict a batch: saliency maps uint8 [H, W], label maps uint8 [H, W] (with --crf, `present_probs` instead), or
-    CAM overlays uint8 [H, W, 3]."""
+    """Predict a batch: saliency maps uint8 [H, W], label maps uint8 [H, W], or CAM overlays uint8 [H, W, 3].
+
+    With --crf, instead of a label map: the probabilities float32 [K, H, W] of the labels that are present, uint8 [K].
+    """
     how = {"scales": args.scales, "flip": args.flip, "amp": args.amp}
     if stage == "saliency":
         return predict_saliency(network, images, settings["image_size"], device, **how)
     if stage == "classification":
-        return [cam_overlay(network, image, device, **how) for image in images]
+        return [overlay_cams(network, image, device, **how) for image in images]
     how |= {"window_px": args.window, "stride_px": window_stride(args)}
     if not args.crf:
         return list(predict_segmentation(network, np.stack(images), device, **how))
     probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]
-    return [present_probs(row) for row in probs]
-
-
-def present_probs(probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [L, H, W] → float32 [K, H, W] of the labels present in the image, and these labels, uint8 [K]."""
-    labels = find_present_labels(probs)
-    return probs[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
+    present = [(row, row.argmax(dim=0).unique()) for row in probs]
+    return [(row[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()) for row, labels in present]
 
 
 def save_results(results, num_images: int, stage: str, output: Path, args, sharing: int) -> None:
-    """Write the files of all results: in threads or, with --crf, in processes, which `sharing` callers on this machine
-    divide."""
+    """Write the files of all results in threads or, with --crf, in processes (see `do_in_processes`)."""
     save = partial(save_result, stage, output, args)
     if args.crf:
-        do_in_processes(save, results, num_images, args.workers, sharing)
-        return
+        return do_in_processes(save, results, num_images, args.workers, sharing)
     with WriteBehind() as write:
         for result in results:
             write(save, result)
@@ -264,23 +227,9 @@ def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
         crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting])
         result = refine_to_label(crf, torch.from_numpy(probs), labels, args.crf_iterations)
     save, show = WRITERS[stage]
-    path, *overlay_path = paths_of(output, stem, args.overlay)
-    for other in overlay_path:
-        save_image(other, show(image, result))
-    save(path, result)
-
-
-def pack_submission(args, images: dict[str, Path], output: Path) -> None:
-    """Pack the masks of all images for the test server of VOC; raises `InputError` if an image has none."""
-    absent = [stem for stem in images if not (output / f"{stem}.png").is_file()]
-    if absent:
-        raise InputError(
-            f"--voc_submission {args.voc_submission} is not written: {len(absent)} of {len(images)} images cannot be "
-            f"read ({shorten(absent)}); replace them and run the command again, the other masks are kept"
-        )
-    sizes = {stem: image_size(path) for stem, path in images.items()}
-    save_submission(args.voc_submission, output, sizes)
-    print(f"{len(images)} masks packed as {SUBMISSION_FOLDER}: {args.voc_submission}")
+    if args.overlay:
+        save_image(output / f"overlays/{stem}.jpg", show(image, result))
+    save(output / f"{stem}.png", result)
 
 
 def blend_colours(image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -299,21 +248,6 @@ WRITERS = {  # stage → functions that save a result, and that show it on its i
     "segmentation": (save_label, blend_colours),
     "classification": (save_image, lambda image, overlay: overlay),
 }
-
-
-@torch.inference_mode()
-def cam_overlay(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
-    """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
-    the most probable class."""
-    tensor = network.backbone.normalise(image_to_tensor(image, device))
-    with autocast(device, amp):
-        logits = require_finite(network(tensor)["logits"][0])  # [C]
-    logits = logits.float().cpu().numpy()
-    image_labels = (logits > 0 if (logits > 0).any() else np.arange(len(logits)) == logits.argmax())[None]  # [1, C]
-    ((cams, _),) = compute_cams(network, image[None], image_labels, device, scales, flip, amp=amp)
-    heat = (cams.max(axis=0) * 255).astype(np.uint8)  # [H, W]
-    colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
-    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,13 @@ from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, split_tiles
-from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
+from pseudo_labels.cams import compute_cams, image_to_tensor
 from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
-from utils.multi_scale import resize
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
@@ -179,15 +178,12 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
     truth = find_masks(voc_root, ids)
     matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BG_THRESHOLDS]
     for index in range(world.rank, len(images), world.size):
-        present = np.flatnonzero(image_labels[index])
-        if ids[index] not in truth or not present.size:
+        if ids[index] not in truth or not image_labels[index].any():
             continue
         image, mask = load_labelled(images[index], truth[ids[index]], image_labels.shape[1] + 1)
-        pixels = network.backbone.normalise(image_to_tensor(image, world.device))
-        maps = rectify_maps(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
-        cams = normalise_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
+        ((cams, labels),) = compute_cams(network, image[None], image_labels[index][None], world.device)
         for matrix, background in zip(matrices, BG_THRESHOLDS):
-            matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
+            matrix.add(constant_background(cams, labels, bg_threshold=background), mask)
     for matrix in matrices:
         matrix.counts = sum_counts_over_processes(matrix.counts)
     scores = [matrix.scores()["mIoU"] for matrix in matrices]

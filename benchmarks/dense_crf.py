@@ -19,7 +19,7 @@ from benchmarks.report import device_kind, save_page
 from benchmarks.timing import milliseconds
 from formats.images import image_stems, load_image
 from metrics.tables import markdown_table
-from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, find_present_labels, refine_to_label
+from pseudo_labels.dense_crf import PROBABILITIES, DenseCrf, refine_to_label
 from utils.memory import keep_freed_memory
 from utils.processes import map_in_processes, usable_cores
 
@@ -56,7 +56,7 @@ def refine(task: tuple[int, Path], only_present: bool) -> np.ndarray:
     seed, path = task
     image = load_image(path)
     probs = draw_probs(seed, *image.shape[:2])
-    labels = find_present_labels(probs) if only_present else torch.arange(NUM_LABELS)
+    labels = probs.argmax(dim=0).unique() if only_present else torch.arange(NUM_LABELS)
     return refine_to_label(DenseCrf(image, PROBABILITIES), probs[labels], labels.numpy().astype(np.uint8))
 
 

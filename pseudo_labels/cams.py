@@ -1,12 +1,13 @@
 """Class activation maps: A_c = ReLU(F_c) / max ReLU(F_c)."""
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from utils.multi_scale import merge_scales
-from utils.precision import autocast
+from utils.precision import autocast, require_finite
 
 EPS = 1e-5
 
@@ -39,7 +40,7 @@ def compute_cams(
 
         def class_maps(inputs: Tensor) -> Tensor:
             with autocast(device, amp):
-                return rectify_maps(network(inputs)["class_maps"].float(), classes)  # [N, P, h, w]
+                return F.relu(network(inputs)["class_maps"].float()[:, classes])  # [N, P, h, w]
 
         maps = merge_scales(class_maps, network.backbone.normalise(pixels), scales, flip, combine)  # [B, P, H, W]
     cams = normalise_cams(maps[rows, columns]).cpu().numpy()  # [M, H, W]
@@ -48,14 +49,25 @@ def compute_cams(
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
 
 
+@torch.inference_mode()
+def overlay_cams(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
+    """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
+    the most probable class; other arguments as of `compute_cams`.
+    """
+    tensor = network.backbone.normalise(image_to_tensor(image, device))
+    with autocast(device, amp):
+        logits = require_finite(network(tensor)["logits"][0])  # [C]
+    logits = logits.float().cpu().numpy()
+    image_labels = (logits > 0 if (logits > 0).any() else np.arange(len(logits)) == logits.argmax())[None]  # [1, C]
+    ((cams, _),) = compute_cams(network, image[None], image_labels, device, scales, flip, amp=amp)
+    heat = (cams.max(axis=0) * 255).astype(np.uint8)  # [H, W]
+    colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
+    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+
+
 def normalise_cams(class_maps: Tensor) -> Tensor:
-    """Divide each map by its maximum + 1e-5, as in IRN: rectify_maps [K, H, W] → [K, H, W] in 0..1."""
+    """Divide each map by its maximum + 1e-5, as in IRN: rectified maps [K, H, W] → [K, H, W] in 0..1."""
     return class_maps / (class_maps.amax(dim=(1, 2), keepdim=True) + EPS)
-
-
-def rectify_maps(class_maps: Tensor, classes: Tensor) -> Tensor:
-    """ReLU of the maps of some classes: raw [B, C, h, w], indices [K] → [B, K, h, w]."""
-    return F.relu(class_maps[:, classes])
 
 
 def image_to_tensor(image: np.ndarray, device) -> Tensor:

@@ -3,9 +3,6 @@
 Mean field with a Gaussian and a bilateral kernel, Potts compatibility and symmetric normalisation, as in pydensecrf.
 The kernels are applied on permutohedral lattices (Adams et al. 2010), which depend only on the image: build one
 `DenseCrf` per image and use it for any number of unaries.
-
-    crf = DenseCrf(image, LABELS)
-    label = refine_label(crf, label)
 """
 
 from dataclasses import dataclass
@@ -33,18 +30,15 @@ class CrfSettings:
 LABELS = CrfSettings(3, 3, 50, 5, 10)  # hard labels from CAMs
 PROBABILITIES = CrfSettings(3, 3, 80, 13, 10)  # class probabilities
 DEEPLAB = CrfSettings(1, 3, 67, 3, 4)  # probabilities of a segmentation network
+GT_PROB = 0.7  # of the labels before refinement, as in IRN
 MIN_PROB = 1e-5  # as in pydensecrf; keeps the energies finite
 
 
 class DenseCrf:
-    """The kernels of one image: raw RGB uint8 [H, W, 3], no mean subtracted. Raises `ValueError` for other arrays."""
+    """The kernels of one image: raw RGB uint8 [H, W, 3], no mean subtracted."""
 
     def __init__(self, image: np.ndarray, settings: CrfSettings, device="cpu"):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ValueError(
-                "the CRF takes the raw RGB image, uint8 [H, W, 3], with no mean subtracted and no scaling; "
-                f"got {image.dtype} {list(image.shape)}"
-            )
+        assert image.dtype == np.uint8, f"{image.dtype}: the CRF takes the raw image, no mean subtracted"
         self.settings = settings
         self.hw = image.shape[:2]
         colour = torch.tensor(np.ascontiguousarray(image), device=device).flatten(0, 1).T.float()  # [3, N]
@@ -57,8 +51,6 @@ class DenseCrf:
     @torch.no_grad()
     def mean_field(self, unary: Tensor, iterations: int = 10) -> Tensor:
         """Energies (−log probabilities) [L, H, W] → posteriors float32 [L, H, W] on the device of the CRF."""
-        if unary.ndim != 3 or unary.shape[1:] != self.hw:
-            raise ValueError(f"energies or probabilities {list(unary.shape)} of an image {list(self.hw)}")
         unary = unary.to(self.gaussian.splat_weights).flatten(1).T.contiguous()  # [N, L]
         probs = F.softmax(-unary, dim=1)
         for _ in range(iterations):
@@ -68,21 +60,17 @@ class DenseCrf:
         return probs.T.reshape(-1, *self.hw)
 
 
-def refine_label(crf: DenseCrf, label: np.ndarray, gt_prob: float = 0.7, iterations: int = 10) -> np.ndarray:
-    """Refine a label map that is right with probability `gt_prob`: uint8 [H, W] → uint8 [H, W].
+def refine_label(crf: DenseCrf, label: np.ndarray, iterations: int = 10) -> np.ndarray:
+    """Refine a label map, uint8 [H, W], whose labels are right with probability `GT_PROB` → uint8 [H, W].
 
     Pixels of 255 have uniform probabilities and get one of the labels. If there is only one label, all pixels get it;
     if there is none, all stay 255.
     """
-    if label.dtype != np.uint8 or label.shape != crf.hw:
-        raise ValueError(f"a label map is uint8 {list(crf.hw)} for this image, got {label.dtype} {list(label.shape)}")
-    if not 0 < gt_prob < 1:
-        raise ValueError(f"gt_prob is a probability between 0 and 1, got {gt_prob}")
     present = np.setdiff1d(label, [IGNORE_LABEL]).astype(np.uint8)
     if len(present) < 2:
         return np.full_like(label, present[0] if len(present) else IGNORE_LABEL)
     right = torch.from_numpy(label == present[:, None, None])  # [L, H, W]
-    probs = torch.where(right, gt_prob, (1 - gt_prob) / (len(present) - 1))
+    probs = torch.where(right, GT_PROB, (1 - GT_PROB) / (len(present) - 1))
     probs[:, torch.from_numpy(label == IGNORE_LABEL)] = 1 / len(present)
     return present[crf.mean_field(-probs.log(), iterations).argmax(dim=0).cpu().numpy()]
 
@@ -92,15 +80,10 @@ def refine_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
     return crf.mean_field(-probs.clamp(MIN_PROB, 1).log(), iterations)
 
 
-def find_present_labels(probs: Tensor) -> Tensor:
-    """Labels that are most probable at some pixel: probabilities [L, H, W] → int64 [K], in order."""
-    return probs.argmax(dim=0).unique()
-
-
 def refine_to_label(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
     """Refine probabilities [K, H, W] of `labels`, uint8 [K], and take the most probable: → uint8 [H, W].
 
-    Pass only the labels of `find_present_labels`: the time grows with their number, and others hardly ever win.
+    Pass only labels that are most probable at some pixel: the time grows with their number, others hardly ever win.
     """
     if len(labels) == 1:
         return np.full(crf.hw, labels[0], np.uint8)

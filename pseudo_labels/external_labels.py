@@ -38,10 +38,8 @@ def find_baseline(folder, ids: list[str]) -> list[Path]:
     found = [[name + suffix for suffix in SUFFIXES if name + suffix in present] for name in ids]
     missing = [name for name, names in zip(ids, found) if not names]
     if missing:
-        raise MissingInputError(
-            f"{folder} lacks the labels of {len(missing)} of {len(ids)} images ({shorten(missing)}): expected "
-            f"<id>{', <id>'.join(SUFFIXES)}"
-        )
+        lacking = f"{len(missing)} of {len(ids)} images ({shorten(missing)})"
+        raise MissingInputError(f"{folder} lacks the labels of {lacking}: expected <id>{', <id>'.join(SUFFIXES)}")
     ambiguous = [names for names in found if len(names) > 1]
     if ambiguous:
         raise InputError(f"{folder} holds {' and '.join(ambiguous[0])}: remove all but one")
@@ -51,12 +49,8 @@ def find_baseline(folder, ids: list[str]) -> list[Path]:
 def load_baseline(path: Path, image_labels: np.ndarray, image_path, shape_hw, bg_threshold: float) -> np.ndarray:
     """Load the label map of an image, uint8 [H, W].
 
-    image_labels   bool [C], the classes of the image
-    image_path     file of the same image, named in errors about its size
-    shape_hw       its size
-    bg_threshold   score of the background where the file has none
-
-    Raises `InputError` for another size, unknown labels, or scores of other classes.
+    image_labels: bool [C], the classes of the image. bg_threshold: score of the background where the file has none.
+    Raises `InputError` for unknown labels, scores of other classes, or a size other than `shape_hw` of `image_path`.
     """
     if path.suffix == ".png":
         label = load_label(path)
@@ -85,10 +79,8 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
     else:
         names = [next((name for name in known if name in content), None) for known in (CLASS_KEYS, MAP_KEYS)]
         if None in names:
-            raise InputError(
-                f"{path} holds {shorten(content)}: expected one map per class number, or keys with "
-                f"{', '.join(MAP_KEYS)}"
-            )
+            expected_keys = f"one map per class number, or keys with {', '.join(MAP_KEYS)}"
+            raise InputError(f"{path} holds {shorten(content)}: expected {expected_keys}")
         keys, maps = content[names[0]], content[names[1]]
     try:
         keys, scores = np.asarray(keys).reshape(-1), np.asarray(maps)
@@ -96,11 +88,8 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
         raise InputError(f"{path} holds maps of several sizes") from None
     if len(keys) and scores.shape[:1] == (len(keys) - 1,) and keys[0] == 0:
         keys = keys[1:]  # Puzzle-CAM lists the background, but stores no map of it
-    if (
-        {keys.dtype.kind, scores.dtype.kind} - set("iufb")
-        or scores.shape[:1] != keys.shape
-        or (len(keys) and (scores.ndim != 3 or scores.size == 0))
-    ):
+    is_numeric = {keys.dtype.kind, scores.dtype.kind} <= set("iufb")
+    if not is_numeric or scores.shape[:1] != keys.shape or (len(keys) and (scores.ndim != 3 or scores.size == 0)):
         raise InputError(f"{path} holds {len(keys)} classes, but maps of {scores.dtype} {list(scores.shape)}")
     labels = labels_of_keys(keys, expected, path, may_count_from_0="classes" not in content)
     scores = scores[np.argsort(labels)].astype(np.float32)
@@ -116,10 +105,8 @@ def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_
         return keys
     if may_count_from_0 and given == [label - 1 for label in wanted]:
         return keys + 1
-    raise InputError(
-        f"{path} holds scores of the classes {given}, but by its image labels the image has {wanted} (or these "
-        "minus 1): check that --image_labels belongs to these files"
-    )
+    wanted = f"by its image labels the image has {wanted} (or these minus 1)"
+    raise InputError(f"{path} holds scores of the classes {given}, but {wanted}: check --image_labels")
 
 
 def load_dict(path: Path) -> dict:

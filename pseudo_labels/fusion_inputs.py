@@ -1,4 +1,4 @@
-"""Load the inputs of fusion rules and of the random walk from files."""
+"""Load the inputs of fusion rules from files."""
 
 from functools import partial
 from pathlib import Path
@@ -12,21 +12,13 @@ from pseudo_labels.fusion_rules import evidence_of, fuse
 
 
 def fuse_files(
-    rule: str,
-    parameters: dict,
-    crf_iterations: int,
-    image_labels: np.ndarray,
-    image_path,
-    cam_path,
-    second_cam_path,
-    saliency_path,
+    rule: str, parameters: dict, crf_iterations: int, image_labels, image_path, cam_path, second_cam_path, saliency_path
 ) -> np.ndarray:
     """Make the label map, uint8 [H, W], of an image by a fusion rule and, with `crf_iterations`, the CRF.
 
     image_labels: bool [C]. Raises `InputError` for maps of other classes and for files of different sizes.
     """
     evidence = load_evidence(evidence_of(rule), cam_path, second_cam_path, image_path, saliency_path, image_labels)
-    check_size(cam_path, evidence["cams"].shape[1:], image_path, image_size(image_path))
     label = fuse(rule, evidence, parameters)
     return label_crf(load_image(image_path))(label, iterations=crf_iterations) if crf_iterations else label
 
@@ -37,18 +29,27 @@ def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, sali
     image_labels: bool [C]. Raises `InputError` for maps of other classes and for files of different sizes.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
-    shape_hw = cams.shape[1:]
-    evidence = {"cams": cams, "classes": classes}
+    shape_hw, evidence = cams.shape[1:], {"cams": cams, "classes": classes}
+    check_size(cam_path, shape_hw, image_path, image_size(image_path))
     if "saliency" in wanted:
         evidence["saliency"] = load_aligned_grey(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
         check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)
     for name in CRFS.keys() & set(wanted):
-        image = load_image(image_path)
-        check_size(image_path, image.shape[:2], cam_path, shape_hw)
-        evidence[name] = CRFS[name](image)
+        evidence[name] = CRFS[name](load_image(image_path))
     return evidence
+
+
+def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Load the maps float32 [K, H, W] and labels uint8 [K] of an image. Raises `InputError` if they are not those of
+    its classes `image_labels`, bool [C].
+    """
+    cams, labels = load_cams(path)
+    expected = np.flatnonzero(image_labels) + 1
+    if labels.tolist() != expected.tolist():
+        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
+    return cams, labels
 
 
 def score_crf(image: np.ndarray):
@@ -70,27 +71,3 @@ def label_crf(image: np.ndarray):
 
 
 CRFS = {"crf": score_crf, "label_crf": label_crf}
-
-
-def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Load the maps float32 [K, H, W] and labels uint8 [K] of an image with the classes `image_labels`, bool [C].
-
-    Raises `InputError` if the maps are those of other classes.
-    """
-    cams, labels = load_cams(path)
-    expected = np.flatnonzero(image_labels) + 1
-    if labels.tolist() != expected.tolist():
-        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
-    return cams, labels
-
-
-def load_cams_and_image(cam_path: Path, image_path, image_labels: np.ndarray) -> tuple:
-    """Load the maps and labels of an image by `load_checked_cams`, and the image itself, uint8 [H, W, 3].
-
-    Raises `InputError` if they are of different sizes; maps of no class have any size.
-    """
-    cams, labels = load_checked_cams(cam_path, image_labels)
-    image = load_image(image_path)
-    if len(labels):
-        check_size(cam_path, cams.shape[1:], image_path, image.shape[:2])
-    return cams, labels, image

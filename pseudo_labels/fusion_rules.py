@@ -81,8 +81,7 @@ def rca(cams, classes, saliency, crf, *, bg_power=4.0, cam_threshold=0.0, **oaa_
 
 
 def edam(cams, classes, saliency, *, salient_threshold=20 / 255) -> np.ndarray:
-    """EDAM (Wu et al., CVPR 2021): the strongest map in salient pixels and at the peak of each map; no pixel is
-    ignored."""
+    """EDAM (Wu et al., CVPR 2021): the strongest map in salient pixels and at the peak of each map; none is ignored."""
     peaks = cams.max(axis=(1, 2), keepdims=True)
     at_peak = ((cams == peaks) & (peaks > 0)).any(axis=0)
     foreground = (saliency > np.float32(salient_threshold)) | at_peak
@@ -127,18 +126,8 @@ def affinity(cams, classes, label_crf, *, fg_threshold=0.4, bg_threshold=0.1) ->
     return np.where((strict == 0) & (lenient > 0), IGNORE_LABEL, strict).astype(np.uint8)
 
 
-RULES = {
-    "none": constant_background,
-    "oaa": oaa,
-    "drs": drs,
-    "bed": bed,
-    "rca": rca,
-    "edam": edam,
-    "auxsegnet": auxsegnet,
-    "icd": icd,
-    "nsrom": nsrom,
-    "affinity": affinity,
-}
+RULES = {"none": constant_background}
+RULES |= {rule.__name__: rule for rule in (oaa, drs, bed, rca, edam, auxsegnet, icd, nsrom, affinity)}
 
 
 def fuse(rule: str, evidence: dict, parameters: dict) -> np.ndarray:
@@ -150,15 +139,14 @@ def fuse(rule: str, evidence: dict, parameters: dict) -> np.ndarray:
 
 def evidence_of(rule: str) -> list[str]:
     """Names of the inputs of a rule, in order."""
-    signature = inspect.signature(RULES[rule]).parameters.values()
-    return [parameter.name for parameter in signature if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return inspect.getfullargspec(RULES[rule]).args
 
 
 def parameters_of(rule: str) -> dict[str, float]:
     """Names and defaults of the parameters of a rule, with those that it passes on to `oaa`."""
-    signature = inspect.signature(RULES[rule]).parameters.values()
-    passed_on = parameters_of("oaa") if any(each.kind is each.VAR_KEYWORD for each in signature) else {}
-    return passed_on | {each.name: each.default for each in signature if each.kind is each.KEYWORD_ONLY}
+    signature = inspect.getfullargspec(RULES[rule])
+    passed_on = parameters_of("oaa") if signature.varkw else {}
+    return passed_on | (signature.kwonlydefaults or {})
 
 
 def check_parameters(rule: str, given: dict) -> None:

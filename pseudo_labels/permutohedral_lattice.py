@@ -50,7 +50,7 @@ def enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The D + 1 lattice vertices around each point of [D, N], and the barycentric weights of the point.
 
     → keys int64 [N, D + 1]: coordinates encoded as one number in mixed radix; weights float32 [N, D + 1]; steps int64
-    [D + 1]: the difference of neighbouring keys along each axis of the blur. Raises `ValueError` if keys overflow.
+    [D + 1]: the difference of neighbouring keys along each axis of the blur.
     """
     dims, size = len(features), len(features) + 1
     elevated = elevate(features)
@@ -66,8 +66,7 @@ def enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     corner = (corner - corner.amin(dim=1, keepdim=True))[:-1].long()  # the last coordinate follows from the others
     spans = [top + 1 + 4 * dims for top in corner.amax(dim=1).tolist()]  # vertices and their neighbours
-    if math.prod(spans) >= 2**62:
-        raise ValueError(f"a lattice of {' × '.join(map(str, spans))} vertices is too fine: use a larger sxy or srgb")
+    assert math.prod(spans) < 2**62, "the keys overflow: use a larger sxy or srgb"
     radix = corner.new_tensor([math.prod(spans[:d]) for d in range(dims)] + [0])  # [D + 1]
     # Vertex k of the walk: all coordinates + k, and − (D + 1) for those whose turn has passed.
     down = torch.empty_like(turn).scatter_(0, turn, radix[:, None].expand_as(turn))

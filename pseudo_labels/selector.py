@@ -1,12 +1,10 @@
-"""Salient object selector (SOS): replaces the foreground of a pseudo label by a saliency mask.
+"""Salient object selector (SOS): replaces the foreground of a pseudo label by a saliency mask (docs/method.md).
 
-It takes finished labels of any origin, and replaces those of images with one class; `select_regions` extends it to
-several classes. Source: "Salient Object Detection Enhanced Pseudo-Labels for Weakly Supervised Semantic Segmentation".
-The paper states it as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both compare the overlap of mask and label
-with one threshold per class, but not always the same one.
+The paper states it for images with one class, as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both compare the
+overlap of mask and label with one threshold per class. `select_regions` extends it to images of several classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +30,14 @@ def overlap(label: np.ndarray, mask: np.ndarray) -> float:
     return np.count_nonzero(mask & foreground) / union if union else 0.0
 
 
-def select(label: np.ndarray, mask: np.ndarray, label_of_class: int, threshold: float) -> tuple[np.ndarray, bool]:
-    """Select the label of a single-class image; return it and whether it was replaced.
+def select(label: np.ndarray, mask: np.ndarray, label_of_class: int, threshold: float) -> np.ndarray:
+    """Select the label of a single-class image: label uint8 [H, W], mask bool [H, W] → uint8 [H, W].
 
-    label uint8 [H, W]; mask bool [H, W]; threshold of the class. The mask, filled with the class, replaces the whole
-    label if their overlap exceeds the threshold. An empty mask never replaces a label.
+    The mask, filled with the class, replaces the whole label if their overlap exceeds the threshold of the class. An
+    empty mask never replaces a label.
     """
-    if label.shape != mask.shape:
-        raise ValueError(f"label is {list(label.shape)}, saliency mask {list(mask.shape)}")
-    if not mask.any() or overlap(label, mask) <= threshold:
-        return label, False
-    return fill_mask(mask, label_of_class), True
+    replaces = mask.any() and overlap(label, mask) > threshold
+    return fill_mask(mask, label_of_class) if replaces else label
 
 
 def fill_mask(mask: np.ndarray, label_of_class: int) -> np.ndarray:
@@ -76,16 +71,10 @@ def select_regions(
     return selected, replaced
 
 
-def saliency_norm(saliency: np.ndarray) -> float:
-    """‖S‖₂ of a map in 0..1 [H, W], divided by √(H·W) to be comparable over image sizes; 0..1."""
-    return float(np.sqrt(np.mean(np.square(saliency, dtype=np.float64))))
-
-
 def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
     """‖S^c‖₂ / max ‖S‖₂: the mean norm of each class over its single-class images, relative to the largest mean.
 
-    norms float [N] and classes int [N] (1..C) of N single-class images → float [C + 1]; 1 for classes without images,
-    and for all classes if every map is black.
+    norms float [N], classes int [N] (1..C) → float [C + 1]; 1 for classes without images, and if every map is black.
     """
     counts = np.bincount(classes, minlength=num_classes + 1)
     means = np.bincount(classes, weights=norms, minlength=num_classes + 1) / np.maximum(counts, 1)
@@ -93,89 +82,71 @@ def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> 
     return np.where((counts > 0) & (largest > 0), means / (largest or 1), 1.0)
 
 
-def thresholds_of_algorithm(is_salient: np.ndarray, t0: float, t1: float) -> np.ndarray:
-    """Thresholds of the paper's algorithm: t0 for salient classes, t0 + t1 for the others; bool [L] → float [L]."""
-    return np.where(is_salient, t0, t0 + t1)
-
-
-def thresholds_of_formula(saliency_of_classes: np.ndarray, tau: float) -> np.ndarray:
-    """Thresholds of the paper's formula, α* = [overlap + ‖S^c‖₂ / max ‖S‖₂]_τ: overlap > τ − ‖S^c‖₂ / max ‖S‖₂."""
-    return tau - saliency_of_classes
-
-
 @dataclass(frozen=True)
 class Thresholds:
     """Rule that derives the threshold of each class from the single-class images of a data set.
 
-    form         "algorithm" or "formula"
-    t0           None: chosen by `auto_threshold`
-    tau          for the formula; None: t0 + 1, so that the most salient class is replaced above t0
-    salient      bool [C + 1] for the algorithm; None: classes of at least `least_saliency`
-    saliency     float [C + 1], relative class saliency; None: measured by `class_saliency`
+    classes          names of the C foreground classes
+    form             "algorithm": overlap > t0, or t0 + t1 for classes that are not salient
+                     "formula": overlap + ‖S^c‖₂ / max ‖S‖₂ > tau
+    t0               a number, or "auto": chosen by `auto_threshold`
+    tau              None: t0 + 1, so that the most salient class is replaced above t0
+    non_salient      class names, ["none"], or ["measured"]: classes below `least_saliency`
+
+    Raises `InputError` for unknown class names.
     """
 
+    classes: tuple[str, ...]
     form: str = "algorithm"
-    t0: float | None = 0.4
+    t0: float | str = 0.4
     t1: float = 0.2
     tau: float | None = None
-    salient: np.ndarray | None = None
-    saliency: np.ndarray | None = None
+    non_salient: Sequence[str] = ("measured",)
     least_saliency: float = 0.5
+
+    def __post_init__(self):
+        unknown = [name for name in self.non_salient if name not in self.classes]
+        if unknown and list(self.non_salient) not in (["none"], ["measured"]):
+            known = ", ".join(self.classes)
+            raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {known}")
 
     @property
     def depend_on_images(self) -> bool:
         """Return whether the thresholds are measured on the images."""
-        if self.form == "formula":
-            return self.saliency is None or (self.t0 is None and self.tau is None)
-        return self.t0 is None or (self.salient is None and self.saliency is None and self.t1 > 0)
+        return self.form == "formula" or self.t0 == "auto" or ("measured" in self.non_salient and self.t1 > 0)
 
-    def of_classes(self, measured: np.ndarray, classes: np.ndarray, num_classes: int) -> dict:
+    def of_classes(self, measured: np.ndarray, classes: np.ndarray) -> dict:
         """Compute the thresholds of all classes from N single-class images.
 
         measured float [N, 3], rows of `measure`; classes int [N], 1..C. Returns a dict of
 
         "numbers"   "t0" and "t1" of the algorithm, or "tau" of the formula
-        "saliency"  float [C + 1]
+        "saliency"  float [C + 1] of `class_saliency`
         "salient"   bool [C + 1], only for the algorithm
         "values"    float [C + 1], the thresholds
         """
         overlaps, norms, certainties = measured.T
-        t0 = auto_threshold(overlaps, certainties) if self.t0 is None else self.t0
-        saliency = class_saliency(norms, classes, num_classes) if self.saliency is None else self.saliency
+        t0 = auto_threshold(overlaps, certainties) if self.t0 == "auto" else self.t0
+        saliency = class_saliency(norms, classes, len(self.classes))
         if self.form == "formula":
             tau = t0 + 1 if self.tau is None else self.tau
-            return {"numbers": {"tau": tau}, "saliency": saliency, "values": thresholds_of_formula(saliency, tau)}
-        salient = saliency >= self.least_saliency if self.salient is None else self.salient
-        values = thresholds_of_algorithm(salient, t0, self.t1)
+            return {"numbers": {"tau": tau}, "saliency": saliency, "values": tau - saliency}
+        salient = np.array([True] + [name not in self.non_salient for name in self.classes])
+        if "measured" in self.non_salient:
+            salient = saliency >= self.least_saliency
+        values = np.where(salient, t0, t0 + self.t1)
         return {"numbers": {"t0": t0, "t1": self.t1}, "saliency": saliency, "salient": salient, "values": values}
-
-
-def build_thresholds(
-    classes: tuple[str, ...], form: str, t0, t1, tau, non_salient: list[str], given_saliency: dict, least_saliency
-) -> Thresholds:
-    """Build `Thresholds` from the flags of a script.
-
-    t0 is a number or "auto"; non_salient a list of class names, ["none"] or ["measured"]; given_saliency a dict from
-    class name to 0..1 (empty: measured). Raises `InputError` for unknown class names.
-    """
-    names = [] if non_salient in (["none"], ["measured"]) else non_salient
-    unknown = [name for name in [*names, *given_saliency] if name not in classes]
-    if unknown:
-        raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {', '.join(classes)}")
-    saliency = np.array([1.0] + [given_saliency.get(name, 1.0) for name in classes]) if given_saliency else None
-    salient = None if non_salient == ["measured"] else np.array([True] + [name not in names for name in classes])
-    return Thresholds(form, None if t0 == "auto" else t0, t1, tau, salient, saliency, least_saliency)
 
 
 def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float, float]:
     """Measure a single-class image: label uint8 [H, W], saliency uint8 [H, W], mask threshold in 0..1.
 
-    Returns the overlap of label and mask (−1 for an empty mask, which never replaces a label), the norm of the
-    saliency s, and its certainty, the mean of |2 s − 1|; both in 0..1.
+    Returns the overlap of label and mask (−1 for an empty mask, which never replaces a label), the norm ‖S‖₂ / √(H·W)
+    of the saliency S in 0..1, and its certainty, the mean of |2 S − 1|; both in 0..1.
     """
     mask, probs = saliency_mask(saliency, mask_threshold), saliency / 255
     share = overlap(label, mask) if mask.any() else -1.0
-    return share, saliency_norm(probs), float(np.abs(2 * probs - 1).mean())
+    return share, float(np.sqrt(np.mean(np.square(probs)))), float(np.abs(2 * probs - 1).mean())
 
 
 def saliency_mask(saliency: np.ndarray, threshold: float) -> np.ndarray:
@@ -186,15 +157,9 @@ def saliency_mask(saliency: np.ndarray, threshold: float) -> np.ndarray:
 def auto_threshold(overlaps: np.ndarray, certainties: np.ndarray) -> float:
     """Choose t0 without ground truth, from the overlaps (< 0: empty mask) and certainties, float [N], of N images.
 
-    A low overlap means that the mask or the label is wrong. Three numbers indicate which of them: the upper quartile q
-    of the overlaps (the quality of labels whose mask is right); the rank correlation ρ of overlaps and certainties (if
-    it is high, overlaps are low where the saliency network fails, and masks that contradict the label are not to be
-    trusted); and u, one minus the mean certainty, the error that the maps expect of themselves.
-
-        t0 = 25 u · min(q − 0.5, ρ − 0.1), within 0 … 0.5
-
-    Maps of constant certainty, such as binary ones, give no ρ and u: then t0 = 2.5 (q − 0.5). The numbers were fitted
-    on photographs (benchmarks/auto_threshold.py) with the maps of two small networks, whose u was 0.1.
+    t0 = 25 u · min(q − 0.5, ρ − 0.1), within 0 … 0.5, with the upper quartile q of the overlaps, the rank correlation ρ
+    of overlaps and certainties, and u, one minus the mean certainty (docs/method.md). Maps of constant certainty, such
+    as binary ones, have no ρ and u: then t0 = 2.5 (q − 0.5). The numbers were fitted by benchmarks/auto_threshold.py.
     """
     found = overlaps >= 0
     if found.sum() < 2:
@@ -216,58 +181,40 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def tabulate_decisions(measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> list[list]:
-    """Rows of selector.csv, below a header: id, class, overlap, threshold, and whether the label was replaced.
+def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> str:
+    """Write selector.csv, with one row per single-class image, and selector.json, their summary; return it as text.
 
-    measured: rows of `ImageSelector.measure_images`; chosen: result of `Thresholds.of_classes`.
+    measured: rows of index, class (1..C), overlap, and more; chosen: result of `Thresholds.of_classes`.
     """
-    rows = [["id", "class", "overlap", "threshold", "replaced"]]
+    rows, by_class = [["id", "class", "overlap", "threshold", "replaced"]], {}
     for index, label, share, *_ in measured:
         threshold = chosen["values"][label]
         rows.append([ids[index], classes[label - 1], f"{share:.6f}", f"{threshold:.6f}", int(share > threshold)])
-    return rows
-
-
-def summarise_decisions(measured: list[tuple], chosen: dict, classes: tuple[str, ...]) -> dict:
-    """The thresholds, and by class name the numbers of images and of replaced labels; arguments as above."""
-    summary = chosen["numbers"] | {"classes": {}}
-    if "salient" in chosen:
-        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
     for label in sorted({row[1] for row in measured}):
-        threshold, shares = chosen["values"][label], [row[2] for row in measured if row[1] == label]
-        counts = {"images": len(shares), "replaced": sum(int(share > threshold) for share in shares)}
-        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(threshold)}
-        summary["classes"][classes[label - 1]] = counts | numbers
-    return summary
-
-
-def describe_summary(summary: dict) -> str:
-    """The result of `summarise_decisions` as lines of text."""
-    replaced, total = (sum(row[key] for row in summary["classes"].values()) for key in ("replaced", "images"))
-    numbers = ", ".join(f"{name} {summary[name]:.2f}" for name in ("t0", "t1", "tau") if name in summary)
-    lines = [f"selector: {replaced} of {total} single-class labels replaced by masks, {numbers}"]
-    for name, row in summary["classes"].items():
+        replaced = [row[-1] for row in rows[1:] if row[1] == classes[label - 1]]
+        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(chosen["values"][label])}
+        by_class[classes[label - 1]] = {"images": len(replaced), "replaced": sum(replaced)} | numbers
+    summary = chosen["numbers"] | {"classes": by_class}
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in chosen["numbers"].items())
+    replaced = sum(row["replaced"] for row in by_class.values())
+    lines = [f"selector: {replaced} of {len(measured)} single-class labels replaced by masks, {numbers}"]
+    for name, row in by_class.items():
         counts = f"{row['replaced']} of {row['images']}"
         lines.append(f"  {name}: {counts}, saliency {row['saliency']:.2f}, threshold {row['threshold']:.2f}")
-    if "non_salient" in summary:
+    if "salient" in chosen:
+        summary["non_salient"] = [name for name, salient in zip(classes, chosen["salient"][1:]) if not salient]
         lines.append(f"non-salient classes: {shorten(summary['non_salient'], 30) or 'none'}")
-    return "\n".join(lines)
-
-
-def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> str:
-    """Write selector.csv and selector.json; return the latter as lines of text. Arguments as above."""
-    summary = summarise_decisions(measured, chosen, classes)
-    write_csv(folder / "selector.csv", tabulate_decisions(measured, chosen, ids, classes))
+    write_csv(folder / "selector.csv", rows)
     write_json(folder / "selector.json", summary)
-    return describe_summary(summary)
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class ImageSelector:
-    """Applies the selector to N images; methods take the index of an image and its label as an array. image_labels:
-    bool [N, C]. maps: files of the saliency maps. split_cams: files of the class activation maps, by which masks of
-    images with several classes are split; None: such images are kept. truth: files of label maps that give the expected
-    size of each image.
+    """Applies the selector to N images; methods take the index of an image and its label, uint8 [H, W].
+
+    image_labels: bool [N, C]. maps: files of the saliency maps. split_cams: files of the class activation maps by which
+    masks of images with several classes are split; None: such images are kept. truth: files named in errors of size.
     """
 
     thresholds: Thresholds
@@ -284,45 +231,35 @@ class ImageSelector:
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
         return label_of_class, measure(label, saliency, self.mask_threshold), mask
 
-    def measure_images(self, indices, read_label: Callable[[int], np.ndarray]) -> list[tuple]:
-        """Measure single-class images: the index, the class (1..C) and the three numbers of `measure` of each."""
-        rows = []
-        for index in indices:
-            label_of_class, numbers, _ = self.measure_image(index, read_label(index))
-            rows.append((int(index), label_of_class, *numbers))
-        return rows
-
     def choose_thresholds(self, measured: list[tuple]) -> dict:
-        """Derive the thresholds of all classes, as of `Thresholds.of_classes`, from the rows of `measure_images`."""
-        numbers = np.array([row[2:] for row in measured]).reshape(-1, 3)
-        return self.thresholds.of_classes(
-            numbers, np.array([row[1] for row in measured], int), self.image_labels.shape[1]
-        )
-
-    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Load the class activation maps of an image, their classes, and its saliency map."""
-        cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
-        check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
-        return cams, classes, load_aligned_grey(self.maps[index], self.truth[index], shape_hw)
+        """Choose the thresholds, as of `Thresholds.of_classes`, from rows of index, class (1..C), and `measure`."""
+        columns = np.array(measured).reshape(-1, 5)
+        return self.thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int))
 
     def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
-        saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
+        mask = self.load_mask(index, label.shape)  # a broken map is an error, also where the label is kept
         classes = np.flatnonzero(self.image_labels[index]) + 1
         if len(classes) == 1:
-            mask = saliency_mask(saliency, self.mask_threshold)
-            label, _ = select(label, mask, classes[0], thresholds[classes[0]])
-        elif len(classes) > 1 and self.split_cams:
-            label, *_ = self.split(index, label, thresholds)
-        return label
+            return select(label, mask, classes[0], thresholds[classes[0]])
+        return self.split(index, label, thresholds)[0] if self.split_cams else label
 
     def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-        """Apply `select_regions` with the saliency mask split by `split_mask`; return the label, the classes of the
-        image, and the replaced classes.
+        """Select the label of an image of several classes by `select_regions`; return it, the classes of the image, and
+        the replaced classes.
         """
-        cams, classes, saliency = self.load_split(index, label.shape)
+        cams, classes, mask = self.load_split(index, label.shape)
         if not len(classes):
             return label, [], []
-        mask = saliency_mask(saliency, self.mask_threshold)
         label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
         return label, classes.tolist(), replaced
+
+    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Load the class activation maps of an image, their classes, and its saliency mask, bool [H, W]."""
+        cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
+        check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
+        return cams, classes, self.load_mask(index, shape_hw)
+
+    def load_mask(self, index: int, shape_hw) -> np.ndarray:
+        """Load the saliency mask of an image, bool [H, W]."""
+        return saliency_mask(load_aligned_grey(self.maps[index], self.truth[index], shape_hw), self.mask_threshold)

@@ -99,7 +99,7 @@ def test_segmentations(scenes, truth, tmp_path):
     [
         "",
         "--t0 0.3 --t1 0.4 --non_salient_classes star kite --saliency_threshold 0.3",
-        "--selector_form formula --tau 1.2 --class_saliency star=0.5 kite=0.9",
+        "--selector_form formula --tau 1.2",
         "--t0 auto --multi_class split",
         "--t0 0 --multi_class split",
     ],
@@ -116,7 +116,7 @@ def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_part
     numbers = {"tau"} if "formula" in flags else {"t0", "t1"}
     assert summary.keys() & {"t0", "t1", "tau"} == numbers
     assert {name: scores["selector"][name] for name in numbers} == {name: summary[name] for name in numbers}
-    measured = "--class_saliency" not in flags and "--non_salient_classes" not in flags
+    measured = "--non_salient_classes" not in flags
     assert ("thresholds are measured on this list" in capsys.readouterr().out) is measured
     ious = {"IoU_before", "IoU_after"}
     for name, row in scores["selector"]["classes"].items():
@@ -258,7 +258,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
     with pytest.raises(InputError, match="unknown classes of the selector: unicorn"):
-        score("--pred PARTS/rough --saliency_dir PARTS/saliency --class_saliency unicorn=0.4")
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --non_salient_classes unicorn")
     with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
         score("--rules none --cam_dir PARTS/cams --list HERE/alone.txt", image_labels="")
     with pytest.raises(InputError, match=r"--rules icd, oaa need --saliency_dir"):

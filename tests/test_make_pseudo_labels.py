@@ -160,7 +160,7 @@ def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
         "--t0 0.3 --t1 0.4 --non_salient_classes star kite",
         "--t0 0.3 --t1 0.4 --non_salient_classes none",
         "--selector_form formula",
-        "--selector_form formula --tau 1.2 --class_saliency star=0.5 kite=0.9",
+        "--selector_form formula --tau 1.2",
         "--t0 auto --t1 0",
     ],
 )
@@ -289,5 +289,3 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
 def test_unused_maps_are_reported(make, capsys):
     make("a", "--saliency_dir PARTS/saliency")
     assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err
-    make("second", "--second_cam_dir PARTS/cams")
-    assert "--second_cam_dir has no effect with --fusion none: it is for nsrom" in capsys.readouterr().err

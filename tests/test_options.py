@@ -63,9 +63,8 @@ def test_mistakes_take_one_line(command, words, capsys, monkeypatch):
         "SOD_train.py --max_epoch 0",
         "SOD_train.py --backbone_args embed_dim",
         "make_pseudo_labels.py --label_name x --bg_threshold 2",
-        "make_pseudo_labels.py --label_name x --class_saliency dog=1.5",
-        "make_pseudo_labels.py --label_name x --class_saliency 0.5 dog",
         "make_pseudo_labels.py --label_name x --t0 7",
+        "make_pseudo_labels.py --label_name x --t0 often",
         "predict.py --load_path a --input b --output c --scales 1e-9",
         "predict.py --load_path a --input b --output c --scales nan",
         "predict.py --load_path a --input b --output ''",
@@ -84,11 +83,6 @@ def test_mistakes_end_with_code_2(command, capsys):
 
 def test_every_fusion_rule_is_a_choice():
     assert list(options.FUSION_RULES) == list(RULES)
-
-
-def test_class_names_may_hold_anything():
-    args = parse("make_pseudo_labels.py --label_name x --class_saliency 'traffic light=0.3' a=b=1")
-    assert args.class_saliency == [("traffic light", 0.3), ("a=b", 1.0)]
 
 
 def test_settings_of_the_backbone():

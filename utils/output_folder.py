@@ -68,7 +68,7 @@ def record_options(folder, options: dict, suffix: str) -> None:
         write_json(path, options)
         return
     for name, value in json.loads(json.dumps(options)).items():
-        if name not in recorded or recorded[name] != value:
+        if recorded.get(name) != value:
             raise InputError(
                 f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another "
                 "folder, or delete this one, which an earlier run of this script wrote"

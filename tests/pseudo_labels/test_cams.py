@@ -1,17 +1,34 @@
 """Class activation maps and their merging over scales: worked examples."""
 
+import numpy as np
 import pytest
 import torch
 
-from pseudo_labels.cams import normalise_cams, rectify_maps
+from pseudo_labels.cams import compute_cams
 from utils.multi_scale import merge_scales
 
 
+class FixedMaps(torch.nn.Module):
+    """A classifier with the same maps of four classes for all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Module()
+        self.backbone.normalise = torch.Tensor.float
+
+    def forward(self, images):
+        maps = torch.tensor([[[-1.0, 2.0]], [[4.0, 1.0]], [[-3.0, -2.0]], [[9.0, 9.0]]])
+        return {"class_maps": maps.expand(len(images), 4, 1, 2)}
+
+
 def test_cams_are_rectified_and_divided_by_their_maximum():
-    raw = torch.tensor([[[[-1.0, 2.0]], [[4.0, 1.0]], [[-3.0, -2.0]]]])
-    chosen = rectify_maps(raw, torch.tensor([0, 1, 2]))[0]
-    cams = normalise_cams(chosen)
-    assert torch.allclose(cams, torch.tensor([[[0.0, 1.0]], [[1.0, 0.25]], [[0.0, 0.0]]]), atol=1e-4)
+    """Only the maps of the classes of each image are returned."""
+    image_labels = np.array([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
+    found = compute_cams(FixedMaps(), np.zeros((3, 1, 2, 3), np.uint8), image_labels, torch.device("cpu"))
+    assert [labels.tolist() for _, labels in found] == [[1, 2, 3], [2], []]
+    assert np.allclose(found[0][0], [[[0.0, 1.0]], [[1.0, 0.25]], [[0.0, 0.0]]], atol=1e-4)
+    assert np.allclose(found[1][0], [[[1.0, 0.25]]], atol=1e-4)
+    assert found[2][0].shape == (0, 1, 2)
 
 
 def test_scales_and_flips():

@@ -160,11 +160,6 @@ def test_points_far_apart_keep_their_values():
     assert torch.allclose(PermutohedralLattice(features).filter(values), values)
 
 
-def test_a_lattice_too_fine_for_its_keys_is_refused():
-    with pytest.raises(ValueError, match="larger sxy or srgb"):
-        DenseCrf(drawn_image(), CrfSettings(3, 3, 0.0001, 0.001, 1))
-
-
 def test_without_weights_only_the_unary_counts():
     unary = drawn_energies(4)
     probs = DenseCrf(drawn_image(), CrfSettings(3, 0, 50, 5, 0)).mean_field(unary)
@@ -234,45 +229,18 @@ def test_probabilities_follow_the_edge_and_may_be_zero():
     assert torch.isfinite(refine_probs(crf, certain)).all()
 
 
-def test_flipped_views_of_arrays():
-    image, label = two_halves()[:, ::-1], np.full((40, 40), 4, np.uint8)[:, ::-1]
-    label[:, 24:] = 6
-    expected = refine_label(DenseCrf(image.copy(), LABELS), label.copy())
-    assert np.array_equal(refine_label(DenseCrf(image, LABELS), label), expected)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 50), (50, 1), (2, 3)])
 def test_thin_and_tiny_images(size):
     image, unary = drawn_image(*size), drawn_energies(3, *size)
-    probs = DenseCrf(image, LABELS).mean_field(unary)
-    assert probs.shape == (3, *size)
-    assert torch.allclose(probs.sum(dim=0), torch.ones(size))
+    for crf in (DenseCrf(image, LABELS), DenseCrf(np.full_like(image, 7), LABELS)):
+        probs = crf.mean_field(unary)
+        assert probs.shape == (3, *size)
+        assert torch.allclose(probs.sum(dim=0), torch.ones(size))
     if size == (1, 1):  # the filters are the identity: compute the mean field by hand
         expected = (-unary).softmax(dim=0)
         for _ in range(10):
             expected = (13 * expected - unary).softmax(dim=0)
         assert torch.allclose(probs, expected, atol=1e-5)
-
-
-def test_other_images_are_refused():
-    mean_subtracted = drawn_image().astype(np.float32) - 110
-    for image in (mean_subtracted, drawn_image().astype(np.int16), drawn_image()[:, :, 0], drawn_image()[:0]):
-        with pytest.raises(ValueError, match=r"raw RGB.*no mean subtracted"):
-            DenseCrf(image, LABELS)
-
-
-def test_mistaken_arguments_are_refused():
-    crf = DenseCrf(drawn_image(), LABELS)
-    with pytest.raises(ValueError, match=r"\[3, 32, 24\].*\[24, 32\]"):
-        crf.mean_field(torch.zeros(3, 32, 24))
-    with pytest.raises(ValueError, match=r"\[24, 32\].*\[24, 32\]"):
-        refine_probs(crf, torch.ones(24, 32))
-    with pytest.raises(ValueError, match=r"uint8 \[24, 32\].*uint8 \[32, 24\]"):
-        refine_label(crf, np.zeros((32, 24), np.uint8))
-    with pytest.raises(ValueError, match=r"uint8 .*int64"):
-        refine_label(crf, np.zeros((24, 32), np.int64))
-    with pytest.raises(ValueError, match="between 0 and 1, got 70"):
-        refine_label(crf, np.zeros((24, 32), np.uint8), gt_prob=70)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The salient object selector: worked examples, all 2×2 cases, and its two forms against each other."""
+"""The salient object selector: worked examples, and all labels and masks of 2×2 pixels."""
 
 import itertools
 
@@ -12,18 +12,14 @@ from pseudo_labels.selector import (
     LARGEST_T0,
     Thresholds,
     auto_threshold,
-    build_thresholds,
     class_saliency,
     measure,
     overlap,
     rank_correlation,
     saliency_mask,
-    saliency_norm,
     select,
     select_regions,
     split_mask,
-    thresholds_of_algorithm,
-    thresholds_of_formula,
 )
 
 CLASSES = ("dog", "chair", "sofa")
@@ -44,46 +40,11 @@ def test_selector_exhaustively():
             either = sum(v != 255 and (m or v == 4) for v, m in zip(values, mask_values))
             for threshold in (0, 0.4, 0.6, 1):
                 expected = any(mask_values) and either > 0 and both / either > threshold
-                result, replaced = select(label, mask, 4, threshold)
-                assert replaced == expected
+                result = select(label, mask, 4, threshold)
                 assert np.array_equal(result, np.where(mask, 4, 0) if expected else label)
 
 
-def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\[2, 2\].*\[2, 3\]"):
-        select(np.zeros((2, 2), np.uint8), np.ones((2, 3), bool), 1, 0.4)
-
-
 # ---- thresholds
-
-
-@pytest.mark.parametrize(("t0", "t1"), [(0.375, 0.25), (0.5, 0.125), (0, 0.5)])  # exact in binary
-def test_algorithm_and_formula_agree_if_the_norm_is_t1_or_0(t0, t1):
-    is_salient = np.array([True, True, False])
-    algorithm = thresholds_of_algorithm(is_salient, t0, t1)
-    assert algorithm.tolist() == [t0, t0, t0 + t1]
-    formula = thresholds_of_formula(np.where(is_salient, t1, 0), t0 + t1)
-    overlaps = np.array(sorted({both / either for either in range(1, 33) for both in range(either + 1)}))
-    for label_of_class, salient in enumerate(is_salient):
-        expected = [o > t0 if salient else o > t0 + t1 for o in overlaps]
-        assert (overlaps > algorithm[label_of_class]).tolist() == expected
-        assert (overlaps > formula[label_of_class]).tolist() == expected
-
-
-def test_the_forms_differ_if_the_norm_is_measured():
-    """Overlap 0.5 of a salient class: above t0 = 0.4, but below τ − 0.8 with τ = 1.4."""
-    label, mask = np.array([[1, 1, 0]], np.uint8), np.array([[True, False, False]])
-    measured, image = np.array([1, 0.8]), (np.array([[0.5, 0.6, 1.0]]), np.array([1]))
-    replaced = {}
-    for form in ("algorithm", "formula"):
-        values = Thresholds(form, t0=0.4, t1=0.2, saliency=measured).of_classes(*image, num_classes=1)["values"]
-        replaced[form] = select(label, mask, 1, values[1])[1]
-    assert replaced == {"algorithm": True, "formula": False}
-
-
-def test_norm_of_saliency():
-    assert saliency_norm(np.full((3, 5), 0.5)) == pytest.approx(0.5)
-    assert saliency_norm(np.array([[1.0, 0, 0, 0]])) == pytest.approx(0.5)
 
 
 def test_class_saliency_is_relative_to_the_largest_mean():
@@ -100,17 +61,16 @@ IMAGES = MEASURED, np.array([1, 2, 3])
 @pytest.mark.parametrize(
     ("thresholds", "salient", "values"),
     [
-        (Thresholds(), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
-        (Thresholds(t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
-        (Thresholds(salient=np.array([1, 0, 1, 1], bool)), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
-        (Thresholds(saliency=np.array([1, 0.4, 1, 0.5])), [True, False, True, True], [0.4, 0.6, 0.4, 0.4]),
-        (Thresholds("formula"), None, [0.4, 0.4, 0.9, 1.15]),
-        (Thresholds("formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
-        (Thresholds("formula", t0=0.2, saliency=np.array([1, 0.5, 0.25, 0])), None, [0.2, 0.7, 0.95, 1.2]),
+        (Thresholds(CLASSES), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
+        (Thresholds(CLASSES, t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
+        (Thresholds(CLASSES, non_salient=["dog", "sofa"]), [True, False, True, False], [0.4, 0.6, 0.4, 0.6]),
+        (Thresholds(CLASSES, non_salient=["none"]), [True] * 4, [0.4] * 4),
+        (Thresholds(CLASSES, "formula"), None, [0.4, 0.4, 0.9, 1.15]),
+        (Thresholds(CLASSES, "formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
     ],
 )
 def test_thresholds_of_classes(thresholds, salient, values):
-    found = thresholds.of_classes(*IMAGES, num_classes=3)
+    found = thresholds.of_classes(*IMAGES)
     assert found["values"] == pytest.approx(values)
     if thresholds.form == "formula":
         assert found["numbers"] == {"tau": thresholds.tau or thresholds.t0 + 1}
@@ -123,58 +83,34 @@ def test_thresholds_of_classes(thresholds, salient, values):
 def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
     given = []
     monkeypatch.setattr(selector, "auto_threshold", lambda *columns: given.append(columns) or 0.25)
-    found = Thresholds(form, t0=None).of_classes(*IMAGES, num_classes=3)
+    found = Thresholds(CLASSES, form, t0="auto").of_classes(*IMAGES)
     assert [column.tolist() for column in given[0]] == MEASURED[:, [0, 2]].T.tolist()
     assert found["numbers"] == ({"tau": 1.25} if form == "formula" else {"t0": 0.25, "t1": 0.2})
     assert found["values"] == pytest.approx(values)
 
 
-SALIENT, SALIENCY = np.ones(4, bool), np.ones(4)
-
-
 @pytest.mark.parametrize(
     ("thresholds", "depend"),
     [
-        (Thresholds(), True),
-        (Thresholds(t1=0.0), False),
-        (Thresholds(salient=SALIENT), False),
-        (Thresholds(saliency=SALIENCY), False),
-        (Thresholds(t0=None, salient=SALIENT), True),
-        (Thresholds("formula", tau=1.0), True),
-        (Thresholds("formula", saliency=SALIENCY), False),
-        (Thresholds("formula", t0=None, saliency=SALIENCY), True),
-        (Thresholds("formula", t0=None, tau=1.0, saliency=SALIENCY), False),
+        (Thresholds(CLASSES), True),
+        (Thresholds(CLASSES, t1=0.0), False),
+        (Thresholds(CLASSES, non_salient=["dog"]), False),
+        (Thresholds(CLASSES, t0="auto", non_salient=["none"]), True),
+        (Thresholds(CLASSES, "formula", tau=1.0), True),
     ],
 )
 def test_whether_thresholds_depend_on_images(thresholds, depend):
     """Compare with the thresholds of other images of the same classes."""
     others = np.array([[0.9, 0.2, 0.5], [0.8, 0.9, 0.4], [0.3, 0.8, 0.9]])
-    values = [thresholds.of_classes(rows, IMAGES[1], num_classes=3)["values"] for rows in (MEASURED, others)]
+    values = [thresholds.of_classes(rows, IMAGES[1])["values"] for rows in (MEASURED, others)]
     assert thresholds.depend_on_images is not np.array_equal(*values)
     assert thresholds.depend_on_images is depend
 
 
-def test_thresholds_from_flags():
-    built = build_thresholds(CLASSES, "formula", "auto", 0.2, 1.5, ["chair", "sofa"], {"sofa": 0.25}, 0.5)
-    assert (built.form, built.t0, built.t1, built.tau, built.least_saliency) == ("formula", None, 0.2, 1.5, 0.5)
-    assert built.salient.tolist() == [True, True, False, False]
-    assert built.saliency.tolist() == [1, 1, 1, 0.25]
-    measured = build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["measured"], {}, 0.5)
-    assert (measured.t0, measured.tau, measured.salient, measured.saliency) == (0.3, None, None, None)
-    assert build_thresholds(CLASSES, "algorithm", 0.3, 0.2, None, ["none"], {}, 0.5).salient.all()
-
-
-@pytest.mark.parametrize(
-    ("non_salient", "saliency", "message"),
-    [
-        (["chair", "cow"], {}, "unknown classes of the selector: cow; the classes are dog, chair, sofa"),
-        (["none", "chair"], {}, "unknown classes of the selector: none"),
-        (["none"], {"cow": 0.5}, "unknown classes of the selector: cow"),
-    ],
-)
-def test_unknown_classes_are_refused(non_salient, saliency, message):
-    with pytest.raises(InputError, match=message):
-        build_thresholds(CLASSES, "algorithm", 0.4, 0.2, None, non_salient, saliency, 0.5)
+@pytest.mark.parametrize(("names", "unknown"), [(["chair", "cow"], "cow"), (["none", "chair"], "none")])
+def test_unknown_classes_are_refused(names, unknown):
+    with pytest.raises(InputError, match=f"selector: {unknown}; the classes are dog, chair, sofa"):
+        Thresholds(CLASSES, non_salient=names)
 
 
 # ---- images of several classes: labels 3 and 8, as rows of six pixels

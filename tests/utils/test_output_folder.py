@@ -92,7 +92,7 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
         ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files made with baseline"),
         ("--t0 0.4", "made with t0 = auto, not 0.4"),
         ("--non_salient_classes star", r"made with non_salient_classes = \['measured'\], not \['star'\]"),
-        ("--class_saliency star=0.5", r"made with class_saliency = \{\}, not \{'star': 0\.5\}"),
+        ("--salient_norm 0.6", "made with salient_norm = 0.5, not 0.6"),
         ("--multi_class keep", "made with multi_class = split, not keep"),
         ("--list train_id.txt", "labels holds files made with ids = "),
     ],
