@@ -32,14 +32,13 @@ from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, split_tiles
-from pseudo_labels.cams import image_to_tensor, normalise_cams, rectify_maps
+from pseudo_labels.cams import compute_cams, image_to_tensor
 from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
-from utils.multi_scale import resize
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
@@ -68,8 +67,6 @@ def main(args) -> None:
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
-    if args.puzzle and args.crop_size < 2:
-        raise InputError(f"--puzzle divides crops into quarters: --crop_size {args.crop_size} must be at least 2")
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -124,10 +121,8 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     ids = load_ids(list_path(args.list_dir, list_name))
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
-        raise InputError(
-            f"{list_name}: by --image_labels {args.image_labels} none of the {len(ids)} images holds a class; correct "
-            "the labels or the list (--val_list none: no validation)"
-        )
+        labels = f"--image_labels {args.image_labels}"
+        raise InputError(f"{list_name}: by {labels} none of the {len(ids)} images holds a class")
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
@@ -176,28 +171,22 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
     network.eval()
-    truth = find_masks(voc_root, ids)
-    matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BG_THRESHOLDS]
-    for index in range(world.rank, len(images), world.size):
-        present = np.flatnonzero(image_labels[index])
-        if ids[index] not in truth or not present.size:
-            continue
-        image, mask = load_labelled(images[index], truth[ids[index]], image_labels.shape[1] + 1)
-        pixels = network.backbone.normalise(image_to_tensor(image, world.device))
-        maps = rectify_maps(network(pixels)["class_maps"].float(), torch.from_numpy(present).to(world.device))
-        cams = normalise_cams(resize(maps, mask.shape)[0]).cpu().numpy()  # [K, H, W]
-        for matrix, background in zip(matrices, BG_THRESHOLDS):
-            matrix.add(constant_background(cams, (present + 1).astype(np.uint8), bg_threshold=background), mask)
-    for matrix in matrices:
-        matrix.counts = sum_counts_over_processes(matrix.counts)
-    scores = [matrix.scores()["mIoU"] for matrix in matrices]
-    if np.isnan(scores).all():
+    num_labels, truth = image_labels.shape[1] + 1, find_masks(voc_root, ids)
+    if not truth:
         run.log("no validation image has a mask: background thresholds are not compared")
         return
+    matrices = {background: ConfusionMatrix(num_labels) for background in BG_THRESHOLDS}
+    for index in range(world.rank, len(images), world.size):
+        if ids[index] in truth and image_labels[index].any():
+            image, mask = load_labelled(images[index], truth[ids[index]], num_labels)
+            ((cams, labels),) = compute_cams(network, image[None], image_labels[[index]], world.device)
+            for background, matrix in matrices.items():
+                matrix.add(constant_background(cams, labels, bg_threshold=background), mask)
+    for matrix in matrices.values():
+        matrix.counts = sum_counts_over_processes(matrix.counts)
+    scores = [f"{background:.2f}: {100 * matrix.scores()['mIoU']:.1f}" for background, matrix in matrices.items()]
     run.log("mIoU of CAM labels by background threshold, validation images, one scale:")
-    run.log(
-        "  " + "  ".join(f"{background:.2f}: {100 * score:.1f}" for background, score in zip(BG_THRESHOLDS, scores))
-    )
+    run.log(f"  {'  '.join(scores)}")
 
 
 if __name__ == "__main__":
