@@ -31,7 +31,6 @@ from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
 from utils import interruption
 from utils.distributed import gradients_stay_local, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
@@ -65,8 +64,7 @@ def main(args) -> None:
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = options.backbone_settings(args)
-    settings |= {"decoder_width": args.decoder_width, "image_size": args.image_size}
+    settings = options.backbone_settings(args) | {"decoder_width": args.decoder_width, "image_size": args.image_size}
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device, memory_format=torch.channels_last)
@@ -182,4 +180,4 @@ def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, devic
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

@@ -37,7 +37,6 @@ from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
@@ -173,7 +172,6 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
     network.eval()
     num_labels, truth = image_labels.shape[1] + 1, find_masks(voc_root, ids)
     if not truth:
-        run.log("no validation image has a mask: background thresholds are not compared")
         return
     matrices = {background: ConfusionMatrix(num_labels) for background in BG_THRESHOLDS}
     for index in range(world.rank, len(images), world.size):
@@ -190,4 +188,4 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

@@ -21,7 +21,7 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, check_any_labelled, count_labels, load_labelled
+from datasets.voc12 import SegmentationTraining, count_labels, labelled_images, load_labelled
 from formats import voc_layout
 from formats.errors import InputError
 from formats.labels import paint_label
@@ -33,7 +33,6 @@ from models.segmentation_prediction import predict_segmentation
 from utils import distributed, interruption
 from utils.checkpoint import load_checkpoint, load_weights
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
@@ -119,14 +118,6 @@ def main(args) -> None:
     distributed.stop_distributed()
 
 
-def labelled_images(ids: list[str], voc_root, folder):
-    """Paths of image and label of every id."""
-    images = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    labels = voc_layout.files_of_ids(folder, ids, ".png")
-    check_any_labelled(labels)
-    return list(zip(images, labels))
-
-
 def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     """Build the network with its initial weights: of the backbone, or all of --load_path; none for a resumed run."""
     loads = bool(args.load_path) and not resumes
@@ -189,4 +180,4 @@ def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | 
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

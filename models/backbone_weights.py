@@ -13,7 +13,6 @@ from utils.checkpoint import load_torch_file
 
 HUB_FILES, HUB_TIMEOUT_S = ("model.safetensors", "pytorch_model.bin"), 10
 RESIZED = ("relative_position_bias_table", "pos_embed")
-BACKBONE_PREFIX = "backbone."  # of weights in a checkpoint of this project
 
 
 def check_hub_weights(full_name: str) -> None:
@@ -35,8 +34,8 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     if Path(path).suffix != ".safetensors":
         content = from_puzzle_cam(load_torch_file(path), name)
         if isinstance(content, dict) and {"stage", "network"} <= content.keys():
-            ours = {key: value for key, value in content["network"].items() if key.startswith(BACKBONE_PREFIX)}
-            return {key.removeprefix(BACKBONE_PREFIX): value for key, value in ours.items()}, True
+            ours = {key: value for key, value in content["network"].items() if key.startswith("backbone.")}
+            return {key.removeprefix("backbone."): value for key, value in ours.items()}, True
     try:
         return load_state_dict(str(path), weights_only=True), False
     except Exception as error:  # timm and safetensors fail in many ways on other files

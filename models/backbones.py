@@ -37,7 +37,6 @@ README_NAMES = {
     "resnest200": "resnest200e.in1k",
     "resnest269": "resnest269e.in1k",
 }
-# timm arguments that name files or addresses of weights
 WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 NUM_STAGES = 4
 DILATABLE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
@@ -144,8 +143,7 @@ def build_backbone(
         ) from error
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
-    config = network.pretrained_cfg
-    mean, std = settings["pixel_mean"] or config["mean"], settings["pixel_std"] or config["std"]
+    mean, std = (settings[f"pixel_{name}"] or network.pretrained_cfg[name] for name in ("mean", "std"))
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
     if output_stride and backbone.strides[-1] != output_stride:
         raise InputError(f"--backbone {name} has stride {backbone.strides[-1]}, not {output_stride}: {DILATABLE}")

@@ -12,7 +12,6 @@ from models.backbones import Backbone, build_backbone
 ASPP_DILATIONS = {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}  # by output stride
 NORM_GROUPS = 4
 LOW_LEVEL_CHANNELS = 48
-DEFAULT_OUTPUT_STRIDE = 16  # of checkpoints without this setting
 
 
 class AtrousBranch(nn.Module):
@@ -121,7 +120,7 @@ def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float
     settings: those of `build_backbone`, classes (names), head_width, use_gn, mode ("fix" or "normal") and output_stride
     (default 16). `pretrained`: see `build_backbone`. Raises `InputError` for settings that do not fit together.
     """
-    output_stride = settings.get("output_stride", DEFAULT_OUTPUT_STRIDE)
+    output_stride = settings.get("output_stride", 16)  # absent from the first checkpoints
     if settings["use_gn"] and settings["head_width"] % NORM_GROUPS:
         raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
     backbone = build_backbone(settings, pretrained, output_stride=output_stride)

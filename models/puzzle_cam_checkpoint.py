@@ -16,7 +16,6 @@ RESNESTS = {  # by the number of blocks in layer1 … layer4
     (3, 30, 48, 8): "resnest269",
 }
 CLASSIFIER, ASPP = "decoder.classifier.8.weight", "aspp.conv1.weight"  # [L, width, 1, 1], [width, 5 width, 1, 1]
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def from_puzzle_cam(content, path) -> dict:
@@ -46,8 +45,8 @@ def infer_settings(state: dict[str, Tensor], path) -> dict:
     return {
         "backbone": RESNESTS[blocks],
         "backbone_args": {},
-        "pixel_mean": list(IMAGENET_MEAN),
-        "pixel_std": list(IMAGENET_STD),
+        "pixel_mean": None,
+        "pixel_std": None,
         "classes": list(names),
         "head_width": len(state[ASPP]),
         "use_gn": "aspp.bn1.running_mean" not in state,

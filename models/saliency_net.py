@@ -89,9 +89,8 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
     Swin-B). `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
     backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
-    inner, output = (
-        tuple(int(settings["decoder_width"] * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES)
-    )
+    width = settings["decoder_width"]
+    inner, output = (tuple(int(width * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES))
     return SaliencyNet(backbone, inner, output, **drop)
 
 
