@@ -15,7 +15,7 @@ from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import segmentation_logits
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, rebuild
 from utils.inference_network import prepare_for_inference
 
 NO_WAIT = {
@@ -66,9 +66,8 @@ def test_steps_do_not_wait_for_the_device(script, has_bfloat16, scenes, tmp_path
 
 def test_maps_agree_with_the_cpu(scenes, tmp_path):
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 2 --gpu_id 0"))
-    content = load_checkpoint(tmp_path / "run/last.pth")
-    network = build_saliency_net(content["settings"])
-    network.load_state_dict(content["network"])
+    path = tmp_path / "run/last.pth"
+    network = rebuild(build_saliency_net, load_checkpoint(path), path)
     image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))
     (on_cpu,) = predict_saliency(network, [image], 64, torch.device("cpu"))
     (on_gpu,) = predict_saliency(network.cuda(), [image], 64, torch.device("cuda"))

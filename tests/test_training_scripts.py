@@ -74,20 +74,13 @@ def test_saliency_overfits_four_images(scenes, tmp_path):
     assert scores["val/MAE"] < 0.03
 
 
-def test_cache_modes_give_the_same_weights(scenes, tmp_path):
-    for mode in ("no", "part", "full"):
-        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag {mode} --max_epoch 1 --cache-mode {mode}"))
-    for mode in ("part", "full"):
-        one, other = weights(tmp_path / "no/last.pth"), weights(tmp_path / mode / "last.pth")
-        assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_workers_change_nothing(scenes, tmp_path):
-    for workers in (0, 2):
-        command = saliency_command(scenes, tmp_path, f"--tag w{workers} --max_epoch 2")
-        run_main("SOD_train", command.replace("--workers 0", f"--workers {workers}"))
-    one, other = weights(tmp_path / "w0/last.pth"), weights(tmp_path / "w2/last.pth")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def test_ways_of_reading_give_the_same_weights(scenes, tmp_path):
+    ways = ("--cache-mode no", "--cache-mode part", "--cache-mode full", "--workers 2")
+    found = []
+    for number, flags in enumerate(ways):
+        run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag {number} --max_epoch 1 {flags}"))
+        found.append(weights(tmp_path / f"{number}/last.pth"))
+    assert all(torch.equal(other[name], value) for name, value in found[0].items() for other in found)
 
 
 def test_validation_keeps_the_best(scenes, tmp_path):

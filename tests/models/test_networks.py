@@ -93,21 +93,6 @@ def test_classifier_maps_average_to_its_logits():
     assert network.classify.bias is None
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "strides"),
-    [
-        ("resnet-50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
-        ("mobilenetv2_035", [8, 16, 32, 112], [4, 8, 16, 16]),
-        ("resnest50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
-    ],
-)
-def test_output_stride_16(name, channels, strides):
-    backbone = build_backbone(settings_of(name), output_stride=16)
-    assert (backbone.channels, backbone.strides) == (channels, strides)
-    features = backbone.eval()(torch.randn(1, 3, 64, 96))
-    assert [tuple(f.shape) for f in features] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
-
-
 @pytest.mark.parametrize("name", [*README_NAMES, "convnext_tiny", "pvt_v2_b2"])
 def test_names_give_four_maps(name):
     with torch.device("meta"):
