@@ -265,10 +265,7 @@ def test_a_resumed_run_needs_the_same_images(scenes, tmp_path):
     shutil.copytree(scenes / "voc12", tmp_path / "voc12")
     flags = f"--tag run --list_dir {tmp_path}/voc12"
     run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --max_epoch 1"))
-    for changed, words in (
-        (ids[::-1], "trained on other images"),
-        (ids[1:], "trained on .*14.*13"),
-    ):
+    for changed, words in ((ids[::-1], "trained on other images"), (ids[1:], "trained on .*14.*13")):
         (tmp_path / "voc12/train_aug_id.txt").write_text("\n".join(changed))
         with pytest.raises(InputError, match=words):
             run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --max_epoch 2 --resume"))
