@@ -22,7 +22,6 @@ from torch.utils.data import default_collate
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
-from formats.errors import InputError, first_line
 from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from metrics.saliency import STATE_SIZE, measure_map, score_states
 from models.edge_head import edge_target
@@ -32,7 +31,6 @@ from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
 from utils import interruption
 from utils.distributed import gradients_stay_local, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
@@ -66,14 +64,13 @@ def main(args) -> None:
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
-    settings = options.backbone_settings(args)
-    settings |= {"decoder_width": args.decoder_width, "image_size": args.image_size}
+    settings = options.backbone_settings(args) | {"decoder_width": args.decoder_width, "image_size": args.image_size}
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device, memory_format=torch.channels_last)
-    check_sides(network, args.backbone, {args.image_size, *sides_px})
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
-    network.checkpoint_activations(args.grad_checkpointing)
+    if args.grad_checkpointing:
+        network.backbone.recompute_activations()
     if args.compile:
         network.compile()
     model = DistributedDataParallel(network) if world.size > 1 else network
@@ -146,17 +143,6 @@ def scaled_side(image_size: int, scale: float) -> int:
     return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
 
 
-@torch.inference_mode()
-def check_sides(network: SaliencyNet, backbone: str, sides_px: set[int]) -> None:
-    """Raise `InputError` for an image size that the network does not accept, before the training starts."""
-    weight = next(network.parameters())
-    for side in sorted(sides_px):
-        try:
-            network.eval()(weight.new_zeros(1, 3, side, side))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise InputError(f"--backbone {backbone} does not take images of {side} px: {first_line(error)}") from error
-
-
 @interruption.at_once()
 def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp: bool | str) -> dict[str, float]:
     """Compute the `VAL_MEASURES` of evaluate.py over all images at their own size; each process takes its share.
@@ -174,12 +160,9 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
                 state += measure_map(saliency, mask, weighted_f=False)
         total = score_states(sum_counts_over_processes(state))
         scores[name] = {measure: float(total[measure]) for measure in VAL_MEASURES}
-    if not scores:
-        return {}
-    means = {key: float(np.mean([row[key] for row in scores.values()])) for key in next(iter(scores.values()))}
-    if len(scores) == 1:
-        return means
-    return means | {f"{name}/{key}": value for name, row in scores.items() for key, value in row.items()}
+    each = {f"{name}/{measure}": value for name, row in scores.items() for measure, value in row.items()}
+    means = {name: float(np.mean([row[name] for row in scores.values()])) for name in VAL_MEASURES if scores}
+    return means | (each if len(scores) > 1 else {})
 
 
 @torch.inference_mode()
@@ -197,4 +180,4 @@ def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, devic
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

@@ -41,7 +41,7 @@ def SOD_train() -> argparse.ArgumentParser:
     add("--gamma", _positive_share, 0.5, "factor of each decay")
     add("--clip", _at_least_zero, 0.8, "largest absolute value of a gradient; 0: no clipping")
     add("--edge_loss", _at_least_zero, 1.0, "weight of the edge loss")
-    add("--grad_checkpointing", bool, False, "recompute activations in the backward pass, which takes less memory")
+    add("--grad_checkpointing", bool, False, "recompute the backbone's activations in the backward pass: less memory")
     _add_step(add)
     _add_run(parser)
     return parser

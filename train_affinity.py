@@ -17,9 +17,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, check_any_labelled
+from datasets.voc12 import SegmentationTraining, labelled_images
 from formats.errors import InputError
-from formats.voc_layout import files_of_ids, find_voc_root, label_folder, list_path, load_class_names, load_ids
+from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.affinity_net import build_affinity_net
 from pseudo_labels.affinities import affinity_loss, pair_losses
 from utils.distributed import start_processes, stop_distributed, sum_over_processes
@@ -45,11 +45,9 @@ def main(args) -> None:
     voc_root = find_voc_root(args.data_dir)
     num_labels = len(load_class_names(voc_root)) + 1
     ids = load_ids(list_path(args.list_dir, args.train_list))
-    images = files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    labels = files_of_ids(label_folder(args.label_name, voc_root), ids, ".png")
-    check_any_labelled(labels)
-    dataset = SegmentationTraining(images, labels, num_labels, args.crop_size, args.long_side, args.seed)
-    batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    pairs = labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
+    dataset = SegmentationTraining(*zip(*pairs), num_labels, args.crop_size, args.long_side, args.seed)
+    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -66,7 +64,7 @@ def main(args) -> None:
 
     # resume
     state.start(run)
-    run.log(f"{len(images)} training images, {len(batches)} steps per epoch")
+    run.log(f"{len(pairs)} training images, {len(batches)} steps per epoch")
 
     # train
     total_steps = args.max_epoch * len(batches)

@@ -37,7 +37,6 @@ from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
@@ -67,8 +66,6 @@ def main(args) -> None:
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
-    if args.puzzle and args.crop_size < 2:
-        raise InputError(f"--puzzle divides crops into quarters: --crop_size {args.crop_size} must be at least 2")
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -123,10 +120,8 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     ids = load_ids(list_path(args.list_dir, list_name))
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
-        raise InputError(
-            f"{list_name}: by --image_labels {args.image_labels} none of the {len(ids)} images holds a class; correct "
-            "the labels or the list (--val_list none: no validation)"
-        )
+        labels = f"--image_labels {args.image_labels}"
+        raise InputError(f"{list_name}: by {labels} none of the {len(ids)} images holds a class")
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
@@ -175,26 +170,22 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
     network.eval()
-    truth = find_masks(voc_root, ids)
-    matrices = [ConfusionMatrix(image_labels.shape[1] + 1) for _ in BG_THRESHOLDS]
-    for index in range(world.rank, len(images), world.size):
-        if ids[index] not in truth or not image_labels[index].any():
-            continue
-        image, mask = load_labelled(images[index], truth[ids[index]], image_labels.shape[1] + 1)
-        ((cams, labels),) = compute_cams(network, image[None], image_labels[index][None], world.device)
-        for matrix, background in zip(matrices, BG_THRESHOLDS):
-            matrix.add(constant_background(cams, labels, bg_threshold=background), mask)
-    for matrix in matrices:
-        matrix.counts = sum_counts_over_processes(matrix.counts)
-    scores = [matrix.scores()["mIoU"] for matrix in matrices]
-    if np.isnan(scores).all():
-        run.log("no validation image has a mask: background thresholds are not compared")
+    num_labels, truth = image_labels.shape[1] + 1, find_masks(voc_root, ids)
+    if not truth:
         return
+    matrices = {background: ConfusionMatrix(num_labels) for background in BG_THRESHOLDS}
+    for index in range(world.rank, len(images), world.size):
+        if ids[index] in truth and image_labels[index].any():
+            image, mask = load_labelled(images[index], truth[ids[index]], num_labels)
+            ((cams, labels),) = compute_cams(network, image[None], image_labels[[index]], world.device)
+            for background, matrix in matrices.items():
+                matrix.add(constant_background(cams, labels, bg_threshold=background), mask)
+    for matrix in matrices.values():
+        matrix.counts = sum_counts_over_processes(matrix.counts)
+    scores = [f"{background:.2f}: {100 * matrix.scores()['mIoU']:.1f}" for background, matrix in matrices.items()]
     run.log("mIoU of CAM labels by background threshold, validation images, one scale:")
-    run.log(
-        "  " + "  ".join(f"{background:.2f}: {100 * score:.1f}" for background, score in zip(BG_THRESHOLDS, scores))
-    )
+    run.log(f"  {'  '.join(scores)}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

@@ -21,34 +21,18 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, check_any_labelled, count_labels, load_labelled
+from datasets.voc12 import SegmentationTraining, count_labels, labelled_images, load_labelled
+from formats import voc_layout
 from formats.errors import InputError
 from formats.labels import paint_label
-from formats.voc_layout import (
-    files_of_ids,
-    find_voc_root,
-    label_folder,
-    list_path,
-    load_class_names,
-    load_ids,
-    truth_folder,
-)
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
 from models.segmentation_prediction import predict_segmentation
-from utils import interruption
-from utils.checkpoint import load_checkpoint, load_weights, rebuild
-from utils.distributed import (
-    gradients_stay_local,
-    start_processes,
-    stop_distributed,
-    sum_counts_over_processes,
-    sum_over_processes,
-)
+from utils import distributed, interruption
+from utils.checkpoint import load_checkpoint, load_weights
 from utils.file_threads import read_ahead
-from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
@@ -60,7 +44,7 @@ PICTURES = 4  # validation images shown in TensorBoard
 
 def main(args) -> None:
     # distributed
-    world = start_processes(main, args)
+    world = distributed.start_processes(main, args)
     if world is None:
         return
     torch.manual_seed(args.seed)
@@ -69,12 +53,12 @@ def main(args) -> None:
     run = RunFolder(args.log_path, args.tag, args.resume, world.is_main, vars(args))
 
     # data
-    voc_root = find_voc_root(args.data_dir)
-    classes = load_class_names(voc_root)
-    ids = load_ids(list_path(args.list_dir, args.train_list))
-    pairs = labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
-    val_ids = [] if args.val_list == "none" else load_ids(list_path(args.list_dir, args.val_list))
-    val_pairs = labelled_images(val_ids, voc_root, truth_folder(voc_root, val_ids))
+    voc_root = voc_layout.find_voc_root(args.data_dir)
+    classes = voc_layout.load_class_names(voc_root)
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list))
+    pairs = labelled_images(ids, voc_root, voc_layout.label_folder(args.label_name, voc_root))
+    val_ids = [] if args.val_list == "none" else voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.val_list))
+    val_pairs = labelled_images(val_ids, voc_root, voc_layout.truth_folder(voc_root, val_ids)) if val_ids else []
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     trains_batch_norm = args.mode == "normal" or not args.use_gn
@@ -131,50 +115,26 @@ def main(args) -> None:
         state.save(run, is_best=state.improves(score))
     state.log_best(run, "mIoU")
     run.close()
-    stop_distributed()
-
-
-def labelled_images(ids: list[str], voc_root, folder):
-    """Paths of image and label of every id."""
-    if not ids:
-        return []
-    images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
-    check_any_labelled(labels)
-    return list(zip(images, labels))
+    distributed.stop_distributed()
 
 
 def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     """Build the network with its initial weights: of the backbone, or all of --load_path; none for a resumed run."""
-    pretrained = "none" if resumes or args.load_path else args.pretrained
-    network = build_deeplabv3plus(settings, pretrained, args.dropout)
-    if args.load_path and not resumes:
-        start_from(network, settings["classes"], args.load_path)
+    loads = bool(args.load_path) and not resumes
+    network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, args.dropout)
+    if loads:
+        content = load_checkpoint(args.load_path, from_puzzle_cam)
+        load_weights(network, content["network"], args.load_path)
+        trained, classes = content["settings"].get("classes", []), settings["classes"]
+        if trained != classes and sorted(trained) == sorted(classes):
+            raise InputError(f"--load_path {args.load_path} has the classes in another order: {trained}, not {classes}")
     return network
-
-
-def start_from(network: DeepLabV3Plus, classes: list[str], path) -> None:
-    """Load all weights of a segmentation checkpoint; raises `InputError` for other input colours or classes."""
-    content = load_checkpoint(path, from_puzzle_cam)
-    if content["stage"] != "segmentation":
-        raise InputError(f"--load_path {path} is a {content['stage']} checkpoint, not one of train_segmentation.py")
-    other = rebuild(build_deeplabv3plus, content, path)
-    load_weights(network, other.state_dict(), path)
-    for name in ("mean", "std"):
-        theirs, ours = (getattr(each.backbone, name).flatten().tolist() for each in (other, network))
-        if theirs != ours:
-            raise InputError(f"--load_path {path} was trained with --pixel_{name} {theirs}, not {ours}: use the same")
-    trained = list(content["settings"]["classes"])
-    if trained != classes and sorted(trained) == sorted(classes):
-        raise InputError(
-            f"--load_path {path} has the classes in another order: {trained}, not {classes}; put classes.txt in "
-            "the order of the checkpoint"
-        )
 
 
 def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
     """Compute the class weights, float32 [L], from all training labels; each process reads its share."""
     images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
-    images, pixels = (torch.from_numpy(sum_counts_over_processes(counts)) for counts in (images, pixels))
+    images, pixels = (torch.from_numpy(distributed.sum_counts_over_processes(counts)) for counts in (images, pixels))
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
 
@@ -188,11 +148,11 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
     `world.size`. With --accumulate, the batch passes in parts whose gradients sum to those of the whole batch.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    count = sum_over_processes(count_pixels(batch[1], args.ohem)).clamp(min=1)
+    count = distributed.sum_over_processes(count_pixels(batch[1], args.ohem).sum()).clamp(min=1)
     parts = list(zip(*(tensor.tensor_split(args.accumulate) for tensor in batch)))
     total = 0.0
     for number, (images, labels) in enumerate(parts, start=1):
-        with gradients_stay_local(model, wait=number < len(parts)):
+        with distributed.gradients_stay_local(model, wait=number < len(parts)):
             inputs = state.network.backbone.normalise(images)
             with autocast(world.device, args.amp):
                 logits = model(inputs)
@@ -215,9 +175,9 @@ def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | 
         if len(pictures) < PICTURES:
             cells = [image, paint_label(prediction), paint_label(truth)]
             pictures[image_path.stem] = np.concatenate(cells, axis=1)  # [H, 3 W, 3]
-    matrix.counts = sum_counts_over_processes(matrix.counts)
+    matrix.counts = distributed.sum_counts_over_processes(matrix.counts)
     return matrix.scores()["mIoU"], pictures
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ARGS))
+    sys.exit(interruption.run_script(main, ARGS))

@@ -11,6 +11,7 @@ from datasets.transforms import Crop, channels_first, check_long_side, crop_imag
 from formats.errors import InputError
 from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, load_label
+from formats.voc_layout import files_of_ids
 
 
 class ClassificationTraining(Dataset):
@@ -83,13 +84,18 @@ def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, n
     return images, pixels
 
 
-def check_any_labelled(labels: Sequence[Path]) -> None:
-    """Raise `InputError` if every pixel of every label file is ignored; stop reading at the first other pixel."""
+def labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
+    """Find the image and the label of every id, with labels in `folder`.
+
+    Raises `InputError` for missing files, and if every pixel of every label is ignored.
+    """
+    images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
     if not any((load_label(path) != IGNORE_LABEL).any() for path in labels):
         raise InputError(
-            f"{labels[0].parent}: every pixel of the {len(labels)} labels is {IGNORE_LABEL} (ignored), so that "
+            f"{folder}: every pixel of the {len(labels)} labels is {IGNORE_LABEL} (ignored), so that "
             "there is nothing to learn or to score; create them again or choose other labels"
         )
+    return list(zip(images, labels))
 
 
 def load_labelled(image_path, label_path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

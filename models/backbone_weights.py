@@ -9,30 +9,17 @@ from torch import Tensor, nn
 
 from formats.errors import InputError, MissingInputError, first_line
 from models.puzzle_cam_checkpoint import from_puzzle_cam
-from utils.checkpoint import load_torch_file, load_weights
+from utils.checkpoint import load_torch_file
 
-HUB_TIMEOUT_S = 10
-BACKBONE_PREFIX = "backbone."  # of weights in a checkpoint of this project
+HUB_FILES, HUB_TIMEOUT_S = ("model.safetensors", "pytorch_model.bin"), 10
+RESIZED = ("relative_position_bias_table", "pos_embed")
 
 
-def check_hub_weights(name: str, full_name: str) -> None:
-    """Raise `InputError` immediately if ImageNet weights cannot be downloaded; timm would retry for about a minute."""
-    config = timm.get_pretrained_cfg(full_name)
-    if config is None or not (config.hf_hub_id or config.url):
-        raise InputError(
-            f"--backbone {name}: timm has no ImageNet weights for it: give --pretrained PATH or --pretrained none"
-        )
-    hub_id = config.hf_hub_id
-    files = ("model.safetensors", "pytorch_model.bin")
-    if not hub_id or any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files):
-        return
-    try:
+def check_hub_weights(full_name: str) -> None:
+    """Raise the hub's error immediately if ImageNet weights cannot be downloaded; timm would retry for a minute."""
+    hub_id = timm.get_pretrained_cfg_value(full_name, "hf_hub_id")
+    if hub_id and not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in HUB_FILES):
         HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # the hub fails in many ways, with the same advice for the user
-        raise InputError(
-            f"ImageNet weights of {name} ({hub_id}) cannot be downloaded ({first_line(error)}): give a weights file "
-            "with --pretrained PATH, or start from random weights with --pretrained none"
-        ) from error
 
 
 def read_weights(path) -> tuple[dict[str, Tensor], bool]:
@@ -47,8 +34,8 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     if Path(path).suffix != ".safetensors":
         content = from_puzzle_cam(load_torch_file(path), name)
         if isinstance(content, dict) and {"stage", "network"} <= content.keys():
-            ours = {key: value for key, value in content["network"].items() if key.startswith(BACKBONE_PREFIX)}
-            return {key.removeprefix(BACKBONE_PREFIX): value for key, value in ours.items()}, True
+            ours = {key: value for key, value in content["network"].items() if key.startswith("backbone.")}
+            return {key.removeprefix("backbone."): value for key, value in ours.items()}, True
     try:
         return load_state_dict(str(path), weights_only=True), False
     except Exception as error:  # timm and safetensors fail in many ways on other files
@@ -61,24 +48,15 @@ def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> No
     timm renames weights while it loads them, so they are compared by shape and sum. Position tables are skipped,
     because timm resizes them.
     """
+
+    def fingerprint(weight: Tensor) -> tuple:
+        return weight.shape, weight.detach().double().sum().item()
+
     in_file = {fingerprint(weight) for weight in weights.values()}
-    resized = ("relative_position_bias_table", "pos_embed")
-    own = {name: weight.detach() for name, weight in network.named_parameters() if not name.endswith(resized)}
+    own = {name: weight for name, weight in network.named_parameters() if not name.endswith(RESIZED)}
     missing = [name for name, weight in own.items() if fingerprint(weight) not in in_file]
     if missing:
         raise InputError(
             f"--pretrained {path} lacks {len(missing)} weights of the backbone, such as {missing[0]}: "
             "pass the weights file of the network that --backbone names"
         )
-
-
-def fingerprint(weight: Tensor) -> tuple:
-    return tuple(weight.shape), weight.double().sum().item()
-
-
-def load_own_backbone(backbone: nn.Module, state: dict, path) -> None:
-    """Load the weights of a checkpoint from `read_weights`; raise `InputError` if they are of another backbone."""
-    try:
-        load_weights(backbone, state, f"--pretrained {path}")
-    except InputError as error:
-        raise InputError(f"{error}: use the --backbone and --backbone_args of its training") from error

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.errors import InputError, first_line
-from models.backbone_weights import check_all_loaded, check_hub_weights, load_own_backbone, read_weights
+from models.backbone_weights import check_all_loaded, check_hub_weights, read_weights
+from utils.checkpoint import load_weights
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -36,10 +37,9 @@ README_NAMES = {
     "resnest200": "resnest200e.in1k",
     "resnest269": "resnest269e.in1k",
 }
-NOT_IN_TIMM = ("swinmlp-base", "wavemlp-s", "wavemlp-m")
-# timm arguments that name files or addresses of weights
 WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 NUM_STAGES = 4
+DILATABLE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
 
 
@@ -78,26 +78,25 @@ class Backbone(nn.Module):
         """
         return (images.contiguous().float() / 255 - self.mean) / self.std
 
+    def recompute_activations(self) -> None:
+        """Store only the outputs of timm's blocks in training, and recompute the rest for the gradients."""
+        parts = [part for part in self.network.modules() if hasattr(part, "grad_checkpointing")]
+        blocks = [part for part in parts if part is not self.network]  # the network itself recomputes whole stages
+        if not parts:
+            raise InputError("--grad_checkpointing: timm cannot recompute the activations of this --backbone")
+        for part in blocks or parts:
+            part.grad_checkpointing = True
+
 
 def find_timm_name(name: str) -> str:
     """The timm name of a backbone. Raises `InputError` that lists the choices for an unknown name."""
     if name in README_NAMES:
         return README_NAMES[name]
-    if name in NOT_IN_TIMM:
-        raise InputError(f"--backbone {name}: timm has no such network; choose from {', '.join(README_NAMES)}")
-    if timm.is_model(name) and has_known_tag(name):
+    if timm.is_model(name):
         return name
     close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
     hint = f", such as {', '.join(close)}" if close else ""
     raise InputError(f"--backbone {name} is unknown; choose from {', '.join(README_NAMES)}, or any timm name{hint}")
-
-
-def has_known_tag(name: str) -> bool:
-    """Return whether a timm name has no tag (the part after the dot, which names weights), or one known to timm."""
-    try:
-        return timm.get_pretrained_cfg(name) is not None or "." not in name
-    except RuntimeError:
-        return False
 
 
 def build_backbone(
@@ -122,106 +121,62 @@ def build_backbone(
 
     Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """
-    name = settings["backbone"]
-    full_name = find_timm_name(name)
-    check_backbone_args(settings["backbone_args"])
-    options = collect_timm_options(full_name, settings["backbone_args"], image_size, output_stride, all_stages)
-    weights, is_own = None, False
-    if pretrained == "imagenet":
-        check_hub_weights(name, full_name)
-        options |= {"pretrained": True}
-    elif pretrained != "none":
-        weights, is_own = read_weights(pretrained)
-        if not is_own:
-            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
-    network = create_network(full_name, options, settings, pretrained)
-    num_maps = len(network.feature_info.channels())
-    if num_maps != NUM_STAGES and not all_stages:
+    name, backbone_args = settings["backbone"], settings["backbone_args"]
+    full_name, refused = find_timm_name(name), WEIGHT_ARGS.intersection(backbone_args)
+    if refused:  # checkpoints of others must not make timm load files or addresses
+        raise InputError(f"--backbone_args must not contain {min(refused)}: set the weights by --pretrained")
+    weights, is_own = (None, False) if pretrained in ("imagenet", "none") else read_weights(pretrained)
+    source = {"pretrained": pretrained != "none" and not is_own}
+    if weights is not None:
+        source |= {"pretrained_cfg_overlay": {"file": pretrained}}
+    options = collect_timm_options(full_name, image_size, output_stride, all_stages) | backbone_args
+    try:
+        if pretrained == "imagenet":
+            check_hub_weights(full_name)
+        options |= plain_transformer_options(full_name, options) | backbone_args
+        network = timm.create_model(full_name, **options, **source)
+    except Exception as error:  # timm passes the settings on to code that fails in many ways
+        stride = f" at output stride {output_stride} ({DILATABLE})" if output_stride else ""
         raise InputError(
-            f"--backbone {name} has {num_maps} feature maps, but {NUM_STAGES} are needed: choose another backbone"
-        )
+            f"--backbone {name} cannot be built with {backbone_args}{stride} and --pretrained {pretrained} (imagenet, "
+            f"none, or the file of its weights): {first_line(error)}"
+        ) from error
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
-    config = timm.get_pretrained_cfg(full_name)
-    mean, std = settings["pixel_mean"] or config.mean, settings["pixel_std"] or config.std
-    if not min(std) > 0:
-        raise InputError(f"pixel_std {list(std)}: pixels are divided by these numbers, which must be above 0")
+    mean, std = (settings[f"pixel_{name}"] or network.pretrained_cfg[name] for name in ("mean", "std"))
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
+    if output_stride and backbone.strides[-1] != output_stride:
+        raise InputError(f"--backbone {name} has stride {backbone.strides[-1]}, not {output_stride}: {DILATABLE}")
     if is_own:
-        load_own_backbone(backbone, weights, pretrained)
+        load_weights(backbone, weights, f"--pretrained {pretrained}")
     elif weights is not None:
         check_all_loaded(network, weights, pretrained)
     return backbone
 
 
-def check_backbone_args(backbone_args: dict) -> None:
-    """Raise `InputError` for arguments that make timm load files or URLs, because checkpoints from others may contain
-    them.
-    """
-    names = sorted(WEIGHT_ARGS.intersection(backbone_args))
-    if names:
-        raise InputError(f"--backbone_args must not contain {names[0]}: set the weights by --pretrained")
-
-
-def create_network(full_name: str, options: dict, settings: dict, pretrained: str) -> nn.Module:
-    """Create timm's network. Raises `InputError` with the settings if timm fails."""
-    try:
-        return timm.create_model(full_name, **options)
-    except Exception as error:  # timm passes the settings on to code that fails in many ways
-        # networks without output stride reject the argument, or assert the value 32
-        if "output_stride" in options and ("output_stride" in str(error) or isinstance(error, AssertionError)):
-            raise dilation_error(settings["backbone"], options["output_stride"]) from error
-        reason = f"--backbone {settings['backbone']} cannot be built with {settings['backbone_args']}"
-        if pretrained not in ("imagenet", "none"):
-            reason += f" and the weights {pretrained} (pass the weights file of the network that --backbone names)"
-        if pretrained == "imagenet":
-            reason += " and ImageNet weights from the hub (or use --pretrained PATH, --pretrained none)"
-        raise InputError(f"{reason}: {first_line(error)}") from error
-
-
-def collect_timm_options(
-    full_name: str, backbone_args: dict, image_size: int | None, output_stride: int | None, all_stages: bool
-) -> dict:
+def collect_timm_options(full_name: str, image_size: int | None, output_stride: int | None, all_stages: bool) -> dict:
     """Arguments of `timm.create_model` for four maps (or all maps) of images of any size."""
     options = {"features_only": True} | ({} if all_stages else {"out_indices": tuple(range(-NUM_STAGES, 0))})
     if full_name.startswith("swin"):
         options |= {"strict_img_size": False} | ({"img_size": -(-image_size // 4) * 4} if image_size else {})
     if full_name.startswith("swin_"):
         options |= {"always_partition": True}  # a network built at 224 px would not shift windows in its last stage
-    if output_stride:
-        options |= {"output_stride": output_stride}
-    return options | plain_transformer_options(full_name, options | backbone_args, image_size) | backbone_args
+    return options | ({"output_stride": output_stride} if output_stride else {})
 
 
-def plain_transformer_options(full_name: str, options: dict, image_size: int | None) -> dict:
-    """Arguments for a transformer whose blocks all have maps of one size (ViT, DINO, BEiT).
-
-    Selects four evenly spaced blocks. Images may have any size or, where timm does not support that (BEiT), must have
-    `image_size`. Returns {} for networks whose feature maps differ in stride.
+def plain_transformer_options(full_name: str, options: dict) -> dict:
+    """Further arguments for a transformer whose blocks all have maps of one size (ViT, DINO): four evenly spaced
+    blocks, images of any size. {} for other networks.
     """
-    try:
-        with torch.device("meta"):
-            network = timm.create_model(full_name, **options)
-    except Exception:  # raised again, with a message, by create_network
-        return {}
+    with torch.device("meta"):
+        network = timm.create_model(full_name, **options)
     blocks = getattr(getattr(network, "model", None), "blocks", None)
     if blocks is None or len(set(network.feature_info.reduction())) > 1:
         return {}
-    accepted = inspect.signature(type(network.model)).parameters
     indices = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
-    sizes = {key: True for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted}
-    if not sizes and image_size and "img_size" in accepted:
-        sizes = {"img_size": image_size}
-    return {"out_indices": indices} | sizes
-
-
-def dilation_error(name: str, output_stride: int) -> InputError:
-    """The error for a backbone that cannot be dilated to `output_stride`."""
-    return InputError(
-        f"--backbone {name}: class maps and segmentation need a backbone that can be dilated to output stride "
-        f"{output_stride}, which this one cannot: choose a ResNet, ResNeSt, ConvNeXt or MobileNet, such as resnet-50, "
-        "resnest101, mobilenetv2 or convnext_tiny"
-    )
+    accepted = inspect.signature(type(network.model)).parameters
+    sizes = [key for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted]
+    return {"out_indices": indices} | dict.fromkeys(sizes, True)
 
 
 def keep_pools_at_stride_1(network: nn.Module, dilated_layers: tuple[str, ...]) -> None:

@@ -1,16 +1,17 @@
 """DeepLabV3+ (Chen et al., ECCV 2018) with GroupNorm or batch norm in its head."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.errors import InputError
-from models.backbones import Backbone, build_backbone, dilation_error
+from models.backbones import Backbone, build_backbone
 
 ASPP_DILATIONS = {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}  # by output stride
 NORM_GROUPS = 4
-LOW_LEVEL_STRIDE, LOW_LEVEL_CHANNELS = 4, 48
-DEFAULT_OUTPUT_STRIDE = 16  # of checkpoints without this setting
+LOW_LEVEL_CHANNELS = 48
 
 
 class AtrousBranch(nn.Module):
@@ -94,7 +95,7 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.fix_batch_norm = fix_batch_norm
-        norm = group_norm if use_gn else nn.BatchNorm2d
+        norm = partial(nn.GroupNorm, NORM_GROUPS) if use_gn else nn.BatchNorm2d
         self.aspp = ASPP(backbone.channels[-1], head_width, ASPP_DILATIONS[backbone.strides[-1]], norm, dropout)
         self.decoder = Decoder(backbone.channels[0], head_width, num_labels, norm, dropout)
 
@@ -113,30 +114,15 @@ class DeepLabV3Plus(nn.Module):
         return self
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of the head with 4 groups (Puzzle-CAM's `use_gn`)."""
-    return nn.GroupNorm(NORM_GROUPS, channels)
-
-
 def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float = 0.5) -> DeepLabV3Plus:
     """Build the network described by the settings of a checkpoint.
 
     settings: those of `build_backbone`, classes (names), head_width, use_gn, mode ("fix" or "normal") and output_stride
     (default 16). `pretrained`: see `build_backbone`. Raises `InputError` for settings that do not fit together.
     """
-    output_stride = settings.get("output_stride", DEFAULT_OUTPUT_STRIDE)
-    if output_stride not in ASPP_DILATIONS:
-        raise InputError(f"--output_stride {output_stride}: DeepLabV3+ has {' or '.join(map(str, ASPP_DILATIONS))}")
+    output_stride = settings.get("output_stride", 16)  # absent from the first checkpoints
     if settings["use_gn"] and settings["head_width"] % NORM_GROUPS:
         raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
     backbone = build_backbone(settings, pretrained, output_stride=output_stride)
-    if (backbone.strides[0], backbone.strides[-1]) != (LOW_LEVEL_STRIDE, output_stride):
-        raise dilation_error(settings["backbone"], output_stride)
-    return DeepLabV3Plus(
-        backbone,
-        num_labels=len(settings["classes"]) + 1,
-        head_width=settings["head_width"],
-        use_gn=settings["use_gn"],
-        fix_batch_norm=settings["mode"] == "fix",
-        dropout=dropout,
-    )
+    num_labels, fixes = len(settings["classes"]) + 1, settings["mode"] == "fix"
+    return DeepLabV3Plus(backbone, num_labels, settings["head_width"], settings["use_gn"], fixes, dropout)

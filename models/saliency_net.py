@@ -1,19 +1,14 @@
 """Salient object network: encoder, coarse-to-fine decoder of PATMs, edge head."""
 
-from contextlib import contextmanager, nullcontext
-
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from formats.errors import InputError
 from models.backbones import Backbone, build_backbone
 from models.edge_head import EdgeHead
 from utils.multi_scale import resize
 
 # inner and output channels of PATM4 … PATM1, relative to the decoder width
 INNER_SHARES, OUTPUT_SHARES = (1, 1, 1 / 2, 1 / 4), (1, 1 / 2, 1 / 4, 1 / 8)
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
 DILATIONS = ((3, 2), (3, 2), (5, 3), (5, 3))
 
 
@@ -71,42 +66,19 @@ class SaliencyNet(nn.Module):
         )
         self.side_heads = nn.ModuleList(nn.ConvTranspose2d(c, 1, kernel_size=2, stride=2) for c in output_widths)
         self.edge_head = EdgeHead(backbone.channels, drop_path=edge_drop_path)
-        self.recompute: set[nn.Module] = set()
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         size_hw = images.shape[-2:]  # (H, W)
-        features = self.run(self.backbone, images)  # R1 … R4: [B, C_i, H / s_i, W / s_i]
+        features = self.backbone(images)  # R1 … R4: [B, C_i, H / s_i, W / s_i]
         side_logits, deeper = [], None  # coarsest first
         for patm, side_head, feature in zip(self.decoder, self.side_heads, features[::-1]):
             if deeper is not None:
                 deeper = resize(deeper, feature.shape[-2:])  # [B, c_out, H_i, W_i]
                 feature = torch.cat([deeper, feature], dim=1)  # [B, c_out + C_i, H_i, W_i]
-            deeper = self.run(patm, feature)  # [B, c_out, 2 H_i, 2 W_i]
+            deeper = patm(feature)  # [B, c_out, 2 H_i, 2 W_i]
             side_logits.append(resize(side_head(deeper), size_hw))  # [B, 1, H, W]
         edge_logits = self.edge_head(features, size_hw)  # [B, 1, H, W]
         return {"saliency": side_logits[::-1], "edge": edge_logits}  # 4 × [B, 1, H, W], [B, 1, H, W]
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Store only the outputs of backbone blocks and PATMs in training, and recompute the rest for the gradients.
-
-        Blocks are those of timm. A backbone with batch norm is a single block, because timm would update its running
-        statistics twice.
-        """
-        self.recompute = {self.backbone, *self.decoder} if on else set()
-        inner = list(self.backbone.network.modules())[1:]
-        blocks = [part for part in inner if hasattr(part, "grad_checkpointing")]
-        if blocks and not any(isinstance(part, BATCH_NORM) for part in self.backbone.modules()):
-            self.recompute -= {self.backbone}
-            for block in blocks:
-                block.grad_checkpointing = on
-
-    def run(self, part: nn.Module, x: Tensor):
-        """`part(x)`, checkpointed if the part is in `recompute`."""
-        if part not in self.recompute or not (self.training and torch.is_grad_enabled()):
-            return part(x)
-        if torch.compiler.is_compiling():  # the compiler updates statistics once
-            return checkpoint(part, x, use_reentrant=False)
-        return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), freeze_statistics(part)))
 
 
 def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> SaliencyNet:
@@ -116,31 +88,10 @@ def build_saliency_net(settings: dict, pretrained: str = "none", **drop) -> Sali
     multiple of 8; finer stages have 1/2, 1/4 and 1/8 of it. The paper's decoder has width 1024 (152 M parameters on
     Swin-B). `pretrained`: see `build_backbone`. `drop`: `dropout` of the PATMs and `edge_drop_path`, both in 0..1.
     """
-    if settings["image_size"] < 1 or settings["decoder_width"] < 8:
-        raise InputError(
-            f"image_size {settings['image_size']} must be at least 1, and decoder_width "
-            f"{settings['decoder_width']} at least 8"
-        )
     backbone = build_backbone(settings, pretrained, image_size=settings["image_size"])
-    inner, output = (
-        tuple(int(settings["decoder_width"] * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES)
-    )
+    width = settings["decoder_width"]
+    inner, output = (tuple(int(width * share) for share in shares) for shares in (INNER_SHARES, OUTPUT_SHARES))
     return SaliencyNet(backbone, inner, output, **drop)
-
-
-@contextmanager
-def freeze_statistics(module: nn.Module):
-    """Keep running statistics of batch norms constant inside: recomputation must not update them a second time."""
-    norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORM)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
 
 
 def conv_bn_relu(c_in: int, c_out: int, dilation: int = 1) -> nn.Sequential:

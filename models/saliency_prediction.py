@@ -27,9 +27,8 @@ def predict_saliency(
     over `scales` of that size and, with `flip`, mirror images. `amp`: see `half_type`.
     """
     network.eval()
-    tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None] for image in images]
-    side_hw = image_size, image_size
-    batch = torch.cat([resize_antialiased(tensor.float(), side_hw) for tensor in tensors])  # [B, 3, S, S]
+    tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() for image in images]
+    batch = torch.cat([resize_antialiased(tensor, (image_size, image_size)) for tensor in tensors])  # [B, 3, S, S]
 
     def finest_logits(inputs):
         with autocast(device, enabled=amp):

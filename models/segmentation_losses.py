@@ -38,12 +38,13 @@ def summed_cross_entropy(
         return losses.sum()
     hardest = losses.flatten(1).sort(dim=1, descending=True).values  # [B, H W]; ignored pixels have loss 0: last
     place = torch.arange(hardest.shape[1], device=labels.device)  # [H W]
-    return torch.where(place < _count_pixels(labels, hard_share)[:, None], hardest, 0).sum()
+    return torch.where(place < count_pixels(labels, hard_share)[:, None], hardest, 0).sum()
 
 
 def count_pixels(labels: Tensor, hard_share: float = 1.0) -> Tensor:
-    """Number of pixels in `summed_cross_entropy`. labels [B, H, W] → int64 []."""
-    return _count_pixels(labels, hard_share).sum()
+    """Number of pixels of each image in `summed_cross_entropy`. labels [B, H, W] → int64 [B]."""
+    labelled = (labels != IGNORE_LABEL).flatten(1).sum(dim=1)  # [B]
+    return labelled if hard_share == 1 else (labelled * hard_share).ceil().long()
 
 
 def class_balanced_weights(images_with_label: Tensor, pixels_of_label: Tensor, beta: float) -> Tensor:
@@ -56,8 +57,3 @@ def class_balanced_weights(images_with_label: Tensor, pixels_of_label: Tensor, b
     weights = torch.where(pixels_of_label > 0, (1 - beta) / effective, 0)
     mean = (weights * pixels_of_label).sum() / pixels_of_label.sum().clamp(min=1)
     return (weights / mean if mean > 0 else weights).float()
-
-
-def _count_pixels(labels: Tensor, hard_share: float) -> Tensor:
-    labelled = (labels != IGNORE_LABEL).flatten(1).sum(dim=1)  # [B]
-    return labelled if hard_share == 1 else (labelled * hard_share).ceil().long()

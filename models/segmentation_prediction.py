@@ -40,5 +40,4 @@ def segmentation_logits(
 
 def predict_segmentation(network: nn.Module, images: np.ndarray, device: torch.device, **how) -> np.ndarray:
     """Label maps: RGB uint8 [B, H, W, 3] → uint8 [B, H, W], the argmax of `segmentation_logits(..., **how)`."""
-    logits = segmentation_logits(network, images, device, **how)  # [B, L, H, W]
-    return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    return segmentation_logits(network, images, device, **how).argmax(dim=1).to(torch.uint8).cpu().numpy()

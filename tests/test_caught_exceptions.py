@@ -14,9 +14,7 @@ FOLDERS = ("", "formats", "models", "datasets", "pseudo_labels", "metrics", "uti
 EVERYTHING = {"Exception", "BaseException"}
 REASONS = {  # function → why all its exceptions have one answer
     "formats/pickles.py: load_object_array": "a damaged file fails in many ways in numpy and pickle",
-    "models/backbones.py: create_network": "timm passes the settings of a user to code that fails in many ways",
-    "models/backbones.py: plain_transformer_options": "a probe; the network is built again, and fails again, elsewhere",
-    "models/backbone_weights.py: check_hub_weights": "the hub may fail in any way; the answer is the same",
+    "models/backbones.py: build_backbone": "timm and its hub fail in many ways on settings of the user",
     "models/backbone_weights.py: read_weights": "a damaged file fails in many ways in timm and safetensors",
     "utils/checkpoint.py: load_torch_file": "a damaged file fails in many ways in torch.load",
 }

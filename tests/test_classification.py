@@ -1,23 +1,19 @@
 """Classifier: losses by hand, scores against scikit-learn, training with every kind of supervision."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RESNEST, run_main
+from conftest import run_main
 from sklearn.metrics import average_precision_score, f1_score
+from training_commands import log_of, voc_command, weights
 
 import train_classification
 from formats.errors import InputError, MissingInputError
-from formats.image_labels import load_image_labels
 from formats.images import load_grey, save_grey
 from formats.labels import load_label
-from formats.voc_layout import load_ids
 from metrics.classification import mean_average_precision, mean_f1
 from models.cam_classifier import CamClassifier
 from models.cam_losses import eps_loss, merge_tiles, puzzle_loss, puzzle_weight, split_tiles
-from utils.checkpoint import load_checkpoint
 
 
 def test_merging_undoes_tiling():
@@ -53,23 +49,6 @@ def test_eps_loss_by_hand():
     assert eps_loss(maps, torch.tensor([[1.0, 0.0]]), saliency) == pytest.approx((0 + 0.25) / 2, abs=1e-6)
 
 
-def test_eps_loss_teaches_the_maps():
-    maps = torch.zeros(1, 3, 4, 4)
-    maps[0, 0, 1:3, 0] = 1.5  # as learned from image labels
-    maps.requires_grad_()
-    saliency = torch.zeros(1, 1, 16, 16)
-    saliency[..., :8] = 1
-    optimizer = torch.optim.Adam([maps], lr=0.2)
-    for _ in range(60):
-        loss = eps_loss(maps, torch.tensor([[1.0, 0.0]]), saliency)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    probs = maps.softmax(dim=1)[0]
-    assert loss < 0.02
-    assert probs[2, :, 2:].min() > 0.8  # the background map covers the rest
-
-
 def test_scores_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth, scores = rng.random((50, 6)) < 0.3, rng.standard_normal((50, 6))
@@ -102,20 +81,9 @@ def perfect_maps(scenes, tmp_path_factory):
     return folder
 
 
-def command(scenes, log, extra: str) -> str:
-    return (
-        f"{TINY_RESNEST} --data_dir {scenes}/data --list_dir {scenes}/voc12 --log_path {log} --pretrained none"
-        f" --crop_size 64 --long_side 64 80 --train_batch 4 {extra}"
-    )
-
-
-def log_of(path) -> list[dict]:
-    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
-
-
 def test_puzzle_and_eps_losses_fall(scenes, perfect_maps, tmp_path):
     flags = f"--puzzle --saliency_dir {perfect_maps} --power 0 --optimizer adamw --lr 2e-3 --val_list none"
-    run_main("train_classification", command(scenes, tmp_path, f"--tag whole --max_epoch 8 {flags}"))
+    run_main("train_classification", voc_command(scenes, tmp_path, f"--tag whole --max_epoch 8 {flags}"))
     rows = log_of(tmp_path / "whole")
     assert {"loss", "classification", "tiles", "puzzle", "saliency"} <= rows[0].keys()
     assert rows[-1]["saliency"] < 0.9 * rows[0]["saliency"]
@@ -124,7 +92,7 @@ def test_puzzle_and_eps_losses_fall(scenes, perfect_maps, tmp_path):
 
 def test_puzzle_and_eps_resume_exactly_from_within_an_epoch(scenes, perfect_maps, tmp_path, monkeypatch):
     flags = f"--puzzle --saliency_dir {perfect_maps} --val_list none --max_epoch 3 --save_every 1"
-    run_main("train_classification", command(scenes, tmp_path, f"--tag whole {flags}"))
+    run_main("train_classification", voc_command(scenes, tmp_path, f"--tag whole {flags}"))
 
     def stop(model, state, *rest):
         if state.total_steps == 4:
@@ -134,46 +102,28 @@ def test_puzzle_and_eps_resume_exactly_from_within_an_epoch(scenes, perfect_maps
     train_step = train_classification.train_step
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train_classification, "train_step", stop)
-        run_main("train_classification", command(scenes, tmp_path, f"--tag parts {flags}"))
-    run_main("train_classification", command(scenes, tmp_path, f"--tag parts --resume {flags}"))
-    one, other = (load_checkpoint(tmp_path / name / "last.pth")["network"] for name in ("whole", "parts"))
+        run_main("train_classification", voc_command(scenes, tmp_path, f"--tag parts {flags}"))
+    run_main("train_classification", voc_command(scenes, tmp_path, f"--tag parts --resume {flags}"))
+    one, other = (weights(tmp_path / name / "last.pth") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_image_labels_from_a_table_give_the_same_network(scenes, tmp_path):
-    ids = load_ids(scenes / "voc12/train_aug_id.txt")
-    names = (scenes / "data/VOCdevkit/VOC2012/classes.txt").read_text().split()
-    rows = load_image_labels(scenes / "voc12/cls_labels.npy", ids, tuple(names))
-    lines = [f"{name},{' '.join(names[c] for c in np.flatnonzero(row))}" for name, row in zip(ids, rows)]
-    (tmp_path / "labels.csv").write_text("\n".join(["id,classes", *lines]))
-    for tag, source in (("npy", "cls_labels.npy"), ("csv", f"{tmp_path}/labels.csv")):
-        flags = f"--tag {tag} --max_epoch 1 --val_list none --image_labels {source}"
-        run_main("train_classification", command(scenes, tmp_path, flags))
-    one, other = (load_checkpoint(tmp_path / tag / "last.pth")["network"] for tag in ("npy", "csv"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_background_thresholds_are_compared_where_masks_are(scenes, tmp_path, capsys):
-    run_main("train_classification", command(scenes, tmp_path, "--tag run --max_epoch 1"))
-    output = capsys.readouterr().out
-    assert "mIoU of CAM labels by background threshold" in output
-    assert "  0.05: " in output
-    assert "F1 0." in output
-
-
-def test_resumed_runs_repeat_the_comparison_of_thresholds(scenes, tmp_path, capsys):
+def test_background_thresholds_are_compared_also_by_resumed_runs(scenes, tmp_path, capsys):
     """A run killed between its last checkpoint and the comparison is resumed."""
     for flags in ("", "--resume"):
-        run_main("train_classification", command(scenes, tmp_path, f"--tag run --max_epoch 2 --lr 1e-2 {flags}"))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  0.05: ")]
+        run_main("train_classification", voc_command(scenes, tmp_path, f"--tag run --max_epoch 2 --lr 1e-2 {flags}"))
+    output = capsys.readouterr().out
+    assert "mIoU of CAM labels by background threshold" in output
+    assert "F1 0." in output
+    lines = [line for line in output.splitlines() if line.startswith("  0.05: ")]
     assert len(lines) == 2
     assert lines[0] == lines[1]
 
 
 def test_maps_that_do_not_fit_are_refused(scenes, perfect_maps, tmp_path):
     with pytest.raises(MissingInputError, match="14 of 14 files are missing"):
-        run_main("train_classification", command(scenes, tmp_path, f"--tag a --saliency_dir {tmp_path}"))
+        run_main("train_classification", voc_command(scenes, tmp_path, f"--tag a --saliency_dir {tmp_path}"))
     for path in perfect_maps.iterdir():
         save_grey(tmp_path / "small" / path.name, load_grey(path)[::2].copy())
     with pytest.raises(InputError, match=r"is 80×32 px, but .* is 80×64 px"):
-        run_main("train_classification", command(scenes, tmp_path, f"--tag b --saliency_dir {tmp_path}/small"))
+        run_main("train_classification", voc_command(scenes, tmp_path, f"--tag b --saliency_dir {tmp_path}/small"))

@@ -7,16 +7,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, labels_in, run_main
+from conftest import PROJECT, labels_in, run_main
 from training_commands import COMMANDS, losses_of, saliency_command, voc_command
 
-from benchmarks.training_step import TASKS, ScriptLoop
 from formats.images import load_grey, load_image
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency
 from models.segmentation_prediction import segmentation_logits
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, rebuild
 from utils.inference_network import prepare_for_inference
 
 NO_WAIT = {
@@ -65,32 +64,10 @@ def test_steps_do_not_wait_for_the_device(script, has_bfloat16, scenes, tmp_path
     assert len(done) == 6
 
 
-@pytest.mark.parametrize("network", TASKS)
-def test_batches_reach_the_device_without_waiting(network, scenes):
-    """Copies from pinned memory."""
-    flags = {
-        "saliency": f"{TINY_SWIN} --train_root {scenes}/dataset",
-        "segmentation": f"{TINY_RESNEST} --pretrained none --data_dir {scenes}/data --list_dir {scenes}/voc12"
-        " --head_width 16 --label_name SegmentationClassAug --crop_size 48 --long_side 48 80",
-    }
-    task = TASKS[network](f"{flags[network]} --train_batch 4".split())
-    batch = next(iter(task.loader(1, 0, torch.device("cuda"))))
-    assert all(tensor.is_pinned() for tensor in batch)
-    loop = ScriptLoop(task, torch.device("cuda"), batch)
-    loop.step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            loop.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_maps_agree_with_the_cpu(scenes, tmp_path):
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag run --max_epoch 2 --gpu_id 0"))
-    content = load_checkpoint(tmp_path / "run/last.pth")
-    network = build_saliency_net(content["settings"])
-    network.load_state_dict(content["network"])
+    path = tmp_path / "run/last.pth"
+    network = rebuild(build_saliency_net, load_checkpoint(path), path)
     image = load_image(next((scenes / "dataset/DRAWN-TR/Images").iterdir()))
     (on_cpu,) = predict_saliency(network, [image], 64, torch.device("cpu"))
     (on_gpu,) = predict_saliency(network.cuda(), [image], 64, torch.device("cuda"))
@@ -110,16 +87,16 @@ def test_segmentations_agree_with_the_cpu():
 
 
 def test_recomputation_saves_memory():
-    settings = {"backbone": "resnest14", "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
-    network = build_saliency_net(settings | {"decoder_width": 64, "image_size": 224}).cuda().train()
-    images, peaks = torch.randn(8, 3, 224, 224, device="cuda"), []
-    for on in (False, True):
-        network.checkpoint_activations(on)
+    peaks = []
+    for recompute in (False, True):
+        settings = {"backbone": "resnest14", "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+        network = build_saliency_net(settings | {"decoder_width": 8, "image_size": 224}).cuda().train()
+        if recompute:
+            network.backbone.recompute_activations()
         torch.cuda.reset_peak_memory_stats()
-        network(images)["saliency"][0].mean().backward()
+        network(torch.randn(8, 3, 224, 224, device="cuda"))["saliency"][0].mean().backward()
         peaks.append(torch.cuda.max_memory_allocated())
-        network.zero_grad(set_to_none=True)
-    assert peaks[1] < 0.8 * peaks[0]
+    assert peaks[1] < 0.9 * peaks[0]
 
 
 def test_every_flag_at_once(scenes, tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 
 import options
 from formats.errors import InputError, MissingInputError
-from models.backbones import NOT_IN_TIMM, README_NAMES, build_backbone, find_timm_name
+from models.backbones import README_NAMES, build_backbone, find_timm_name
 from models.cam_classifier import build_cam_classifier
 from models.edge_head import EdgeHead
 from models.saliency_net import PATM, amplitude_phase, build_saliency_net
@@ -28,19 +28,6 @@ def tiny_saliency_net(**drop):
 
 def millions(module: nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
-
-
-def test_layers_of_a_patm():
-    layers = [
-        (name, type(layer).__name__)
-        for name, layer in PATM(4, 4, 4, 3, 2).named_modules()
-        if not list(layer.children())
-    ]
-    triple = ["Conv2d", "BatchNorm2d", "ReLU"]
-    blocks = ("conv_a", "dilated_a", "conv_b", "dilated_b", "conv_c", "join")
-    expected = [(f"{block}.{place}", kind) for block in blocks for place, kind in enumerate(triple)]
-    upsample = [(f"upsample.{place}", kind) for place, kind in enumerate(["ConvTranspose2d", "BatchNorm2d", "ReLU"])]
-    assert layers == [*expected, ("dropout", "Dropout"), *upsample]
 
 
 def test_order_of_a_patm():
@@ -106,21 +93,6 @@ def test_classifier_maps_average_to_its_logits():
     assert network.classify.bias is None
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "strides"),
-    [
-        ("resnet-50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
-        ("mobilenetv2_035", [8, 16, 32, 112], [4, 8, 16, 16]),
-        ("resnest50", [256, 512, 1024, 2048], [4, 8, 16, 16]),
-    ],
-)
-def test_output_stride_16(name, channels, strides):
-    backbone = build_backbone(settings_of(name), output_stride=16)
-    assert (backbone.channels, backbone.strides) == (channels, strides)
-    features = backbone.eval()(torch.randn(1, 3, 64, 96))
-    assert [tuple(f.shape) for f in features] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
-
-
 @pytest.mark.parametrize("name", [*README_NAMES, "convnext_tiny", "pvt_v2_b2"])
 def test_names_give_four_maps(name):
     with torch.device("meta"):
@@ -129,6 +101,7 @@ def test_names_give_four_maps(name):
     assert backbone.strides == [4, 8, 16, 32]
 
 
+BLOCKS = ("SwinTransformerBlock", "Block", "ResNestBottleneck")
 FAMILIES = [
     ("swin_tiny_patch4_window7_224", TINY_SWIN),
     ("swinv2_tiny_window8_256", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
@@ -165,10 +138,20 @@ def test_every_parameter_gets_a_gradient(name, small):
     assert [n for n in without if not (n.endswith(".0.bias") and ("upsample" in n or "lift" in n))] == []
 
 
-def test_a_transformer_of_fixed_size_is_built_for_the_images():
-    settings = settings_of("beit_base_patch16_224", embed_dim=24, depth=4, num_heads=2)
-    network = build_saliency_net(settings | {"decoder_width": 8, "image_size": 96}).eval()
-    assert tuple(network(torch.randn(1, 3, 96, 96))["edge"].shape) == (1, 1, 96, 96)
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_small_patch16_224.dino", "resnest14"])
+def test_recomputed_activations_give_the_same_gradients(name):
+    backbone, images = build_backbone(settings_of(name, **dict(FAMILIES)[name])), torch.randn(2, 3, 64, 64)
+    gradients, forwards = [], []
+    block = next(part for part in backbone.network.modules() if type(part).__name__ in BLOCKS)
+    block.register_forward_pre_hook(lambda *_: forwards.append(1))
+    for _ in range(2):
+        backbone.train().zero_grad()
+        torch.manual_seed(0)  # of drop path
+        sum(maps.square().mean() for maps in backbone(images)).backward()
+        gradients.append([weight.grad.clone() for weight in backbone.parameters() if weight.grad is not None])
+        backbone.recompute_activations()
+    assert len(forwards) == 1 + 2
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*gradients, strict=True))
 
 
 def test_plain_transformers_use_evenly_spaced_blocks():
@@ -181,11 +164,10 @@ def test_unknown_backbones():
         find_timm_name("swin-bse")
     with pytest.raises(InputError, match=r"such as .*resnest50d"):
         find_timm_name("resnest50x")
-    for name in NOT_IN_TIMM:
-        with pytest.raises(InputError, match=f"{name}: timm has no such network; choose from swin-small"):
-            find_timm_name(name)
-    with pytest.raises(InputError, match="cannot be built"):
+    with pytest.raises(InputError, match=r"cannot be built .*no_such_setting"):
         build_backbone(settings_of("resnest14", no_such_setting=1))
+    with pytest.raises(InputError, match=r"cannot be built .*no_such_tag"):
+        build_backbone(settings_of("resnet50.no_such_tag"))
 
 
 def test_weights_from_a_file(tmp_path):
@@ -212,7 +194,7 @@ def test_backbone_of_a_checkpoint(tmp_path):
     backbone = build_backbone(settings, str(tmp_path / "c.pth"), output_stride=16)
     for name, value in classifier.backbone.state_dict().items():
         assert torch.equal(backbone.state_dict()[name], value), name
-    with pytest.raises(InputError, match=r"c\.pth does not fit the network: .*--backbone_args"):
+    with pytest.raises(InputError, match=r"c\.pth does not fit the network"):
         build_backbone(settings_of("resnest26"), str(tmp_path / "c.pth"))
 
 
@@ -238,9 +220,9 @@ def test_unavailable_imagenet_weights(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     monkeypatch.setattr("models.backbone_weights.try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(InputError, match=r"no route to host.*--pretrained PATH.*--pretrained none"):
+    with pytest.raises(InputError, match=r"--pretrained imagenet \(imagenet, none, or the file .*no route to host"):
         build_backbone(settings_of("resnest14"), "imagenet")
-    with pytest.raises(InputError, match="no ImageNet weights"):
+    with pytest.raises(InputError, match="No pretrained weights exist for mobilenetv2_035"):
         build_backbone(settings_of("mobilenetv2_035"), "imagenet")
 
 
