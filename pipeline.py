@@ -40,8 +40,8 @@ from formats.voc_layout import find_voc_root, load_ids
 from metrics.plots import save_picture_grid
 from metrics.tables import markdown_table, percent
 from utils import interruption
-from utils.folder_lock import hold_folder, release_folder
 from utils.interruption import run_script
+from utils.output_folder import hold_folder, release_folder
 
 TIMES_HEADER = ["stage", "seconds", "GPUs", "GPU hours", "state", "command"]
 

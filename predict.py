@@ -47,7 +47,7 @@ from utils.distributed import (
     start_processes,
     stop_distributed,
 )
-from utils.file_threads import WriteBehind, read_ahead
+from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
@@ -251,7 +251,7 @@ def save_results(results, num_images: int, stage: str, output: Path, args, shari
     if args.crf:
         do_in_processes(save, results, num_images, args.workers, sharing)
         return
-    with WriteBehind() as write:
+    with write_behind() as write:
         for result in results:
             write(save, result)
 

@@ -24,7 +24,7 @@ from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import read_bytes
 from formats.labels import check_labels, decode_label, load_label
 from formats.voc_layout import find_voc_root, load_ids, parse_ids, save_ids
-from utils.folder_lock import hold_folder
+from utils.output_folder import hold_folder
 
 AUG = "SegmentationClassAug"
 NAME = r"[^./\\:][^/\\:]*"  # not hidden, as files of macOS are, and without separators and the colon of a drive

@@ -28,8 +28,7 @@ VOC_PALETTE = build_voc_palette()
 
 def save_label(path, label: np.ndarray) -> None:
     """Save a label map, uint8 [H, W], as palette PNG."""
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise ValueError(f"{path}: a label map is uint8 [H, W], got {label.dtype} {list(label.shape)}")
+    assert label.ndim == 2 and label.dtype == np.uint8, f"{path}: {label.dtype} {list(label.shape)}"
     image = Image.fromarray(label)
     image.putpalette(VOC_PALETTE.tobytes())
     with atomic_path(path) as temporary:
@@ -40,7 +39,7 @@ def save_label(path, label: np.ndarray) -> None:
 def load_label(path) -> np.ndarray:
     """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG in colours of the VOC palette.
 
-    Raises `InputError` naming the file if it has another mode, more than 8 bits, or is damaged.
+    Raises `InputError` if it has another mode, more than 8 bits, or is damaged.
     """
     return decode_label(read_bytes(path), path)
 
@@ -77,12 +76,10 @@ def paint_label(label: np.ndarray) -> np.ndarray:
 
 def _find_colours(rgb: np.ndarray, path) -> np.ndarray:
     """Convert RGB [H, W, 3] to labels [H, W]; colours outside the VOC palette are an `InputError`."""
-    label_of_colour = {tuple(colour): label for label, colour in enumerate(VOC_PALETTE.tolist())}
+    palette = VOC_PALETTE.tolist()
     colours, places = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    unknown = [colour for colour in colours.tolist() if tuple(colour) not in label_of_colour]
+    unknown = next((colour for colour in colours.tolist() if colour not in palette), None)
     if unknown:
-        raise InputError(
-            f"{path} holds the colour {unknown[0]}, which is not in the VOC palette: save it as palette PNG"
-        )
-    labels = np.array([label_of_colour[tuple(colour)] for colour in colours.tolist()], np.uint8)
+        raise InputError(f"{path} holds the colour {unknown}, which is not in VOC's palette: save it as palette PNG")
+    labels = np.array([palette.index(colour) for colour in colours.tolist()], np.uint8)
     return labels[places].reshape(rgb.shape[:2])

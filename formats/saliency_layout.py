@@ -17,9 +17,6 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     Raises `InputError` if an image or mask has no partner, or there are no images.
     """
     data_set = Path(data_set)
-    for folder in (data_set / "Images", data_set / "Masks"):
-        if not folder.is_dir():
-            raise MissingInputError(f"folder {folder} does not exist: a saliency data set must hold Images/ and Masks/")
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
         raise InputError(f"{data_set / 'Images'} holds no image")
@@ -47,11 +44,7 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
 
     Raises `MissingInputError` if any is missing.
     """
-    edge_dir = Path(edge_dir)
-    if not edge_dir.is_dir():
-        raise MissingInputError(
-            f"--edge_dir {edge_dir} does not exist: correct it, or omit --edge_dir to compute edges from the masks"
-        )
+    edge_dir = existing_folder(edge_dir)
     data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
     is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
     folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from formats.atomic_files import atomic_path
-from formats.errors import InputError, MissingInputError, first_line
+from formats.errors import InputError, MissingInputError
 
 KEYS = ("stage", "settings", "network", "training")
 
@@ -35,9 +35,8 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
 
 
 def load_checkpoint(path, convert=None) -> dict:
-    """Load a checkpoint onto the CPU. Raises `InputError` for any other file.
-
-    `convert(content, path)` may translate the content of another format into that of a checkpoint.
+    """Load a checkpoint onto the CPU. Raises `InputError` for any other file, which `convert(content, path)` may have
+    translated.
     """
     content = load_torch_file(path)
     if convert:
@@ -54,14 +53,12 @@ def load_torch_file(path):
         raise InputError(f"{path} is a folder: name its last.pth")
     if not Path(path).is_file():
         raise MissingInputError(f"checkpoint {path} does not exist")
-    with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
-        try:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch fails in many ways on other files
-            # torch's hint to disable weights_only is not passed on, because then the file could execute code
-            has_hint = "weights_only" in str(error)
-            reason = "it is damaged, or holds more than tensors and plain values" if has_hint else first_line(error)
-            raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    except Exception as error:  # torch fails in many ways, and advises to let the file execute code
+        reason = f"it is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def file_digest(path) -> str:

@@ -16,17 +16,15 @@ from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
 
-def test_choice_of_gpus(capsys, monkeypatch):
-    assert choose_gpus(None, 0) == []
-    assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever is requested
-    assert "--gpu_id 3: no GPU is visible, the CPU is used" in capsys.readouterr().err
+def test_choice_of_gpus(monkeypatch):
+    assert choose_gpus(None, 0) == choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever is requested
     assert choose_gpus(None, 4) == [0, 1, 2, 3]
     assert choose_gpus([1], 4) == [1]
     with monkeypatch.context() as windows:
         windows.setattr("utils.distributed.sys.platform", "win32")
         assert choose_gpus(None, 4) == [0]
-    with pytest.raises(InputError, match=r"--gpu_id 4: no such GPU; there are 0, 1"):
-        choose_gpus([4], 2)
+    with pytest.raises(InputError, match=r"--gpu_id 0, 4: no such GPU; there are 0, 1"):
+        choose_gpus([0, 4], 2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -153,8 +151,8 @@ from utils.distributed import launch_workers, start_distributed, stop_distribute
 import numpy as np
 
 def main(args):
-    if launch_workers(main, args, 2):
-        return
+    if "RANK" not in os.environ:
+        return launch_workers(main, args, 2)
     world = start_distributed([])
     if args == "mistake" and world.rank == 1:
         raise InputError("a mistake of the user")

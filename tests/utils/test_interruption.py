@@ -25,12 +25,12 @@ from formats.atomic_files import UNFINISHED, write_bytes, write_text
 from formats.errors import InputError
 from utils import interruption
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.folder_lock import hold_folder, release_folder
 from utils.interruption import explain_disk_errors, run_script
+from utils.output_folder import hold_folder, release_folder
 
 TRAININGS = COMMANDS | {"train_affinity": lambda *parts: voc_command(*parts) + " --label_name SegmentationClassAug"}
 MODULES = (SOD_train, train_classification, train_segmentation, train_affinity)
-HOLD = "import sys, utils.folder_lock as f; f.hold_folder(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+HOLD = "import sys, utils.output_folder as f; f.hold_folder(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
 def code_of(script: str, command: str) -> int:
@@ -475,14 +475,13 @@ def test_file_makers_end_at_any_moment(script, scenes, label_parts, tmp_path):
 
 
 LAUNCHED = """
-import sys
+import os, sys
 sys.path.insert(0, {project!r})
 import options, SOD_train
 from utils import distributed
 from utils.interruption import run_script
 
-launch_workers = distributed.launch_workers
-distributed.launch_workers = lambda main, args, _: launch_workers(main, args, 2)
+distributed.choose_gpus = lambda *_: range(2 * ("RANK" not in os.environ))  # two workers, each on the CPU
 if __name__ == "__main__":
     sys.exit(run_script(SOD_train.main, options.SOD_train().parse_args()))
 """
