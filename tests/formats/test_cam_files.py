@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from formats.cams import load_cams, load_named_arrays, save_cams
+from formats.cams import load_cams, save_cams
 from formats.errors import InputError
 
 
@@ -20,22 +20,6 @@ def test_cams(tmp_path):
     with np.load(tmp_path / "a.npz") as by_numpy:
         assert np.array_equal(by_numpy["cams"], cams.astype(np.float16))
         assert (by_numpy["classes"].tolist(), by_numpy["classes"].dtype) == ([3, 7], np.uint8)
-
-
-def test_named_arrays_equal_those_of_numpy(tmp_path):
-    arrays = {
-        "f": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
-        "swapped": np.arange(3, dtype=">i4"),
-        "text": np.array(["ab", "c"]),
-        "single": np.array(2.5),
-        "empty": np.zeros((0, 4), np.float16),
-    }
-    np.savez(tmp_path / "a.npz", **arrays)
-    loaded = load_named_arrays(tmp_path / "a.npz")
-    assert loaded.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert loaded[name].dtype == array.dtype
-        assert np.array_equal(loaded[name], array)
 
 
 class Touch:

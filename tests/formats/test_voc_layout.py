@@ -122,15 +122,6 @@ def test_missing_files_are_named(tmp_path):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
 
 
-def test_masks_of_some_images(tmp_path):
-    (tmp_path / "SegmentationClass").mkdir()
-    (tmp_path / "SegmentationClass/a.png").touch()
-    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClass"  # the only folder
-    (tmp_path / "SegmentationClassAug").mkdir()
-    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClassAug"
-    assert truth_folder(tmp_path, ["a"]).name == "SegmentationClass"
-
-
 def test_label_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "voc/SegmentationClassAug").mkdir(parents=True)

@@ -91,21 +91,14 @@ def test_large_images_make_small_batches():
     assert batch_by_size([(1000, 2000), (9, 9), (1000, 2000), (9, 9)], 8, largest_scale=2) == [[0], [1, 3], [2]]
 
 
-def test_factors_are_rounded_unless_computing_deterministically():
+def test_deterministic_algorithms_use_neither_tf32_nor_trials():
     try:
         for wanted in (True, False):
             compute_deterministically(wanted)
-            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (not wanted)
             assert torch.are_deterministic_algorithms_enabled() is wanted
+            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (not wanted)
+            with fastest_convolutions():
+                assert torch.backends.cudnn.benchmark is (not wanted)
+            assert not torch.backends.cudnn.benchmark
     finally:
         compute_deterministically(False)
-
-
-def test_convolutions_are_tried_only_where_sizes_come_again():
-    with fastest_convolutions():
-        assert torch.backends.cudnn.benchmark
-        torch.use_deterministic_algorithms(True)
-        with fastest_convolutions():
-            assert not torch.backends.cudnn.benchmark
-        torch.use_deterministic_algorithms(False)
-    assert not torch.backends.cudnn.benchmark
