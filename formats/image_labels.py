@@ -112,6 +112,4 @@ def _find_class(name: str, classes, where) -> int:
 def _check_ids(path, ids, labels) -> None:
     missing = [name for name in ids if name not in labels]
     if missing:
-        raise MissingInputError(
-            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): add them or remove them from the list"
-        )
+        raise MissingInputError(f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}) of the list")

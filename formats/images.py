@@ -108,7 +108,7 @@ def image_size(path) -> tuple[int, int]:
 
 
 def decode_size(content: bytes, name) -> tuple[int, int]:
-    """Read (H, W) from the bytes of an image file, no pixel decoded; `name` appears in error messages."""
+    """Do the same as `image_size` with the bytes of a file, `name` in error messages."""
     with open_image(io.BytesIO(content), name) as image:
         return image.height, image.width
 
@@ -140,20 +140,15 @@ def image_stems(folder) -> dict[str, Path]:
 
 def image_paths(folder: Path) -> list[Path]:
     """List every image file in `folder`, sorted by name."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return [path for path in paths if not path.name.startswith(".")]
 
 
 def check_size(path, size_hw, other, other_hw) -> None:
     """Raise `InputError` unless two files of one image, such as the image and its label, have the same size."""
     if tuple(size_hw) != tuple(other_hw):
-        raise InputError(
-            f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px: files of one "
-            "image must have the same size; create the wrong one again"
-        )
+        found = f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px"
+        raise InputError(f"{found}: files of one image must have the same size; create the wrong one again")
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:

@@ -62,11 +62,9 @@ def decode_label(content: bytes, path) -> np.ndarray:
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
     """Raise `InputError` unless a label map holds only 0..num_labels-1 and 255."""
-    unknown = label[(label >= num_labels) & (label != IGNORE_LABEL)]
-    if unknown.size:
-        raise InputError(
-            f"{path} holds the labels {np.unique(unknown).tolist()}, but there are only 0 to {num_labels - 1} and 255"
-        )
+    unknown = np.unique(label[(label >= num_labels) & (label != IGNORE_LABEL)]).tolist()
+    if unknown:
+        raise InputError(f"{path} holds the labels {unknown}, but there are only 0 to {num_labels - 1} and 255")
 
 
 def paint_label(label: np.ndarray) -> np.ndarray:

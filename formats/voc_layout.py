@@ -29,7 +29,6 @@ VOC_PARENTS = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")  # re
 
 def find_voc_root(data_dir) -> Path:
     """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012.
-
     Raises `MissingInputError` if there is none.
     """
     data_dir = existing_folder(data_dir)
@@ -69,14 +68,13 @@ def load_ids(path) -> list[str]:
 
 
 def parse_ids(content: bytes, name) -> list[str]:
-    """Do the same as `load_ids` with the bytes of a file; `name` appears in error messages."""
+    """Do the same as `load_ids` with the bytes of a file, `name` in error messages."""
     ids = split_ids(content, name)
     for image_id in ids:
         check_id(image_id, name)
     if not ids:
         raise InputError(f"{name} is empty: it must hold one image id per line")
-    repeated = len(ids) - len(set(ids))
-    if repeated:
+    if repeated := len(ids) - len(set(ids)):
         raise InputError(f"{name} holds {repeated} ids more than once: remove the repetitions")
     return ids
 
@@ -114,10 +112,8 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
         present = _names_in(folder)
         others = sorted(name for name in present if Path(name).stem in missing[:20])
         hint = f"; there is {shorten(others)}, but files must end in {suffix}: convert or rename them" if others else ""
-        raise MissingInputError(
-            f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
-            f"add them, or remove their ids from the list{hint}"
-        )
+        found = f"{len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)})"
+        raise MissingInputError(f"{folder}: {found}: add them, or remove their ids from the list{hint}")
     return [folder / (name + suffix) for name in ids]
 
 
@@ -150,9 +146,8 @@ def find_masks(voc_root, ids) -> dict[str, Path]:
 
 
 def label_folder(label_name: str, voc_root) -> Path:
-    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/.
-
-    Raises `MissingInputError` if there are none.
+    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/. Raises
+    `MissingInputError` if there are none.
     """
     candidates = [LABEL_ROOT / label_name, mask_folder(voc_root, label_name), Path(label_name)]
     if _is_path(label_name):
@@ -160,10 +155,8 @@ def label_folder(label_name: str, voc_root) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise MissingInputError(
-        f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; "
-        "run make_pseudo_labels.py to create labels"
-    )
+    places = ", ".join(map(str, candidates))
+    raise MissingInputError(f"--label_name {label_name}: none of {places} exists; run make_pseudo_labels.py to make it")
 
 
 def new_label_folder(label_name: str) -> Path:

@@ -20,10 +20,7 @@ KEYS = ("stage", "settings", "network", "training")
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
-    """Save a checkpoint with the contents listed above; `training` is empty if nothing is to be resumed.
-
-    On a full disk the existing file stays, and the `OSError` is raised.
-    """
+    """Save a checkpoint with the contents listed above; `training` is empty if nothing is to be resumed."""
     content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
@@ -85,8 +82,7 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or misshapen:
-        raise InputError(
-            f"{path} does not fit the network: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
-        )
+        found = f"{len(missing)} weights missing {missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
+        found += f", {len(misshapen)} of another shape {misshapen[:2]}"
+        raise InputError(f"{path} does not fit the network: {found}")
     network.load_state_dict(state)

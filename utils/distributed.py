@@ -152,10 +152,7 @@ def min_over_processes(value: Tensor) -> Tensor:
 
 def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
     """The sum of a numpy array over all processes."""
-    if not dist.is_initialized():
-        return counts
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return sum_over_processes(torch.as_tensor(counts, device=device)).cpu().numpy()
+    return sum(gather_from_processes([counts]))
 
 
 def agreed_signal(device: torch.device, may_wait: bool) -> int | None:

@@ -31,7 +31,6 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
         self.exit_code = 128 + signum
 
 
@@ -120,8 +119,7 @@ def run_script(main, args) -> int:
     Other exceptions are faults of the program and propagate.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
+        stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
     listen()
     try:
         code = call_main(main, args)

@@ -82,19 +82,15 @@ def record_options(folder, options: dict, suffix: str) -> None:
     """
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
-        raise InputError(
-            f"{folder} contains {suffix} files but no options.json, so their options are unknown: choose another folder"
-        )
+        raise InputError(f"{folder} contains {suffix} files but no options.json of theirs: choose another folder")
     recorded = recorded_options(folder)
     if not recorded:
         write_json(path, options)
         return
     for name, value in json.loads(json.dumps(options)).items():
         if name not in recorded or recorded[name] != value:
-            raise InputError(
-                f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another "
-                "folder, or delete this one, which an earlier run of this script wrote"
-            )
+            found = f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}"
+            raise InputError(f"{found}: choose another folder, or delete this one, which an earlier run wrote")
 
 
 def recorded_options(folder) -> dict:

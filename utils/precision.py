@@ -41,10 +41,7 @@ def allow_tf32(enabled: bool) -> None:
 def require_finite(output: torch.Tensor) -> torch.Tensor:
     """Return `output`. Raises `InputError` if it is not finite."""
     if not output.isfinite().all():
-        raise InputError(
-            "the network gives numbers that are not finite: its weights have diverged (train with a lower --lr), or "
-            "mixed precision is too coarse for them (use --amp False, where there is this flag)"
-        )
+        raise InputError("the network gives numbers that are not finite: train with a lower --lr, or set --amp False")
     return output
 
 

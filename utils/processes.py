@@ -65,9 +65,8 @@ def map_in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int
             yield from waiting.popleft().result()
             waiting.extend(map(submit, islice(chunks, 1)))
     except BrokenProcessPool:
-        raise InputError(
-            f"one of {processes} processes that share the work died, perhaps for lack of memory: use fewer --workers"
-        ) from None
+        died = f"one of {processes} processes that share the work died"
+        raise InputError(f"{died}, perhaps for lack of memory: use fewer --workers") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for queued work
 

@@ -24,6 +24,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 # options that a resumed run may change, because the weights do not depend on them
 CHANGEABLE_OPTIONS = {"max_epoch", "resume", "tag", "log_path", "workers", "gpu_id", "cache_mode"}
 CHANGEABLE_OPTIONS |= {"val_root", "val_list", "val_every", "save_every"}
+OTHER_TAG = "choose another --tag"
 
 
 class RunFolder:
@@ -42,14 +43,11 @@ class RunFolder:
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
         if is_main and resume:
-            self.hold()
+            hold_folder(self.path, OTHER_TAG)
         elif is_main and self.path.exists():
-            raise InputError(f"run folder {self.path} exists: resume it with --resume, or choose another --tag")
+            raise InputError(f"run folder {self.path} exists: resume it with --resume, or {OTHER_TAG}")
         if self.resumes:
             self.refuse_other_options()
-
-    def hold(self) -> None:
-        hold_folder(self.path, "choose another --tag")
 
     def refuse_other_options(self) -> None:
         """Raise `InputError` if an option that affects the weights differs from the recorded one, if there is one."""
@@ -58,10 +56,8 @@ class RunFolder:
             raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
-                raise InputError(
-                    f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}: use the same "
-                    "value, or start a new run with another --tag"
-                )
+                found = f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}"
+                raise InputError(f"{found}: use the same value, or start a new run with another --tag")
 
     def start(self, logged_steps: int) -> None:
         """Open the logs, and drop their rows after `logged_steps`: a killed run did not save those steps.
@@ -72,7 +68,7 @@ class RunFolder:
         interruption.defer()
         if not self.is_main:
             return
-        self.hold()
+        hold_folder(self.path, OTHER_TAG)
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         machine = {"platform": platform.platform(), "gpus": gpus}
         made_by = {"versions": versions_of(PACKAGES), "machine": machine, "commit": current_commit()}

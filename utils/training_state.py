@@ -19,6 +19,7 @@ from utils.interruption import Interrupted
 
 NO_STEP = 2**62  # larger than any step
 LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
+RESTART = "start again with a lower --lr; earlier checkpoints are intact"
 ASK_EVERY = 10  # steps between two checks for a signal, where a check makes several GPUs wait
 
 
@@ -111,11 +112,9 @@ class TrainingState:
         """Raise `InputError` with the images of the first step of the epoch whose loss was not finite."""
         step = int(min_over_processes(self.first_bad_step).item())
         if step != NO_STEP:
-            images = [self.names[index] for index in self.batches.indices_of(self.epoch, step)]
-            raise InputError(
-                f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images "
-                f"{', '.join(images)}: check them, or restart with a lower --lr; earlier checkpoints are intact"
-            )
+            images = ", ".join(self.names[index] for index in self.batches.indices_of(self.epoch, step))
+            found = f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images {images}"
+            raise InputError(f"{found}: check them, or {RESTART}")
 
     def finish_epoch(self) -> dict[str, float]:
         """Finish the epoch; return the mean of each loss over its steps and all processes.
@@ -151,10 +150,7 @@ class TrainingState:
         self.check_finite()
         is_finite = torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all()
         if not min_over_processes(is_finite.int()):  # statistics differ between processes within an epoch
-            raise InputError(
-                f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
-                "--lr; earlier checkpoints are intact"
-            )
+            raise InputError(f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: {RESTART}")
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -176,10 +172,9 @@ class TrainingState:
         content = load_checkpoint(path)
         training = content["training"]
         if training.get("names_digest") != self.names_digest:
-            raise InputError(
-                f"--resume: {path} was trained on other images, or in another order ({training.get('num_samples')} "
-                f"then, {len(self.names)} now): restore the list, or start a new run"
-            )
+            numbers = f"{training.get('num_samples')} then, {len(self.names)} now"
+            found = f"--resume: {path} was trained on other images, or in another order ({numbers})"
+            raise InputError(f"{found}: restore the list, or start a new run")
         load_weights(self.result, content["network"], path)
         if self.ema is not None:
             load_weights(self.network, training["weights"], path)
