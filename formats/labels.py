@@ -15,12 +15,8 @@ IGNORE_LABEL = 255
 
 def build_voc_palette() -> np.ndarray:
     """Build the VOC colour map, uint8 [256, 3], by the bits of the label, as VOC's development kit does."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((labels >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
+    bits = np.arange(256)[:, None] >> np.arange(3)  # [256, 3], every third bit belongs to a channel
+    return sum((bits >> 3 * place & 1) << (7 - place) for place in range(8)).astype(np.uint8)
 
 
 VOC_PALETTE = build_voc_palette()

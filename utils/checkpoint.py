@@ -15,6 +15,7 @@ from torch import nn
 
 from formats.atomic_files import atomic_path
 from formats.errors import InputError, MissingInputError
+from formats.images import read_bytes
 
 KEYS = ("stage", "settings", "network", "training")
 
@@ -60,10 +61,7 @@ def load_torch_file(path):
 
 def file_digest(path) -> str:
     """SHA-256 of a file, which identifies the checkpoint that results were made with."""
-    if not Path(path).is_file():
-        raise MissingInputError(f"{path} does not exist")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def rebuild(builder, checkpoint: dict, path) -> nn.Module:

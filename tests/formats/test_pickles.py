@@ -56,15 +56,6 @@ def test_arrays_of_every_protocol(tmp_path, protocol):
         assert type(loaded[key]) is type(value)
 
 
-def test_arrays_of_objects(tmp_path):
-    shared = np.arange(3)
-    np.save(tmp_path / "a.npy", np.array([[shared, {"x": shared}], [None, "s"]], object), allow_pickle=True)
-    loaded = load_object_array(tmp_path / "a.npy")
-    assert loaded.shape == (2, 2)
-    assert loaded[0, 0] is loaded[0, 1]["x"]
-    assert loaded[1].tolist() == [None, "s"]
-
-
 def test_what_python_2_wrote(tmp_path):
     """Python 2 pickles bytes as str."""
     vector = (
