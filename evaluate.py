@@ -48,8 +48,8 @@ from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import fuse_files
 from pseudo_labels.fusion_rules import RULES, evidence_of
 from pseudo_labels.selector import ImageSelector, Thresholds
-from utils.environment import current_commit, versions_of
 from utils.interruption import run_script
+from utils.output_folder import current_commit, versions_of
 
 PAPER_THRESHOLDS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 SALIENCY_CONVENTIONS = [

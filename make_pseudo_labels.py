@@ -45,7 +45,7 @@ from pseudo_labels.selector import ImageSelector, Thresholds, save_decisions
 from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import World
-from utils.file_threads import WriteBehind, read_ahead
+from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
@@ -204,7 +204,7 @@ def write_cams(network: CamClassifier | None, images: Images, absent: set[int], 
     sizes = [image_size(path) for path in images.paths] if absent else []
     batches = [batch for batch in batch_by_size(sizes, batch_size, max(args.scales)) if absent.intersection(batch)]
     bar = progress(batches, world, "class activation maps")
-    with WriteBehind() as write:
+    with write_behind() as write:
         for batch, loaded in read_ahead(lambda batch: [load_image(images.paths[index]) for index in batch], bar):
             cams = compute_cams(network, np.stack(loaded), images.image_labels[batch], *how)
             for index, (maps, labels) in zip(batch, cams):
@@ -228,7 +228,7 @@ def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> Non
         return cams, labels, image
 
     bar = progress(absent, world, "expansion")
-    with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), WriteBehind() as write:
+    with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), write_behind() as write:
         for index, (cams, labels, image) in read_ahead(read, bar):
             if len(labels):
                 cams = expand_cams(network, image, cams, *how)

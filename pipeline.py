@@ -38,9 +38,8 @@ from formats.labels import load_label, paint_label
 from formats.voc_layout import find_voc_root, load_ids
 from metrics.plots import save_picture_grid
 from utils import interruption
-from utils.folder_lock import hold_folder
 from utils.interruption import run_script
-from utils.output_folder import record_options
+from utils.output_folder import hold_folder, record_options
 
 Stage = tuple[str, str]  # name and command; stages of one kind share a name
 

@@ -39,7 +39,7 @@ from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import gather_from_processes, start_processes, stop_distributed
-from utils.file_threads import WriteBehind, read_ahead
+from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
@@ -214,7 +214,7 @@ def save_results(results, num_images: int, stage: str, output: Path, args, shari
     save = partial(save_result, stage, output, args)
     if args.crf:
         return do_in_processes(save, results, num_images, args.workers, sharing)
-    with WriteBehind() as write:
+    with write_behind() as write:
         for result in results:
             write(save, result)
 

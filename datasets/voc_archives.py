@@ -23,7 +23,7 @@ from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import read_bytes
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, parse_ids, save_ids
-from utils.folder_lock import hold_folder
+from utils.output_folder import hold_folder
 
 AUG = "SegmentationClassAug"
 NAME = r"[^./\\:][^/\\:]*"  # not hidden, as files of macOS are, and without separators and the colon of a drive

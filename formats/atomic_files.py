@@ -5,15 +5,12 @@ import io
 import json
 import os
 import secrets
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from formats.errors import InputError
 
 UNFINISHED = ".unfinished"  # suffix of temporary files
-RETRY_DELAYS_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2) if sys.platform == "win32" else ()
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def atomic_path(path):
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{UNFINISHED}"
     try:
         yield temporary
-        _replace(temporary, path)
+        os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or str(error.filename).endswith(UNFINISHED):
             error.filename, error.filename2 = str(path), None
@@ -36,24 +33,12 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Rename, with retries on Windows, where a file that another program has open cannot be replaced."""
-    for delay_s in RETRY_DELAYS_S:
-        try:
-            return os.replace(temporary, path)
-        except PermissionError:
-            time.sleep(delay_s)
-    os.replace(temporary, path)
-
-
 def make_folder(folder) -> None:
     """Create a folder and its parents if missing. Raises `InputError` if one of them is a file."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{error.filename} is a file, or lies below one, not a folder: choose another folder"
-        ) from None
+        raise InputError(f"{error.filename} is a file, or lies below one: choose another folder") from None
 
 
 def remove_leftovers(folder) -> None:
@@ -63,23 +48,22 @@ def remove_leftovers(folder) -> None:
 
 
 def write_bytes(path, content: bytes) -> None:
-    """Write a file so that it is complete or absent."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path, content: str) -> None:
-    """Write UTF-8 text so that the file is complete or absent."""
+    """Write UTF-8 text."""
     write_bytes(path, content.encode("utf-8", errors="replace"))  # file names may hold undecodable bytes
 
 
 def write_json(path, content) -> None:
-    """Write JSON with sorted keys so that the file is complete or absent."""
+    """Write JSON with sorted keys."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_csv(path, rows) -> None:
-    """Write rows of cells as CSV so that the file is complete or absent."""
+    """Write rows of cells as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

@@ -12,7 +12,7 @@ from formats.atomic_files import atomic_path
 from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.images import read_bytes
 from formats.pickles import load_object_array
-from formats.voc_layout import files_of_ids
+from formats.voc_layout import decode_text, files_of_ids
 
 
 def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
@@ -47,10 +47,8 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
     rows = [np.asarray(labels[name]) for name in ids]
     for name, row in zip(ids, rows):
         if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
-            raise InputError(
-                f"{path}: {name} has {row.dtype} {list(row.shape)}, expected a vector of {len(classes)} numbers, "
-                "one per class (see classes.txt)"
-            )
+            found = f"{path}: {name} has {row.dtype} {list(row.shape)}"
+            raise InputError(f"{found}, expected a vector of {len(classes)} numbers, one per class (see classes.txt)")
     rows = np.stack(rows)
     if not np.isfinite(rows).all():
         raise InputError(f"{path} holds numbers that are not finite: create it again")
@@ -78,31 +76,25 @@ def _read_object_names(path: Path) -> list[str]:
 
 
 def _load_table(path, ids, classes) -> np.ndarray:
+    text = decode_text(read_bytes(path), path)
+    try:
+        lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as a table: {error}") from None
+    if not lines or [cell.lower() for cell in lines[0]] != ["id", "classes"]:
+        raise InputError(f"{path} must begin with the line id,classes")
     labels: dict[str, np.ndarray] = {}
-    for line, name, text in _read_table_rows(path):
-        row = labels.setdefault(name.removesuffix(".jpg"), np.zeros(len(classes), bool))
-        for class_name in _split_names(text, classes):
-            row[_find_class(class_name, classes, f"{path}, line {line}, id {name}")] = True
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cells):
+            continue
+        if len(cells) != 2 or not cells[0]:
+            found = f"{path}, line {number}: {len(cells)} columns instead of an id and its classes"
+            raise InputError(f"{found}; classes separated by commas need quotes")
+        row = labels.setdefault(cells[0].removesuffix(".jpg"), np.zeros(len(classes), bool))
+        for class_name in _split_names(cells[1], classes):
+            row[_find_class(class_name, classes, f"{path}, line {number}, id {cells[0]}")] = True
     _check_ids(path, ids, labels)
     return np.stack([labels[name] for name in ids])
-
-
-def _read_table_rows(path) -> list[tuple[int, str, str]]:
-    """Return line number, id and classes of each row."""
-    try:
-        reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table in UTF-8: {first_line(error)}") from None
-    if not rows or [cell.lower() for cell in rows[0][1]] != ["id", "classes"]:
-        raise InputError(f"{path} begins with {','.join(rows[0][1]) if rows else 'nothing'!r}, not with id,classes")
-    for line, cells in rows[1:]:
-        if len(cells) != 2 or not cells[0]:
-            raise InputError(
-                f"{path}, line {line}: {len(cells)} columns instead of an id and its classes; "
-                "classes separated by commas need quotes"
-            )
-    return [(line, *cells) for line, cells in rows[1:]]
 
 
 def _split_names(text: str, classes) -> list[str]:
@@ -120,6 +112,4 @@ def _find_class(name: str, classes, where) -> int:
 def _check_ids(path, ids, labels) -> None:
     missing = [name for name in ids if name not in labels]
     if missing:
-        raise MissingInputError(
-            f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}): add them or remove them from the list"
-        )
+        raise MissingInputError(f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}) of the list")

@@ -1,7 +1,7 @@
 """Image files: RGB photographs uint8 [H, W, 3] and 8-bit grey maps uint8 [H, W] (saliency maps, object masks).
 
-EXIF rotation is ignored, as in PIL-based toolboxes, so that an image stays aligned with its mask. Pixels are decoded by
-OpenCV, which is faster than Pillow; sizes and modes are read by Pillow from the header.
+EXIF rotation is ignored, so that an image stays aligned with its mask. Pixels are decoded by OpenCV, which is faster
+than Pillow; sizes and modes are read by Pillow from the header.
 """
 
 import io
@@ -54,7 +54,7 @@ def load_image(path) -> np.ndarray:
 
 def save_image(path, image: np.ndarray) -> None:
     """Save RGB uint8 [H, W, 3] in the format given by the suffix (JPEG at quality 95)."""
-    write_bytes(path, _encode(Path(path).suffix, image[:, :, ::-1], path))
+    write_bytes(path, _encode(Path(path).suffix, image[:, :, ::-1]))
 
 
 def decode_grey(content: bytes, name) -> np.ndarray:
@@ -77,9 +77,8 @@ def load_grey(path) -> np.ndarray:
 
 def save_grey(path, grey: np.ndarray) -> None:
     """Save a grey map, uint8 [H, W], as 8-bit PNG."""
-    if grey.ndim != 2 or grey.dtype != np.uint8:
-        raise ValueError(f"{path}: a grey map is uint8 [H, W], got {grey.dtype} {list(grey.shape)}")
-    write_bytes(path, _encode(".png", grey, path))
+    assert grey.ndim == 2 and grey.dtype == np.uint8, f"{path}: {grey.dtype} {list(grey.shape)}"
+    write_bytes(path, _encode(".png", grey))
 
 
 def load_aligned_grey(path, image_path, image_hw: tuple[int, int], read: Callable = read_bytes) -> np.ndarray:
@@ -98,9 +97,7 @@ def load_mask(path) -> np.ndarray:
 
 
 def binarize_mask(grey: np.ndarray) -> np.ndarray:
-    """Convert grey values to bool [H, W]: values above 128 are object (as in PySODMetrics); in a mask that holds only 0
-    and 1, 1 is object.
-    """
+    """Convert grey values to bool [H, W]: above 128 is object (as in PySODMetrics); of a mask of 0 and 1, 1 is."""
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
 
 
@@ -111,7 +108,7 @@ def image_size(path) -> tuple[int, int]:
 
 
 def decode_size(content: bytes, name) -> tuple[int, int]:
-    """Read (H, W) from the bytes of an image file, no pixel decoded; `name` appears in error messages."""
+    """Do the same as `image_size` with the bytes of a file, `name` in error messages."""
     with open_image(io.BytesIO(content), name) as image:
         return image.height, image.width
 
@@ -133,9 +130,8 @@ def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
 
 def image_stems(folder) -> dict[str, Path]:
     """Map the stem of every image file in `folder` to its path, sorted by name. Two files of one stem are an error."""
-    folder = existing_folder(folder)
     found: dict[str, Path] = {}
-    for path in image_paths(folder):
+    for path in image_paths(existing_folder(folder)):
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
         found[path.stem] = path
@@ -144,36 +140,28 @@ def image_stems(folder) -> dict[str, Path]:
 
 def image_paths(folder: Path) -> list[Path]:
     """List every image file in `folder`, sorted by name."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return [path for path in paths if not path.name.startswith(".")]
 
 
 def check_size(path, size_hw, other, other_hw) -> None:
     """Raise `InputError` unless two files of one image, such as the image and its label, have the same size."""
     if tuple(size_hw) != tuple(other_hw):
-        raise InputError(
-            f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px: files of one "
-            "image must have the same size; create the wrong one again"
-        )
+        found = f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px"
+        raise InputError(f"{found}: files of one image must have the same size; create the wrong one again")
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
     decode_size(content, name)  # OpenCV would decode more formats, and more pixels than Pillow allows
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise InputError(f"{name} cannot be decoded ({first_line(error)}): replace or remove it") from error
+    except cv2.error:
+        image = None
     if image is None:
         raise InputError(f"{name} is damaged or truncated: replace or remove it")
     return image
 
 
-def _encode(suffix: str, image: np.ndarray, name) -> bytes:
+def _encode(suffix: str, image: np.ndarray) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower() in (".jpg", ".jpeg") else []
-    ok, encoded = cv2.imencode(suffix, np.ascontiguousarray(image), options)
-    if not ok:
-        raise ValueError(f"{name}: image of {image.dtype} {list(image.shape)} cannot be encoded")
-    return encoded.tobytes()
+    return cv2.imencode(suffix, np.ascontiguousarray(image), options)[1].tobytes()

@@ -15,12 +15,8 @@ IGNORE_LABEL = 255
 
 def build_voc_palette() -> np.ndarray:
     """Build the VOC colour map, uint8 [256, 3], by the bits of the label, as VOC's development kit does."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((labels >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
+    bits = np.arange(256)[:, None] >> np.arange(3)  # [256, 3], every third bit belongs to a channel
+    return sum((bits >> 3 * place & 1) << (7 - place) for place in range(8)).astype(np.uint8)
 
 
 VOC_PALETTE = build_voc_palette()
@@ -28,8 +24,7 @@ VOC_PALETTE = build_voc_palette()
 
 def save_label(path, label: np.ndarray) -> None:
     """Save a label map, uint8 [H, W], as palette PNG."""
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise ValueError(f"{path}: a label map is uint8 [H, W], got {label.dtype} {list(label.shape)}")
+    assert label.ndim == 2 and label.dtype == np.uint8, f"{path}: {label.dtype} {list(label.shape)}"
     image = Image.fromarray(label)
     image.putpalette(VOC_PALETTE.tobytes())
     with atomic_path(path) as temporary:
@@ -40,7 +35,7 @@ def save_label(path, label: np.ndarray) -> None:
 def load_label(path) -> np.ndarray:
     """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG in colours of the VOC palette.
 
-    Raises `InputError` naming the file if it has another mode, more than 8 bits, or is damaged.
+    Raises `InputError` if it has another mode, more than 8 bits, or is damaged.
     """
     return decode_label(read_bytes(path), path)
 
@@ -63,11 +58,9 @@ def decode_label(content: bytes, path) -> np.ndarray:
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
     """Raise `InputError` unless a label map holds only 0..num_labels-1 and 255."""
-    unknown = label[(label >= num_labels) & (label != IGNORE_LABEL)]
-    if unknown.size:
-        raise InputError(
-            f"{path} holds the labels {np.unique(unknown).tolist()}, but there are only 0 to {num_labels - 1} and 255"
-        )
+    unknown = np.unique(label[(label >= num_labels) & (label != IGNORE_LABEL)]).tolist()
+    if unknown:
+        raise InputError(f"{path} holds the labels {unknown}, but there are only 0 to {num_labels - 1} and 255")
 
 
 def paint_label(label: np.ndarray) -> np.ndarray:
@@ -77,12 +70,10 @@ def paint_label(label: np.ndarray) -> np.ndarray:
 
 def _find_colours(rgb: np.ndarray, path) -> np.ndarray:
     """Convert RGB [H, W, 3] to labels [H, W]; colours outside the VOC palette are an `InputError`."""
-    label_of_colour = {tuple(colour): label for label, colour in enumerate(VOC_PALETTE.tolist())}
+    palette = VOC_PALETTE.tolist()
     colours, places = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    unknown = [colour for colour in colours.tolist() if tuple(colour) not in label_of_colour]
+    unknown = next((colour for colour in colours.tolist() if colour not in palette), None)
     if unknown:
-        raise InputError(
-            f"{path} holds the colour {unknown[0]}, which is not in the VOC palette: save it as palette PNG"
-        )
-    labels = np.array([label_of_colour[tuple(colour)] for colour in colours.tolist()], np.uint8)
+        raise InputError(f"{path} holds the colour {unknown}, which is not in VOC's palette: save it as palette PNG")
+    labels = np.array([palette.index(colour) for colour in colours.tolist()], np.uint8)
     return labels[places].reshape(rgb.shape[:2])

@@ -1,7 +1,7 @@
 """Reading of object arrays that `np.save` pickled, without executing code that the file names.
 
-A pickle can call any function by its name. This reader resolves a short list of names, to functions that build arrays
-of plain numbers and text from checked values, and refuses every other name.
+A pickle can call any function by its name. This reader knows only names of functions that build arrays of plain numbers
+and text from checked values.
 """
 
 import io
@@ -34,12 +34,9 @@ def load_object_array(path, extra_functions: Mapping[str, Callable] | None = Non
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)  # the only version np.save uses for objects
         if not dtype.hasobject:
             raise InputError(f"it is an array of {dtype} {list(shape)}, not a pickled dict")
-        loaded = _ArrayUnpickler(stream, FUNCTIONS | (extra_functions or {})).load()
-        if not isinstance(loaded, _Array):
-            raise InputError(f"it holds a {type(loaded).__name__} instead of an array")
+        return np.ndarray.view(_ArrayUnpickler(stream, FUNCTIONS | (extra_functions or {})).load(), np.ndarray)
     except Exception as error:  # numpy and pickle fail in many ways on a damaged file
         raise InputError(f"{path} cannot be read as pickled arrays: {first_line(error)}") from error
-    return loaded.view(np.ndarray)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -51,8 +48,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         full_name = f"{module}.{name}".replace("numpy.core.", "numpy._core.").replace("__builtin__.", "builtins.")
         if full_name not in self.functions:
             raise InputError(f"it asks for {module}.{name}, which is not among the names allowed in data files")
-        function = self.functions[full_name]
         # A pickle can set attributes of what it gets, so it gets a new function each time, and never a class.
+        function = self.functions[full_name]
         return lambda *args: function(*args)
 
 
@@ -76,21 +73,14 @@ class _Array(np.ndarray):
         _version, shape, dtype, is_fortran, content = state
         shape, dtype, content = tuple(map(int, shape)), dtype.dtype, _to_bytes(content)
         kind, item_length = (list, 1) if dtype.hasobject else (bytes, dtype.itemsize)
-        if self.shape != (0,):  # memory of a filled array may be shared, and numpy would free it
-            raise InputError("it fills an array twice")
-        if min(shape, default=0) < 0 or type(content) is not kind or len(content) != math.prod(shape) * item_length:
-            raise InputError(f"it holds an array of {dtype} {list(shape)} whose content has another type or length")
+        fits = min(shape, default=0) >= 0 and type(content) is kind and len(content) == math.prod(shape) * item_length
+        if not fits or self.shape != (0,):  # memory of a filled array may be shared, and numpy would free it
+            raise InputError(f"it holds an array of {dtype} {list(shape)} whose content does not fit")
         super().__setstate__((1, shape, dtype, bool(is_fortran), content))
 
 
 def _to_bytes(content):
     return content.encode("latin1") if isinstance(content, str) else content  # a string of Python 2
-
-
-def _array_from_buffer(buffer, dtype: _DType, shape, order: str, axes=None) -> np.ndarray:
-    array = _Array(0)
-    array.__setstate__((1, shape, dtype, order == "F", bytes(buffer)))
-    return array if axes is None else array.transpose(axes)
 
 
 def _scalar(dtype: _DType, content) -> np.generic:
@@ -109,7 +99,6 @@ FUNCTIONS = {
     "numpy.dtype": _DType,
     "numpy._core.multiarray._reconstruct": lambda _class, _shape, _code: _Array(0),  # its state follows
     "numpy._core.multiarray.scalar": _scalar,
-    "numpy._core.numeric._frombuffer": _array_from_buffer,
     "_codecs.encode": _encode,  # bytes, as Python 3 pickles them by protocol 2
     "builtins.bytes": lambda: b"",  # empty bytes by the same protocol
     "collections.OrderedDict": dict,

@@ -17,19 +17,14 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     Raises `InputError` if an image or mask has no partner, or there are no images.
     """
     data_set = Path(data_set)
-    for folder in (data_set / "Images", data_set / "Masks"):
-        if not folder.is_dir():
-            raise MissingInputError(f"folder {folder} does not exist: a saliency data set must hold Images/ and Masks/")
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
         raise InputError(f"{data_set / 'Images'} holds no image")
     for kind, found, partner, others in (("image", images, "mask", masks), ("mask", masks, "image", images)):
         alone = [stem for stem in found if stem not in others]
         if alone:
-            raise MissingInputError(
-                f"{data_set}: no {partner} for {len(alone)} of {len(found)} {kind}s ({shorten(alone)}): add the "
-                f"{partner}s, or remove these {kind}s"
-            )
+            alone = f"{len(alone)} of {len(found)} {kind}s ({shorten(alone)})"
+            raise MissingInputError(f"{data_set}: no {partner} for {alone}: add the {partner}s, or remove the {kind}s")
     return [(path, masks[stem]) for stem, path in images.items()]
 
 
@@ -47,22 +42,16 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
 
     Raises `MissingInputError` if any is missing.
     """
-    edge_dir = Path(edge_dir)
-    if not edge_dir.is_dir():
-        raise MissingInputError(
-            f"--edge_dir {edge_dir} does not exist: correct it, or omit --edge_dir to compute edges from the masks"
-        )
+    edge_dir = existing_folder(edge_dir)
     data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
     is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
     folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]
-    found = [folder / f"{image.stem}.png" for folder, (image, _) in zip(folders, pairs)]
-    missing = [path for path in found if not path.is_file()]
+    paths = [folder / f"{image.stem}.png" for folder, (image, _) in zip(folders, pairs)]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise MissingInputError(
-            f"--edge_dir {edge_dir} lacks {len(missing)} of {len(pairs)} edge maps ({shorten(missing)}): add them, or "
-            "omit --edge_dir to compute edges from the masks"
-        )
-    return found
+        found = f"--edge_dir {edge_dir} lacks {len(missing)} of {len(pairs)} edge maps ({shorten(missing)})"
+        raise MissingInputError(f"{found}: add them, or omit --edge_dir to compute edges from the masks")
+    return paths
 
 
 def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
@@ -88,7 +77,5 @@ def data_sets_in(root: Path) -> list[Path]:
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
-        raise MissingInputError(
-            f"{root} is not a saliency data set and holds none: expected Images/ and Masks/ in it or below"
-        )
+        raise MissingInputError(f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it")
     return found

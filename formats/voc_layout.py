@@ -29,12 +29,9 @@ VOC_PARENTS = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")  # re
 
 def find_voc_root(data_dir) -> Path:
     """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012.
-
     Raises `MissingInputError` if there is none.
     """
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise MissingInputError(f"--data_dir: folder {data_dir} does not exist")
+    data_dir = existing_folder(data_dir)
     places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
         if (root / "JPEGImages").is_dir():
@@ -58,32 +55,26 @@ def load_class_names(voc_root) -> tuple[str, ...]:
 
 def list_path(list_dir, name: str) -> Path:
     """Return the path of a list: a plain name is in `list_dir`, a path with a folder is kept."""
-    return Path(name) if is_path(name) else Path(list_dir) / name
-
-
-def is_path(name: str) -> bool:
-    """Return whether a name contains a folder."""
-    return "/" in name or "\\" in name
+    return Path(name) if _is_path(name) else Path(list_dir) / name
 
 
 def load_ids(path) -> list[str]:
-    """Load the ids of a list, one per line; blank lines and Windows line ends are accepted.
+    """Load the ids of a list, one per line; lines may have the form of VOC's own lists
+    (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`).
 
-    Lines may have the form of VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`). Raises `InputError` for
-    an empty list, repeated ids, and ids that are not file names.
+    Raises `InputError` for an empty list, repeated ids, and ids that are not file names.
     """
     return parse_ids(read_bytes(path), path)
 
 
 def parse_ids(content: bytes, name) -> list[str]:
-    """Do the same as `load_ids` with the bytes of a file; `name` appears in error messages."""
+    """Do the same as `load_ids` with the bytes of a file, `name` in error messages."""
     ids = split_ids(content, name)
     for image_id in ids:
         check_id(image_id, name)
     if not ids:
         raise InputError(f"{name} is empty: it must hold one image id per line")
-    repeated = len(ids) - len(set(ids))
-    if repeated:
+    if repeated := len(ids) - len(set(ids)):
         raise InputError(f"{name} holds {repeated} ids more than once: remove the repetitions")
     return ids
 
@@ -116,67 +107,67 @@ def save_ids(path, ids) -> None:
 def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
     folder = existing_folder(folder)
-    present = {path.name for path in folder.iterdir()}
-    missing = [name for name in ids if name + suffix not in present]
+    missing = [ids[index] for index in absent_files(folder, ids, suffix)]
     if missing:
+        present = _names_in(folder)
         others = sorted(name for name in present if Path(name).stem in missing[:20])
         hint = f"; there is {shorten(others)}, but files must end in {suffix}: convert or rename them" if others else ""
-        raise MissingInputError(
-            f"{folder}: {len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)}): "
-            f"add them, or remove their ids from the list{hint}"
-        )
+        found = f"{len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)})"
+        raise MissingInputError(f"{folder}: {found}: add them, or remove their ids from the list{hint}")
     return [folder / (name + suffix) for name in ids]
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
     """Indices of the ids without a file in `folder`."""
-    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [index for index, name in enumerate(ids) if name + suffix not in existing]
+    present = _names_in(folder)
+    return [index for index, name in enumerate(ids) if name + suffix not in present]
 
 
 def mask_folder(voc_root, name: str) -> Path:
-    """Return the mask folder `name`: next to JPEGImages if it exists there, else in VOC2012/ or in the parent of
-    VOC2012/.
-    """
+    """Return the mask folder `name`: next to JPEGImages if it exists there, else in or beside VOC2012/."""
     root = Path(voc_root)
     places = [root / name, root / "VOC2012" / name] + ([root.parent / name] if root.name == "VOC2012" else [])
     return next((folder for folder in places if folder.is_dir()), places[0])
 
 
 def truth_folder(voc_root, ids) -> Path:
-    """Return the folder of the masks of `ids`: SegmentationClass, or SegmentationClassAug if the former lacks some.
-
-    In VOC, SegmentationClass lacks most masks of train_aug.
+    """Return the folder of the masks of `ids`: SegmentationClass, or SegmentationClassAug if the former lacks some, as
+    it does of VOC's train_aug.
     """
     folder, augmented = (mask_folder(voc_root, name) for name in MASK_FOLDERS)
-    present = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-    return augmented if augmented.is_dir() and not present.issuperset(ids) else folder
+    return augmented if augmented.is_dir() and absent_files(folder, ids, ".png") else folder
 
 
 def find_masks(voc_root, ids) -> dict[str, Path]:
     """Map the ids that have a mask in `truth_folder` to its path."""
     folder = truth_folder(voc_root, ids)
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in present}
+    absent = set(absent_files(folder, ids, ".png"))
+    return {name: folder / f"{name}.png" for index, name in enumerate(ids) if index not in absent}
 
 
 def label_folder(label_name: str, voc_root) -> Path:
-    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/.
-
-    Raises `MissingInputError` if there are none.
+    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/. Raises
+    `MissingInputError` if there are none.
     """
     candidates = [LABEL_ROOT / label_name, mask_folder(voc_root, label_name), Path(label_name)]
-    if is_path(label_name):
+    if _is_path(label_name):
         candidates.reverse()
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise MissingInputError(
-        f"--label_name {label_name}: none of {', '.join(map(str, candidates))} exists; "
-        "run make_pseudo_labels.py to create labels"
-    )
+    places = ", ".join(map(str, candidates))
+    raise MissingInputError(f"--label_name {label_name}: none of {places} exists; run make_pseudo_labels.py to make it")
 
 
 def new_label_folder(label_name: str) -> Path:
     """Return the folder to write labels to: a path is kept, a plain name is below experiments/."""
-    return Path(label_name) if is_path(label_name) else LABEL_ROOT / label_name
+    return list_path(LABEL_ROOT, label_name)
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name contains a folder."""
+    return "/" in name or "\\" in name
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

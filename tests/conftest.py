@@ -56,7 +56,7 @@ def own_signals():
     before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    interruption.reset()
+    interruption.listen()  # forgets what was received
     for signum, handler in before.items():
         signal.signal(signum, handler)
 

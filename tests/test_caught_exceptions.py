@@ -5,14 +5,15 @@ import errno
 
 import pytest
 from conftest import PROJECT
+from tqdm import tqdm
 
-from formats.atomic_files import make_folder
 from formats.errors import InputError
 from utils.interruption import run_script
 
 FOLDERS = ("", "formats", "models", "datasets", "pseudo_labels", "metrics", "utils", "benchmarks")
 EVERYTHING = {"Exception", "BaseException"}
 REASONS = {  # function → why all its exceptions have one answer
+    "formats/cams.py: load_named_arrays": "a damaged file fails in many ways in numpy and zipfile",
     "formats/pickles.py: load_object_array": "a damaged file fails in many ways in numpy and pickle",
     "models/backbones.py: build_backbone": "timm and its hub fail in many ways on settings of the user",
     "models/backbone_weights.py: read_weights": "a damaged file fails in many ways in timm and safetensors",
@@ -38,23 +39,9 @@ def find_functions(source: str, name: str) -> set[str]:
     return {f"{name}: {names[-1] if names else 'module'}" for names in around.values()}
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "try: pass\n    except: pass",
-        "try: pass\n    except Exception: pass",
-        "try: pass\n    except (ValueError, BaseException) as error: pass",
-        "with contextlib.suppress(Exception): pass",
-        "with suppress(KeyError, BaseException): pass",
-    ],
-)
-def test_catching_everything_is_found(statement):
-    assert find_functions(f"def f():\n    {statement}", "a.py") == {"a.py: f"}
-    assert find_functions("try: pass\nexcept Exception: pass", "a.py") == {"a.py: module"}
-    assert not find_functions("def f():\n    try: pass\n    except (KeyError, ValueError): pass", "a.py")
-
-
 def test_only_the_listed_functions_catch_everything():
+    for statement in ("try: pass\n    except (KeyError, Exception): pass", "with suppress(BaseException): pass"):
+        assert find_functions(f"def f():\n    {statement}", "a.py") == {"a.py: f"}
     found = set()
     for folder in FOLDERS:
         for path in (PROJECT / folder).glob("*.py"):
@@ -76,24 +63,15 @@ def test_faults_keep_their_traceback(fault, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("below", ["", "new", "new/newer"])
-def test_a_file_where_a_folder_belongs(below, tmp_path, capsys):
-    (tmp_path / "maps").write_text("")
-
-    def main(args):
-        make_folder(tmp_path / "maps" / below)
-
-    assert run_script(main, None) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/maps")
-
-
-def test_the_error_is_printed_on_its_own_line(capsys):
+@pytest.mark.parametrize(
+    "message", ["is damaged", "Caught InputError in DataLoader\nTraceback\nformats.errors.InputError: is damaged"]
+)
+def test_mistakes_are_printed_on_a_line_of_their_own(message, capsys):
     """A progress bar that the exception passes through is closed before the error is printed."""
-    from tqdm import tqdm
 
     def main(args):
         for _ in tqdm(range(3), leave=False):
-            raise InputError("the file is damaged")
+            raise InputError(message)
 
     assert run_script(main, None) == 2
-    assert capsys.readouterr().err.rpartition("\r")[2] == "error: the file is damaged\n"
+    assert capsys.readouterr().err.rpartition("\r")[2] == "error: is damaged\n"

@@ -14,16 +14,14 @@ import torch
 from torch import nn
 
 from formats.atomic_files import atomic_path
-from formats.errors import InputError, MissingInputError, first_line
+from formats.errors import InputError, MissingInputError
+from formats.images import read_bytes
 
 KEYS = ("stage", "settings", "network", "training")
 
 
 def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, training: dict) -> None:
-    """Save a checkpoint with the contents listed above; `training` is empty if nothing is to be resumed.
-
-    On a full disk the existing file stays, and the `OSError` is raised.
-    """
+    """Save a checkpoint with the contents listed above; `training` is empty if nothing is to be resumed."""
     content = {"stage": stage, "settings": settings, "network": network.state_dict(), "training": training}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
@@ -35,9 +33,8 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
 
 
 def load_checkpoint(path, convert=None) -> dict:
-    """Load a checkpoint onto the CPU. Raises `InputError` for any other file.
-
-    `convert(content, path)` may translate the content of another format into that of a checkpoint.
+    """Load a checkpoint onto the CPU. Raises `InputError` for any other file, which `convert(content, path)` may have
+    translated.
     """
     content = load_torch_file(path)
     if convert:
@@ -54,22 +51,17 @@ def load_torch_file(path):
         raise InputError(f"{path} is a folder: name its last.pth")
     if not Path(path).is_file():
         raise MissingInputError(f"checkpoint {path} does not exist")
-    with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
-        try:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch fails in many ways on other files
-            # torch's hint to disable weights_only is not passed on, because then the file could execute code
-            has_hint = "weights_only" in str(error)
-            reason = "it is damaged, or holds more than tensors and plain values" if has_hint else first_line(error)
-            raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    except Exception as error:  # torch fails in many ways, and advises to let the file execute code
+        reason = f"it is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def file_digest(path) -> str:
     """SHA-256 of a file, which identifies the checkpoint that results were made with."""
-    if not Path(path).is_file():
-        raise MissingInputError(f"{path} does not exist")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def rebuild(builder, checkpoint: dict, path) -> nn.Module:
@@ -88,8 +80,7 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or misshapen:
-        raise InputError(
-            f"{path} does not fit the network: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
-        )
+        found = f"{len(missing)} weights missing {missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
+        found += f", {len(misshapen)} of another shape {misshapen[:2]}"
+        raise InputError(f"{path} does not fit the network: {found}")
     network.load_state_dict(state)

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from formats.errors import InputError
+from formats.errors import InputError, shorten
 from utils import interruption
 from utils.interruption import Interrupted, call_main
 from utils.memory import keep_freed_memory
@@ -30,9 +30,8 @@ LAST_STEPS_S = 600  # time for workers to finish their step and save after a sig
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among all processes of the run.
-
-    `is_main`: whether it writes and prints. `local_size`: number of processes on this machine.
+    """The place of this process among all of the run. is_main: whether it writes and prints. local_size: number of
+    processes on this machine.
     """
 
     rank: int
@@ -41,18 +40,22 @@ class World:
     is_main: bool
     local_size: int = 1
 
+    def wait_for_all(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
 
 def start_processes(main, args) -> World | None:
     """Run `main(args)` in one process per GPU of `args.gpu_id`, and set up `args.deterministic`.
 
-    Returns the place of this process; in the process that launched workers, None after they have ended.
+    Returns the place of this process, or None in the process that launched workers, after they have ended.
     """
     gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
-    if launch_workers(main, args, len(gpu_ids)):
+    if len(gpu_ids) > 1 and "RANK" not in os.environ:
+        launch_workers(main, args, len(gpu_ids))
         return None
-    world = start_distributed(gpu_ids)
     compute_deterministically(args.deterministic)
-    return world
+    return start_distributed(gpu_ids)
 
 
 def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
@@ -60,35 +63,27 @@ def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
 
     On Windows, where GPUs cannot exchange gradients, only one. Raises `InputError` for a GPU that does not exist.
     """
-    if num_visible == 0:
-        if requested and int(os.environ.get("RANK", 0)) == 0:
-            print(f"--gpu_id {' '.join(map(str, requested))}: no GPU is visible, the CPU is used", file=sys.stderr)
-        return []
-    unknown = [index for index in requested or [] if not 0 <= index < num_visible]
-    if unknown:
-        visible = ", ".join(map(str, range(num_visible)))
-        raise InputError(f"--gpu_id {' '.join(map(str, unknown))}: no such GPU; there are {visible}")
-    chosen = sorted(set(requested)) if requested else list(range(num_visible))
+    visible = list(range(num_visible))
+    chosen = sorted(set(requested)) if requested and visible else visible
+    if not set(chosen) <= set(visible):
+        raise InputError(f"--gpu_id {shorten(requested)}: no such GPU; there are {shorten(visible)}")
     return chosen[:1] if sys.platform == "win32" else chosen
 
 
-def launch_workers(main, args, num_workers: int) -> bool:
+def launch_workers(main, args, num_workers: int) -> None:
     """Run `main(args)` in `num_workers` processes of this machine by PyTorch's elastic launcher.
 
-    Returns False, with nothing done, for fewer than two workers, or if this process is itself a worker. The first
-    failure ends all workers: an `InputError` of a worker is raised here again, other failures as `ChildFailedError`
-    with the worker's traceback. A signal is passed on to the workers, then raised as `Interrupted`.
+    The first failure ends all workers: an `InputError` of a worker is raised here again, other failures as
+    `ChildFailedError` with the worker's traceback. A signal is passed on to the workers, then raised as `Interrupted`.
     """
-    if num_workers < 2 or "RANK" in os.environ:
-        return False
     # the launcher would log the traceback of a user's mistake
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))
     interruption.set_resume_hint("run the same command again, a training with --resume")
     with TemporaryDirectory() as reports:
         logs = DefaultLogsSpecs(log_dir=reports)
-        nodes = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-        config = LaunchConfig(**nodes, nproc_per_node=num_workers, max_restarts=0, logs_specs=logs)
+        place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+        config = LaunchConfig(1, 1, num_workers, max_restarts=0, logs_specs=logs, **place)
         try:
             elastic_launch(config, _run_worker)(main, args, reports)
         except SignalException as error:  # the workers have received the signal and ended
@@ -101,7 +96,6 @@ def launch_workers(main, args, num_workers: int) -> bool:
             for mistake in sorted(Path(reports).glob("mistake_*.txt")):
                 raise InputError(mistake.read_text(encoding="utf-8")) from None
             raise
-    return True
 
 
 def _run_worker(main, args, reports: str) -> None:
@@ -129,37 +123,26 @@ def start_distributed(gpu_ids: list[int]) -> World:
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(minutes=30))
     if rank == 0:
-        where = f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else f"the CPU ({torch.get_num_threads()} threads)"
-        print(f"running on {where}" + ("" if gpu_ids else ": no GPU is visible"), flush=True)
+        on_cpu = f"the CPU ({torch.get_num_threads()} threads): no GPU is visible"
+        print("running on", f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else on_cpu, flush=True)
     return World(rank, size, device, is_main=rank == 0, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def stop_distributed() -> None:
     """Leave the process group once all processes have arrived here."""
-    wait_for_all()
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
-def wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def gradients_stay_local(model, wait: bool):
-    """Return a context manager that, if `wait`, disables gradient synchronisation (`no_sync` of
-    DistributedDataParallel). Use it for all parts of a batch except the last.
-    """
+    """Context manager that, if `wait`, does not synchronise gradients: for all parts of a batch except the last."""
     return model.no_sync() if wait and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; `value` itself if there is only one."""
     return _reduce(value, dist.ReduceOp.SUM)
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    return sum_over_processes(value) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def min_over_processes(value: Tensor) -> Tensor:
@@ -169,15 +152,12 @@ def min_over_processes(value: Tensor) -> Tensor:
 
 def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
     """The sum of a numpy array over all processes."""
-    if not dist.is_initialized():
-        return counts
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return sum_over_processes(torch.as_tensor(counts, device=device)).cpu().numpy()
+    return sum(gather_from_processes([counts]))
 
 
 def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
-    """Return the number of a signal that any process has received, equal in all processes, or None. On GPUs the
-    exchange synchronises the processes, so None is returned unless `may_wait`.
+    """The number of a signal that any process has received, equal in all processes, or None. On GPUs the exchange makes
+    processes wait, so it is left out unless they `may_wait`.
     """
     if dist.is_initialized() and device.type == "cuda" and not may_wait:
         return None

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 from utils.processes import usable_cores
@@ -13,10 +14,7 @@ MAX_WAITING = 8  # results waiting to be written, which take memory
 
 
 def read_ahead(read: Callable, items: Iterable) -> Iterator:
-    """Yield (item, `read(item)`) in order, while the next items are being read.
-
-    An exception raised by `read` propagates when its item would be yielded.
-    """
+    """Yield (item, `read(item)`) in order, while the next items are being read; an exception comes at its place."""
     with ThreadPoolExecutor(READERS) as threads:
         items = iter(items)
         waiting = deque((item, threads.submit(read, item)) for item in islice(items, READERS))
@@ -30,25 +28,21 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
                 result.cancel()
 
 
-class WriteBehind:
-    """Context manager that runs file-writing calls in background threads. On exit it waits for all calls, also after an
-    exception. An exception of a call is raised by a later call or on exit.
+@contextmanager
+def write_behind():
+    """Context manager whose value `save(write, *args)` calls `write(*args)` in a background thread.
+
+    On exit it waits for all calls, also after an exception. An exception of a call is raised by a later `save`, which
+    also waits while too many calls are queued, or on exit.
     """
+    waiting = deque[Future]()
 
-    def __init__(self):
-        self.threads, self.waiting = ThreadPoolExecutor(WRITERS), deque[Future]()
+    def save(write: Callable, *args) -> None:
+        waiting.append(threads.submit(write, *args))
+        while len(waiting) > MAX_WAITING or (waiting and waiting[0].done()):
+            waiting.popleft().result()
 
-    def __enter__(self):
-        return self
-
-    def __call__(self, write: Callable, *args) -> None:
-        """Schedule `write(*args)`; blocks while too many calls are waiting."""
-        self.waiting.append(self.threads.submit(write, *args))
-        while len(self.waiting) > MAX_WAITING or (self.waiting and self.waiting[0].done()):
-            self.waiting.popleft().result()
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self.threads.shutdown()
-        if kind is None:
-            for call in self.waiting:
-                call.result()
+    with ThreadPoolExecutor(WRITERS) as threads:
+        yield save
+    for call in waiting:
+        call.result()

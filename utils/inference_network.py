@@ -25,8 +25,8 @@ def prepare_for_inference(network: nn.Module, device: torch.device, side_px: int
 def fold_batch_norms(network: nn.Module, side_px: int) -> nn.Module:
     """Copy of a network in eval mode whose batch norms are folded into the convolutions registered before them.
 
-    Registration order may differ from execution order, so the outputs of both networks are compared for a random image
-    [1, 3, side_px, side_px]. If they differ by more than `TOLERANCE`, an unfolded copy is returned.
+    Returns an unfolded copy if the outputs differ by more than `TOLERANCE` for a random image [1, 3, side_px, side_px],
+    as they do if a network applies its modules in another order.
     """
     folded, (conv_name, conv) = copy.deepcopy(network), ("", None)
     for name, module in list(folded.named_modules()):

@@ -21,18 +21,9 @@ from formats.errors import InputError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
 
-OTHER_PLACE = "name another file or folder"
-MAKE_ROOM = (
-    "free disk space, then run the same command again (for a training with --resume); files written before are complete"
-)
-CHECK_DISK = "check the disk or the network, then run the same command again, a training with --resume"
-# errno → way out. ENOENT and EEXIST are missing on purpose: they may as well be faults of the program
-DISK_ERRORS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), MAKE_ROOM),
-    **dict.fromkeys((errno.EIO, errno.ESTALE), CHECK_DISK),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"{OTHER_PLACE}, or allow writing there"),
-    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR), OTHER_PLACE),
-}
+# ENOENT and EEXIST are missing on purpose: they may as well be faults of the program
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ESTALE)
 
 
 class Interrupted(BaseException):
@@ -40,14 +31,11 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
         self.exit_code = 128 + signum
 
 
 @dataclass
 class _Request:
-    """The signal received so far, and how this process responds."""
-
     signum: int | None = None
     time_s: float = 0.0
     is_deferred: bool = False
@@ -58,20 +46,10 @@ _request = _Request()
 
 
 def listen() -> None:
-    """Treat SIGTERM and SIGINT as requests to stop from now on. Signals that the process ignores stay ignored, as in
-    the background of a shell script.
-
-    In one of several distributed processes they keep the system's default action unless deferred: Python handlers do
-    not run while a process waits for the others in a collective operation.
-    """
-    reset()
-    _install_handlers()
-
-
-def reset() -> None:
-    """Forget any signal received, and all settings."""
+    """Forget earlier signals and settings, and treat SIGTERM and SIGINT as requests to stop from now on."""
     global _request
     _request = _Request()
+    _install_handlers()
 
 
 def defer() -> None:
@@ -87,9 +65,7 @@ def pending() -> int | None:
 
 @contextmanager
 def at_once():
-    """Context manager or decorator inside which signals, including a pending one, raise `Interrupted` immediately. Use
-    it for work that can be stopped without losing results.
-    """
+    """Context manager or decorator inside which signals, including a pending one, raise `Interrupted` immediately."""
     was_deferred, _request.is_deferred = _request.is_deferred, False
     _install_handlers()
     try:
@@ -113,25 +89,37 @@ def ignore_signals(*signums: int) -> None:
 
 def exit_with_parent(*ignored: int) -> None:
     """Make a worker process leave the signals `ignored` to its parent, and exit when the parent ends or is killed."""
+
+    def wait_for_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
     ignore_signals(*ignored)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def kill_workers_at_exit() -> None:
     """Kill daemonic worker processes when this process exits. Multiprocessing would send them SIGTERM, which loader
     workers ignore, and wait forever."""
-    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
+
+    def kill_workers():
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler reports a killed worker as a failure
+        for process in multiprocessing.active_children():
+            if process.daemon:
+                process.kill()
+
+    multiprocessing.util.Finalize(None, kill_workers, exitpriority=0)
 
 
 def run_script(main, args) -> int:
-    """Call `main(args)` and return the exit code of the script.
+    """Call `main(args)` and return the exit code of the script: what `main` returned, 0 for None; 2 after an
+    `InputError`, printed as one line; 128 + the signal that stopped it, after one line that says how to resume.
 
-    That is what `main` returned, 0 for None; 2 after an `InputError`, printed as one line; 128 + the signal that
-    stopped it, after one line that says how to resume. Other exceptions are faults of the program and propagate.
+    Other exceptions are faults of the program and propagate.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
+        stream.reconfigure(errors="replace")  # a console that lacks a letter must not stop a run
     listen()
     try:
         code = call_main(main, args)
@@ -170,18 +158,23 @@ def call_main(main, args) -> int:
 
 @contextmanager
 def explain_disk_errors():
-    """Turn an OSError of a full, read-only or failing disk, a lost permission or a wrong kind of path into an
-    `InputError` with the way out."""
+    """Turn an OSError of a full or failing disk, or of an unusable path, into an `InputError` with a way out."""
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in FULL_DISK + UNUSABLE_PATH:
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{name}{error.strerror}: {DISK_ERRORS[error.errno]}") from error
+        way_out = "free disk space" if error.errno in FULL_DISK else "name another file or folder, or mend this one"
+        again = "run the same command again, a training with --resume"
+        raise InputError(f"{error.filename or 'disk'}: {error.strerror}: {way_out}, then {again}") from error
 
 
 def _install_handlers() -> None:
+    """Handle all signals but those that the process ignores, as in the background of a shell script.
+
+    One of several distributed processes keeps the system's default action unless signals are deferred: Python handlers
+    do not run while it waits for the others in a collective operation.
+    """
     use_default = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _request.is_deferred
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -196,16 +189,3 @@ def _handle_signal(signum: int, frame) -> None:
     elif time.monotonic() - _request.time_s > SAME_REQUEST_S:
         signal.signal(signum, signal.SIG_DFL)
         signal.raise_signal(signum)
-
-
-def _wait_for_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _kill_workers() -> None:
-    workers = [process for process in multiprocessing.active_children() if process.daemon]
-    if workers and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler reports a killed worker as a failure
-    for process in workers:
-        process.kill()

@@ -26,8 +26,7 @@ def choose_batch_size(requested: int, device: torch.device, on_gpu: int) -> int:
 def batch_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
     """Divide images into batches of equal size, in order of their first image: sizes [(H, W)] → indices.
 
-    Batches of images with more than `FULL_BATCH_PX` pixels at their largest scale are smaller. The result depends on
-    the whole list alone, so that a resumed run and every process get the same batches.
+    Batches of images with more than `FULL_BATCH_PX` pixels at their largest scale are smaller.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, size_hw in enumerate(sizes_hw):

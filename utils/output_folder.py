@@ -1,24 +1,96 @@
-"""A folder of results. Its options.json records the options of its files, so that it never mixes two settings."""
+"""Folders of results: one run at a time writes to a folder, and its options.json records how its files were made."""
 
+import errno
 import json
+import platform
+import subprocess
+import sys
 from contextlib import contextmanager
+from importlib.metadata import distributions
 from pathlib import Path
 
-from formats.atomic_files import write_json
+from filelock import FileLock, Timeout
+
+from formats.atomic_files import make_folder, remove_leftovers, write_json
 from formats.errors import InputError
-from utils.distributed import World, wait_for_all
-from utils.folder_lock import hold_folder, release_folder
+
+PROJECT = Path(__file__).resolve().parent.parent
+WAIT_S = 2.0  # forked loader workers inherit the lock of a training, and may outlive a killed one for a moment
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # errors of network file systems without locks
+
+_held: dict[Path, FileLock] = {}
 
 
-def load_json(path) -> dict:
-    """The object in a JSON file written by a script of this project. Raises `InputError` if it holds anything else."""
+def hold_folder(folder, way_out: str = "choose another folder") -> None:
+    """Lock a folder for this process until it ends or calls `release_folder`, and remove files that killed runs left
+    unfinished.
+
+    The folder is created if missing. Raises `InputError` while another process holds it; `way_out` ends the message.
+    """
+    make_folder(folder)
+    path = _lock_path(folder)
+    if path in _held:
+        return
+    lock = FileLock(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError(f"a {type(content).__name__}, not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete its folder, or choose another") from None
-    return content
+        lock.acquire(timeout=WAIT_S)
+        remove_leftovers(folder)
+    except Timeout:
+        raise InputError(f"another run is writing to {folder}: wait until it ends, or {way_out}") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"warning: {folder} cannot be locked ({error.strerror}): start no other run there", file=sys.stderr)
+    _held[path] = lock
+
+
+def release_folder(folder) -> None:
+    """Unlock a folder, if this process holds it."""
+    if lock := _held.pop(_lock_path(folder), None):
+        lock.release()
+
+
+def _lock_path(folder) -> Path:
+    return (Path(folder) / ".lock").resolve()
+
+
+@contextmanager
+def lock_output_folder(world, folder, options: dict, suffix: str, writes: bool = True):
+    """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
+
+    world: `World` of the processes, which wait for each other before and after the block. List existing files before
+    it, and write inside it.
+    """
+    holds = writes and world.is_main
+    if holds:
+        hold_folder(folder)
+    try:
+        if world.is_main:
+            record_options(folder, options, suffix)
+        world.wait_for_all()
+        yield
+        world.wait_for_all()
+    finally:
+        if holds:
+            release_folder(folder)
+
+
+def record_options(folder, options: dict, suffix: str) -> None:
+    """Write the options to `<folder>/options.json`.
+
+    Raises `InputError` if other options are recorded there, or if there are files with `suffix` but no record.
+    """
+    path = Path(folder) / "options.json"
+    if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
+        raise InputError(f"{folder} contains {suffix} files but no options.json of theirs: choose another folder")
+    recorded = recorded_options(folder)
+    if not recorded:
+        write_json(path, options)
+        return
+    for name, value in json.loads(json.dumps(options)).items():
+        if recorded.get(name) != value:
+            found = f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}"
+            raise InputError(f"{found}: choose another folder, or delete this one, which an earlier run wrote")
 
 
 def recorded_options(folder) -> dict:
@@ -32,44 +104,27 @@ def folder_origin(folder, made_by: dict | None = None) -> dict:
     return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
 
 
-@contextmanager
-def lock_output_folder(world: World, folder, options: dict, suffix: str, writes: bool = True):
-    """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
-
-    All processes are synchronised before and after the block, so each must list the existing files before it and write
-    inside it.
-    """
-    holds = writes and world.is_main
-    if holds:
-        hold_folder(folder)
+def load_json(path) -> dict:
+    """The object in a JSON file written by a script of this project. Raises `InputError` if it holds anything else."""
     try:
-        if world.is_main:
-            record_options(folder, options, suffix)
-        wait_for_all()
-        yield
-        wait_for_all()
-    finally:
-        if holds:
-            release_folder(folder)
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} cannot be read as options: delete its folder, or choose another")
+    return content
 
 
-def record_options(folder, options: dict, suffix: str) -> None:
-    """Write the options to `<folder>/options.json`.
+def versions_of(packages) -> dict[str, str | None]:
+    """Package → installed version, None if it is not installed; and the version of Python."""
+    installed = {package.name: package.version for package in distributions()}
+    return {name: installed.get(name) for name in packages} | {"python": platform.python_version()}
 
-    Raises `InputError` if other options are recorded there, or if there are files with `suffix` but no record.
-    """
-    path = Path(folder) / "options.json"
-    if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
-        raise InputError(
-            f"{folder} contains {suffix} files but no options.json, so their options are unknown: choose another folder"
-        )
-    recorded = recorded_options(folder)
-    if not recorded:
-        write_json(path, options)
-        return
-    for name, value in json.loads(json.dumps(options)).items():
-        if recorded.get(name) != value:
-            raise InputError(
-                f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}: choose another "
-                "folder, or delete this one, which an earlier run of this script wrote"
-            )
+
+def current_commit() -> str | None:
+    """The commit of this project; None outside of a repository, or without git."""
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
+    return git.stdout.strip() or None

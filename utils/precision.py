@@ -34,43 +34,33 @@ def loss_scaler(device: torch.device, enabled: bool | str) -> torch.amp.GradScal
 
 
 def allow_tf32(enabled: bool) -> None:
-    """Allow or forbid TF32 in matrix products and convolutions on GPUs (10-bit mantissa of the inputs). By default
-    PyTorch allows it in convolutions only.
-    """
+    """Allow or forbid TF32 (10-bit mantissa of the inputs) in matrix products and convolutions on GPUs."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = enabled
 
 
 def require_finite(output: torch.Tensor) -> torch.Tensor:
     """Return `output`. Raises `InputError` if it is not finite."""
     if not output.isfinite().all():
-        raise InputError(
-            "the network gives numbers that are not finite: its weights have diverged (train with a lower --lr), or "
-            "mixed precision is too coarse for them (use --amp False, where there is this flag)"
-        )
+        raise InputError("the network gives numbers that are not finite: train with a lower --lr, or set --amp False")
     return output
 
 
 def compute_deterministically(enabled: bool) -> None:
-    """Select deterministic algorithms without TF32, or the defaults with TF32; call it before any computation.
-
-    PyTorch warns about operations that have no deterministic algorithm.
-    """
+    """Select deterministic algorithms without TF32, or the defaults with TF32; call it before any computation."""
     allow_tf32(not enabled)
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    torch.use_deterministic_algorithms(enabled, warn_only=True)  # warns where there is no deterministic algorithm
 
 
 @contextmanager
 def fastest_convolutions():
     """Let cuDNN time its algorithms for each new input size and keep the fastest; also a decorator.
 
-    The choice may differ between runs. Not for images of many sizes, such as in validation: timing costs more than it
-    saves.
+    The choice may differ between runs. For images of many sizes, as in validation, timing costs more than it saves.
     """
-    before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        torch.backends.cudnn.benchmark = False

@@ -18,9 +18,8 @@ from utils import interruption
 
 MAX_WAITING_CHUNKS = 4  # per process, queued or done: results take memory
 MAX_PROCESSES = 61  # Windows cannot wait for more
-MIN_FILES_PER_PROCESS = 32  # starting a process is not worth it for fewer files to score
+MIN_FILES_PER_PROCESS, MIN_CRFS_PER_PROCESS = 32, 50  # starting a process, which takes seconds, pays from here on
 FILES_PER_CHUNK = 8
-MIN_CRFS_PER_PROCESS = 50  # starting a process, which takes seconds, is not worth it for fewer CRFs
 
 
 def usable_cores() -> int:
@@ -28,10 +27,7 @@ def usable_cores() -> int:
 
 
 def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
-    """Yield `measure(task)` of each task in order; the `InputError` of a task is yielded in its place.
-
-    `processes`: the most to use, 0 for one per core; fewer if there are few tasks.
-    """
+    """Yield the results of `map_in_processes`, from at most `processes` (0: one per core), fewer for few tasks."""
     processes = _choose_num_processes(len(tasks), processes, MIN_FILES_PER_PROCESS)
     return map_in_processes(measure, tasks, processes, FILES_PER_CHUNK)
 
@@ -39,8 +35,7 @@ def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
 def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
     """Run slow `work`, such as a CRF, on each of `num_tasks` tasks. Raises the first `InputError` of a task.
 
-    workers: maximum number of processes on this machine, 0 for one per core. sharing: number of processes on this
-    machine that call this function at once; each uses workers / sharing.
+    `sharing` processes on this machine call it at once; together they use at most `workers` (0: one per core).
     """
     share = max(1, (workers or usable_cores()) // sharing)
     for outcome in map_in_processes(work, tasks, _choose_num_processes(num_tasks, share, MIN_CRFS_PER_PROCESS)):
@@ -70,9 +65,8 @@ def map_in_processes(work: Callable, tasks: Iterable, processes: int, chunk: int
             yield from waiting.popleft().result()
             waiting.extend(map(submit, islice(chunks, 1)))
     except BrokenProcessPool:
-        raise InputError(
-            f"one of {processes} processes that share the work died, perhaps for lack of memory: use fewer --workers"
-        ) from None
+        died = f"one of {processes} processes that share the work died"
+        raise InputError(f"{died}, perhaps for lack of memory: use fewer --workers") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after a signal nobody waits for queued work
 

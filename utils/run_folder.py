@@ -18,19 +18,19 @@ from torch.utils.tensorboard import SummaryWriter
 from formats.atomic_files import write_json, write_text
 from formats.errors import InputError
 from utils import interruption
-from utils.environment import current_commit, versions_of
-from utils.folder_lock import hold_folder, release_folder
-from utils.output_folder import load_json
+from utils.output_folder import current_commit, hold_folder, load_json, release_folder, versions_of
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 # options that a resumed run may change, because the weights do not depend on them
 CHANGEABLE_OPTIONS = {"max_epoch", "resume", "tag", "log_path", "workers", "gpu_id", "cache_mode"}
 CHANGEABLE_OPTIONS |= {"val_root", "val_list", "val_every", "save_every"}
+OTHER_TAG = "choose another --tag"
 
 
 class RunFolder:
     """Constructed in every process; only the main one writes. Nothing is created before `start`, so that a run that
-    fails on its inputs leaves no folder."""
+    fails on its inputs leaves no folder.
+    """
 
     def __init__(self, log_path, tag: str | None, resume: bool, is_main: bool, options: dict):
         if resume and tag is None:
@@ -38,39 +38,26 @@ class RunFolder:
         self.path = Path(log_path) / (tag or time.strftime("%Y-%m-%d_%H-%M-%S"))
         self.last, self.best = self.path / "last.pth", self.path / "best.pth"
         self.is_main = is_main
-        self.may_exist = resume
         self.resumes = resume and self.last.is_file()
         self.options = json.loads(json.dumps(options))
-        if is_main and not resume:
-            self.refuse_existing()
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
-        if resume and is_main:
-            self.hold()
+        if is_main and resume:
+            hold_folder(self.path, OTHER_TAG)
+        elif is_main and self.path.exists():
+            raise InputError(f"run folder {self.path} exists: resume it with --resume, or {OTHER_TAG}")
         if self.resumes:
             self.refuse_other_options()
 
-    def refuse_existing(self) -> None:
-        if self.path.exists():
-            raise InputError(f"run folder {self.path} exists: resume it with --resume, or choose another --tag")
-
-    def hold(self) -> None:
-        hold_folder(self.path, "choose another --tag")
-
     def refuse_other_options(self) -> None:
-        """Raise `InputError` if an option that affects the weights differs from the one that the run started with.
-
-        Options that are not recorded in options.json (added in a later version) are not compared.
-        """
+        """Raise `InputError` if an option that affects the weights differs from the recorded one, if there is one."""
         recorded = load_json(self.path / "options.json").get("options")
         if not isinstance(recorded, dict):
             raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
-                raise InputError(
-                    f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}: use the same "
-                    "value, or start a new run with another --tag"
-                )
+                found = f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}"
+                raise InputError(f"{found}: use the same value, or start a new run with another --tag")
 
     def start(self, logged_steps: int) -> None:
         """Open the logs, and drop their rows after `logged_steps`: a killed run did not save those steps.
@@ -81,10 +68,11 @@ class RunFolder:
         interruption.defer()
         if not self.is_main:
             return
-        if not self.may_exist:
-            self.refuse_existing()  # again: another run may have started in the meantime
-        self.hold()
-        write_json(self.path / "options.json", {"options": self.options, **describe_environment()})
+        hold_folder(self.path, OTHER_TAG)
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        machine = {"platform": platform.platform(), "gpus": gpus}
+        made_by = {"versions": versions_of(PACKAGES), "machine": machine, "commit": current_commit()}
+        write_json(self.path / "options.json", {"options": self.options, **made_by})
         self.drop_rows_after(logged_steps)
         # both stay open as long as the run, and every line is flushed
         self.text = open(self.path / "log.txt", "a", encoding="utf-8", errors="replace")
@@ -126,13 +114,3 @@ class RunFolder:
             self.numbers.close()
             self.events.close()
             release_folder(self.path)
-
-
-def describe_environment() -> dict:
-    """Versions, machine and commit that a result was made with."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "versions": versions_of(PACKAGES),
-        "machine": {"platform": platform.platform(), "gpus": gpus},
-        "commit": current_commit(),
-    }

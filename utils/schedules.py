@@ -37,9 +37,7 @@ def parameter_groups(network: torch.nn.Module, head_factor: float, bias_factor: 
 
 
 def step_decay(epoch: int, decay_epochs: list[int], gamma: float) -> float:
-    """Learning-rate factor in `epoch` (from 0): gamma ** (epoch // decay_epochs[0]) for a single value; several values
-    are milestones, as in `MultiStepLR`.
-    """
+    """Learning-rate factor in `epoch` (from 0): gamma ** (epoch // decay_epochs[0]); several values are milestones."""
     if len(decay_epochs) == 1:
         return gamma ** (epoch // decay_epochs[0])
     return gamma ** sum(epoch >= milestone for milestone in decay_epochs)

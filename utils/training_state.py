@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from formats.errors import InputError, first_line
+from formats.errors import InputError
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.distributed import agreed_signal, mean_over_processes, min_over_processes, share_buffers, stop_distributed
+from utils.distributed import agreed_signal, min_over_processes, share_buffers, stop_distributed, sum_over_processes
 from utils.interruption import Interrupted
 
 NO_STEP = 2**62  # larger than any step
 LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
+RESTART = "start again with a lower --lr; earlier checkpoints are intact"
 ASK_EVERY = 10  # steps between two checks for a signal, where a check makes several GPUs wait
 
 
@@ -45,7 +46,7 @@ class TrainingState:
         self.device = next(network.parameters()).device
         self.epoch, self.step, self.total_steps, self.best_score = 0, 0, 0, -1.0
         self.loss_sums: dict[str, Tensor] = {}
-        self.first_bad_step: Tensor | None = None  # of the current epoch; NO_STEP if all losses are finite
+        self.first_bad_step = torch.tensor(NO_STEP, device=self.device)  # of the epoch, whose loss is not finite
         stems = "\n".join(Path(name).stem for name in names)
         self.names_digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
 
@@ -92,7 +93,9 @@ class TrainingState:
 
         Gradients are clipped to [-clip, clip]; 0 disables clipping. `losses` has the total under "loss".
         """
-        self._watch(losses["loss"])
+        bad_step = torch.full_like(self.first_bad_step, NO_STEP)
+        bad_step.masked_fill_(~losses["loss"].detach().isfinite(), self.step)  # without waiting for the device
+        self.first_bad_step = torch.minimum(self.first_bad_step, bad_step)
         self.scaler.unscale_(self.optimizer)  # so that clipping sees the gradients without the loss scale
         if clip > 0:
             nn.utils.clip_grad_value_(self.network.parameters(), clip)
@@ -107,16 +110,11 @@ class TrainingState:
 
     def check_finite(self) -> None:
         """Raise `InputError` with the images of the first step of the epoch whose loss was not finite."""
-        if self.first_bad_step is None:
-            return
         step = int(min_over_processes(self.first_bad_step).item())
         if step != NO_STEP:
-            images = [self.names[index] for index in self.batches.indices_of(self.epoch, step)]
-            raise InputError(
-                f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images "
-                f"{', '.join(images)}: check these images, or restart with a lower --lr; earlier checkpoints are "
-                "intact"
-            )
+            images = ", ".join(self.names[index] for index in self.batches.indices_of(self.epoch, step))
+            found = f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images {images}"
+            raise InputError(f"{found}: check them, or {RESTART}")
 
     def finish_epoch(self) -> dict[str, float]:
         """Finish the epoch; return the mean of each loss over its steps and all processes.
@@ -132,9 +130,7 @@ class TrainingState:
         return means
 
     def improves(self, score: float | None) -> bool:
-        """Return whether `score` is the best validation score so far, and store it if so. `score` is None if there was
-        no validation.
-        """
+        """Return whether `score` (None without a validation) is the best so far, and store it if so."""
         if score is None or not score > self.best_score:  # NaN, where nothing could be scored, is no improvement
             return False
         self.best_score = score
@@ -143,8 +139,8 @@ class TrainingState:
     def log_best(self, run, measure: str) -> None:
         """Log how best.pth was chosen, if there was a validation: its score on these images is biased."""
         if self.best_score >= 0:
-            best = f"best.pth, {measure} {self.best_score:.4f}"
-            run.log(f"the result is last.pth; {best}, was chosen on the validation images")
+            score = f"{measure} {self.best_score:.4f}"
+            run.log(f"the result is last.pth; best.pth, {score}, was chosen on the validation images")
 
     def save(self, run, is_best: bool = False) -> None:
         """Save `run.last`, and `run.best` if `is_best`. Every process calls it, the main process writes.
@@ -154,10 +150,7 @@ class TrainingState:
         self.check_finite()
         is_finite = torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all()
         if not min_over_processes(is_finite.int()):  # statistics differ between processes within an epoch
-            raise InputError(
-                f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: start again with a lower "
-                "--lr; earlier checkpoints are intact"
-            )
+            raise InputError(f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: {RESTART}")
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -177,41 +170,22 @@ class TrainingState:
     def load(self, path) -> None:
         """Restore what `save` wrote. Raises `InputError` if it does not belong to this training."""
         content = load_checkpoint(path)
-        try:
-            self._restore(content["network"], content["training"], path)
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # of missing and other values
-            raise InputError(
-                f"--resume: {path} does not match this script and its options ({first_line(error)}): start a new run"
-            ) from error
-
-    def _restore(self, weights: dict, training: dict, path) -> None:
-        own, saved = (len(self.names), self.names_digest), (training["num_samples"], training["names_digest"])
-        if saved != own:
-            other = "other images, or in another order of the list"
-            difference = other if saved[0] == own[0] else f"{saved[0]} images, now there are {own[0]}"
-            raise InputError(f"--resume: {path} was trained on {difference}: restore the list, or start a new run")
-        load_weights(self.result, weights, path)
+        training = content["training"]
+        if training.get("names_digest") != self.names_digest:
+            numbers = f"{training.get('num_samples')} then, {len(self.names)} now"
+            found = f"--resume: {path} was trained on other images, or in another order ({numbers})"
+            raise InputError(f"{found}: restore the list, or start a new run")
+        load_weights(self.result, content["network"], path)
         if self.ema is not None:
             load_weights(self.network, training["weights"], path)
-        saved, groups = training["optimizer"], self.optimizer.state_dict()["param_groups"]
-        # The options decide about all but the learning rate, which is logged again if only the end of an epoch is left.
-        changes = [{"lr": group["lr"], "params": group["params"]} for group in saved["param_groups"]]
-        groups = [group | change for group, change in zip(groups, changes, strict=True)]
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        self.optimizer.load_state_dict(training["optimizer"])
         if training["scaler"]:  # empty if the loss was not scaled
             self.scaler.load_state_dict(training["scaler"])
         self.epoch, self.step, self.total_steps = training["epoch"], training["step"], training["total_steps"]
         self.best_score = training["best_score"]
-        sums = training["loss_sums"].items()
-        self.loss_sums = {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in sums}
-
-    def _watch(self, loss: Tensor) -> None:
-        """Record the first step whose loss is not finite, without waiting for the device."""
-        now = torch.full((), NO_STEP, dtype=torch.int64, device=loss.device)
-        now = now.masked_fill(~loss.detach().isfinite(), self.step)
-        self.first_bad_step = now if self.first_bad_step is None else torch.minimum(self.first_bad_step, now)
+        for name, value in training["loss_sums"].items():
+            self.loss_sums[name] = torch.tensor(value, dtype=torch.float64, device=self.device)
 
     def _summed_losses(self) -> dict[str, float]:
-        return {name: mean_over_processes(value).item() for name, value in self.loss_sums.items()}
+        """The sums of the losses over the steps of the epoch, each the mean over all processes."""
+        return {name: sum_over_processes(value).item() / self.batches.size for name, value in self.loss_sums.items()}

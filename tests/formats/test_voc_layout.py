@@ -1,5 +1,8 @@
 """Layout of the VOC tree and of saliency data sets: search for folders, lists of ids, missing files."""
 
+import os
+from pathlib import Path, PureWindowsPath
+
 import pytest
 
 from formats.errors import InputError, MissingInputError
@@ -22,12 +25,6 @@ from formats.voc_layout import (
 def test_root_is_found_from_any_parent(tmp_path, below):
     (tmp_path / below / "JPEGImages").mkdir(parents=True)
     assert find_voc_root(tmp_path) == tmp_path / below
-
-
-def test_folders_beside_voc2012(tmp_path):
-    (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
-    (tmp_path / "VOCdevkit/JPEGImages").mkdir(parents=True)
-    assert find_voc_root(tmp_path) == tmp_path / "VOCdevkit"
 
 
 def test_some_folders_beside_voc2012(tmp_path):
@@ -64,20 +61,19 @@ def test_class_names(tmp_path):
     assert load_class_names(tmp_path) == ("ball", "boat")
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfball\n")  # as written by the Windows editor
     assert load_class_names(tmp_path) == ("ball",)
-    for content, words in (
-        (b"ball\nball\n", "different"),
-        (b"Background\nball\n", "which is label 0 already"),
-        ("b\u00e4r\n".encode("latin-1"), "is not text in UTF-8"),
-    ):
-        (tmp_path / "classes.txt").write_bytes(content)
+    for content, words in (("ball\nball\n", "different"), ("Background\nball\n", "which is label 0 already")):
+        (tmp_path / "classes.txt").write_text(content)
         with pytest.raises(InputError, match=words):
             load_class_names(tmp_path)
 
 
 def test_lists(tmp_path):
     path = tmp_path / "list.txt"
-    path.write_bytes(b"\xef\xbb\xbfa\r\n\r\n/JPEGImages/b.jpg /SegmentationClassAug/b.png\r\n c \n")
-    assert load_ids(path) == ["a", "b", "c"]
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\r\n/JPEGImages/b.jpg /SegmentationClassAug/b.png\r\n c \nd.e\nf.jpg\n")
+    assert load_ids(path) == ["a", "b", "c", "d.e", "f"]
+    path.write_bytes("ü\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"list\.txt is not text in UTF-8"):
+        load_ids(path)
     path.write_text("\n \n")
     with pytest.raises(InputError, match="is empty"):
         load_ids(path)
@@ -88,6 +84,34 @@ def test_lists(tmp_path):
         load_ids(tmp_path / "none.txt")
 
 
+@pytest.mark.parametrize("name", ["../outside", "below/../../outside", "ABSOLUTE/outside", "/JPEGImages/../../x"])
+def test_ids_lead_nowhere_else(tmp_path, name):
+    name = name.replace("ABSOLUTE", str(tmp_path))
+    folder = tmp_path / "labels"
+    (folder / "below").mkdir(parents=True)
+    (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
+    assert Path(os.path.normpath(folder / f"{name}.png")).parent != folder  # where a plain writer would write
+    with pytest.raises(InputError, match=r"ids\.txt holds '.*': an id is the name of a file"):
+        load_ids(tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("name", ["..\\outside", "C:\\outside", "C:outside", "\\outside"])
+def test_ids_lead_nowhere_else_on_windows(tmp_path, name):
+    (tmp_path / "ids.txt").write_text(f"{name}\n")
+    plain = PureWindowsPath("D:/labels") / name
+    assert ".." in plain.parts or not plain.is_relative_to("D:/labels")
+    with pytest.raises(InputError, match="an id is the name of a file"):
+        load_ids(tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\x1b[2Jb", "..", ".jpg", "/JPEGImages/...jpg"])
+def test_ids_that_are_not_file_names(tmp_path, name):
+    (tmp_path / "ids.txt").write_text(f"a\n{name}\n")
+    with pytest.raises(InputError, match="an id is the name of a file") as caught:
+        load_ids(tmp_path / "ids.txt")
+    assert str(caught.value).isprintable()  # no control character reaches the terminal
+
+
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "a.png").touch()
     assert list(files_of_ids(tmp_path, ["a"], ".png")) == [tmp_path / "a.png"]
@@ -96,15 +120,6 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "b.PNG").touch()
     with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files must end in \.png: convert or rename"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
-
-
-def test_masks_of_some_images(tmp_path):
-    (tmp_path / "SegmentationClass").mkdir()
-    (tmp_path / "SegmentationClass/a.png").touch()
-    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClass"  # the only folder
-    (tmp_path / "SegmentationClassAug").mkdir()
-    assert truth_folder(tmp_path, ["a", "b"]).name == "SegmentationClassAug"
-    assert truth_folder(tmp_path, ["a"]).name == "SegmentationClass"
 
 
 def test_label_folder(tmp_path, monkeypatch):

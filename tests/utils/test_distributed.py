@@ -4,48 +4,24 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, TINY_SWIN, run_main
-from training_commands import IMPORTS_S, TWO_PROCESSES
+from training_commands import IMPORTS_S, TWO_PROCESSES, log_of, weights
 
-from datasets.epoch_batches import EpochBatches
 from formats.errors import InputError
-from utils.checkpoint import load_checkpoint
 from utils.distributed import choose_gpus
 
 
-def test_choice_of_gpus(capsys, monkeypatch):
-    assert choose_gpus(None, 0) == []
-    assert choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever is requested
-    assert "--gpu_id 3: no GPU is visible, the CPU is used" in capsys.readouterr().err
+def test_choice_of_gpus(monkeypatch):
+    assert choose_gpus(None, 0) == choose_gpus([3], 0) == []  # no GPU at all: the CPU, whatever is requested
     assert choose_gpus(None, 4) == [0, 1, 2, 3]
     assert choose_gpus([1], 4) == [1]
     with monkeypatch.context() as windows:
         windows.setattr("utils.distributed.sys.platform", "win32")
         assert choose_gpus(None, 4) == [0]
-    with pytest.raises(InputError, match=r"--gpu_id 4: no such GPU; there are 0, 1"):
-        choose_gpus([4], 2)
-
-
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_processes_share_each_batch(size):
-    shares = [EpochBatches(21, 4, seed=3, rank=rank, size=size) for rank in range(size)]
-    for share in shares:
-        share.epoch = 2
-    steps = [list(share) for share in shares]
-    assert all(len(step) == 5 for step in steps)
-    together = [sorted(key for step in steps for key in step[batch]) for batch in range(5)]
-    alone = EpochBatches(21, 4, seed=3)
-    alone.epoch = 2
-    assert together == [sorted(batch) for batch in alone]
-    assert len({index for batch in alone for _, index in batch}) == 20
-    assert {epoch for batch in alone for epoch, _ in batch} == {2}
-
-
-def test_a_data_set_smaller_than_a_batch():
-    assert [len(batch) for batch in EpochBatches(3, 8, seed=0)] == [3]
+    with pytest.raises(InputError, match=r"--gpu_id 0, 4: no such GPU; there are 0, 1"):
+        choose_gpus([0, 4], 2)
 
 
 GRADIENTS = """
@@ -103,45 +79,26 @@ def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
 @pytest.mark.slow
 def test_two_processes_resume_exactly_and_score_what_they_save(scenes, tmp_path):
     benchmark = scenes / "dataset/benchmark"
-    command = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {benchmark}/DRAWN-TE --lr 1e-2"
-    command += f" --log_path {tmp_path} --train_batch 4 --ema 0.9 --accumulate 2 --grad_checkpointing --save_every 2"
 
-    def run(tag: str, flags: str) -> dict:
-        line = [*TWO_PROCESSES, *command.split(), "--tag", tag, *flags.split()]
+    def run(command: str) -> None:
+        line = [*TWO_PROCESSES, *command.split()]
         done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / tag / "log.jsonl").read_text().splitlines()[-1])
 
-    run("parts", "--max_epoch 1")
-    parts, whole = run("parts", "--max_epoch 2 --resume"), run("whole", "--max_epoch 2")
-    assert parts == whole
-    one, other = (load_checkpoint(tmp_path / tag / "last.pth")["network"] for tag in ("parts", "whole"))
+    train = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {benchmark}/DRAWN-TE --lr 1e-2"
+    train += f" --log_path {tmp_path} --train_batch 4 --ema 0.9 --accumulate 2 --grad_checkpointing --save_every 2"
+    for flags in ("--tag parts --max_epoch 1", "--tag parts --max_epoch 2 --resume", "--tag whole --max_epoch 2"):
+        run(f"{train} {flags}")
+    parts, whole = (log_of(tmp_path / tag) for tag in ("parts", "whole"))
+    assert parts[-1] == whole[-1]
+    assert len(whole) == 3  # two epochs and a validation, logged by one process
+    one, other = (weights(tmp_path / tag / "last.pth") for tag in ("parts", "whole"))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    run_main(
-        "predict",
-        f"--load_path {tmp_path}/whole/last.pth --input {benchmark}/DRAWN-TE --output {tmp_path}/maps/DRAWN-TE",
-    )
+    maps = f"--input {benchmark}/DRAWN-TE --output {tmp_path}/maps/DRAWN-TE"
+    run(f"predict.py --load_path {tmp_path}/whole/last.pth {maps}")
     run_main("evaluate", f"saliency --pred {tmp_path}/maps --gt_root {benchmark} --json {tmp_path}/scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())[f"{tmp_path}/maps"]["DRAWN-TE"]
-    assert scores["MAE"] == pytest.approx(whole["val/MAE"], abs=1e-6)
-
-
-@pytest.mark.slow
-def test_scripts_join_torchrun(scenes, tmp_path):
-    """A training and a label generation under torchrun: one run folder, every file once."""
-    command = f"SOD_train.py {TINY_SWIN} --train_root {scenes}/dataset --val_root {scenes}/dataset/benchmark/DRAWN-TE"
-    command += f" --log_path {tmp_path} --tag run --max_epoch 1 --train_batch 4"
-    done = subprocess.run([*TWO_PROCESSES, *command.split()], cwd=PROJECT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert len(rows) == 2
-    assert np.isfinite(rows[1]["val/maxF"])
-    predict = f"predict.py --load_path {tmp_path}/run/last.pth --input {scenes}/dataset/DRAWN-TR --batch 2"
-    predict += f" --output {tmp_path}/maps"
-    done = subprocess.run([*TWO_PROCESSES, *predict.split()], cwd=PROJECT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "12 files written" in done.stdout
-    assert len(list((tmp_path / "maps").glob("*.png"))) == 12
+    assert scores["MAE"] == pytest.approx(whole[-1]["val/MAE"], abs=1e-6)
 
 
 LAUNCH = """
@@ -153,8 +110,8 @@ from utils.distributed import launch_workers, start_distributed, stop_distribute
 import numpy as np
 
 def main(args):
-    if launch_workers(main, args, 2):
-        return
+    if "RANK" not in os.environ:
+        return launch_workers(main, args, 2)
     world = start_distributed([])
     if args == "mistake" and world.rank == 1:
         raise InputError("a mistake of the user")

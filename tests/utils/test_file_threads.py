@@ -2,12 +2,12 @@
 
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from formats.errors import InputError
-from utils import file_threads
-from utils.file_threads import MAX_WAITING, READERS, WriteBehind, read_ahead
+from utils.file_threads import MAX_WAITING, READERS, read_ahead, write_behind
 
 
 def refuse_three(number: int) -> int:
@@ -43,19 +43,11 @@ def test_the_next_are_read_while_one_is_used():
     assert len(read) == 1 + READERS
 
 
-def test_all_is_written_when_the_context_is_left():
-    written = []
-    with WriteBehind() as save:
-        for number in range(50):
-            save(lambda number=number: (time.sleep(0.001), written.append(number)))
-    assert sorted(written) == list(range(50))
-
-
 def test_few_results_wait():
     may_write, started = threading.Event(), threading.Event()
 
     def fill():
-        with WriteBehind() as save:
+        with write_behind() as save:
             for _ in range(MAX_WAITING + 5):
                 save(may_write.wait)
                 calls.append(1)
@@ -74,17 +66,18 @@ def test_few_results_wait():
 
 @pytest.mark.parametrize("others", [0, 40])
 def test_a_failure_is_raised(others):
-    with pytest.raises(InputError, match="three"), WriteBehind() as save:
+    with pytest.raises(InputError, match="three"), write_behind() as save:
         save(refuse_three, 3)
         for _ in range(others):
             save(time.sleep, 0.001)
 
 
-def test_what_is_queued_is_written_also_after_an_exception(monkeypatch):
-    monkeypatch.setattr(file_threads, "WRITERS", 2)
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_is_queued_is_written_also_after_an_exception(error):
     written = []
-    with pytest.raises(KeyError), WriteBehind() as save:
-        for number in range(MAX_WAITING):
-            save(lambda number=number: (time.sleep(0.01), written.append(number)))
-        raise KeyError
-    assert sorted(written) == list(range(MAX_WAITING))
+    with pytest.raises(error) if error else nullcontext(), write_behind() as save:
+        for number in range(50):
+            save(lambda number=number: (time.sleep(0.001), written.append(number)))
+        if error:
+            raise error
+    assert sorted(written) == list(range(50))
