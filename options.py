@@ -14,7 +14,7 @@ PAPER_WIDTH = 1024  # channels of the saliency decoder in the paper
 REQUIRED = object()  # as `default`: the flag must be given
 LARGEST_SIDE = 1 << 14  # px or channels
 LARGEST_NUMBER = 1e9  # the product of four such numbers fits into float32
-TINY = 1e-9  # the least number above 0
+TINY = 1e-12  # the least number above 0
 
 
 def SOD_train() -> argparse.ArgumentParser:
