@@ -42,7 +42,7 @@ def test_booleans(text, value):
         ("evaluate.py saliency --pred a --gt_root b --boot 1", "mean --bootstrap? evaluate.py saliency --help lists"),
         ("pipeline.py voc12 --rwo resnest269", "required: --row (did you mean --row? pipeline.py voc12 --help"),
         ("predict.py --load_pth x --input y --output z", "required: --load_path (did you mean --load_path? "),
-        ("SOD_train.py --lr much", "--lr: 'much' is not a number in [1e-09, 1000000000.0] (SOD_train.py --help"),
+        ("SOD_train.py --lr much", "--lr: 'much' is not a number in [1e-12, 1000000000.0] (SOD_train.py --help"),
         ("SOD_train.py --zzzz", "unrecognized arguments: --zzzz (SOD_train.py --help"),
     ],
 )
