@@ -31,7 +31,7 @@ import numpy as np
 
 from datasets.voc_submission import SUBMISSION_FOLDER, check_submission
 from formats import voc_layout
-from formats.atomic_files import write_json
+from formats.atomic_files import check_output_file, write_json
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
 from formats.image_labels import load_image_labels
 from formats.images import image_size
@@ -81,8 +81,8 @@ class Evaluation:
         """Add notes on the files of one method, and a failure if some of them could not be scored."""
         self.notes.extend(f"{name}: {line}" for line in report.summarize())
         if report.unusable and not (allow_missing and report.scored):
-            reasons = "; ".join(list(report.unusable.values())[:3])
-            self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reasons}")
+            reason = next(iter(report.unusable.values()))
+            self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reason}")
 
     def add_statistics(self, columns: list[str], methods: dict[tuple, MethodScores], show) -> None:
         """Add tables of intervals and of differences from the first method. Arguments as of `interval_table`."""
@@ -115,14 +115,13 @@ def main(args) -> None:
         if written:
             print(f"written: {written}")
     if done.failures:
-        raise InputError(f"{'; '.join(done.failures)}: repair these files, or leave them out by --allow_missing")
+        raise InputError(f"{shorten(done.failures, 1)}; --allow_missing leaves them out")
 
 
 def check_outputs(args) -> None:
     """Raise `InputError` for outputs that cannot be written, before the work starts."""
     for flag, path in (("json", args.json), ("report", args.report)):
-        if path and Path(path).is_dir():
-            raise InputError(f"--{flag} {path} is a folder: name a file")
+        check_output_file(f"--{flag}", path)
     if args.tables and Path(args.tables).is_file():
         raise InputError(f"--tables {args.tables} is a file: name a folder")
 
@@ -152,7 +151,7 @@ def evaluate_saliency(args) -> Evaluation:
             scored[key], entries[key] = scored_maps, scores | {"files": asdict(maps.report)} | origin
             done.scores.setdefault(method, {})[data_set] = entries[key]
     if not scored:
-        raise InputError("; ".join(done.failures))
+        raise InputError(shorten(done.failures, 1))
     done.tables += saliency_tables(entries)
     if args.bootstrap:
         done.add_statistics(["method", "data set"], scored, four_digits)
@@ -186,7 +185,7 @@ def evaluate_labels(args) -> Evaluation:
             measured = "; thresholds are measured on this list and differ on others"
             done.notes.append(f"{name} + selector: {numbers}{measured * selector.thresholds.depend_on_images}")
     if not scored:
-        raise InputError("; ".join(done.failures))
+        raise InputError(shorten(done.failures, 1))
     done.tables, done.plots = label_tables(args.kind, data.names, done.scores)
     if args.bootstrap:
         done.add_statistics([args.kind], {(name,): scores for name, scores in scored.items()}, percent)
@@ -279,14 +278,14 @@ def fuse_inputs(rule: str, parameters: dict, *inputs) -> np.ndarray:
 def evaluate_submission(args) -> Evaluation:
     """Check an archive for the test server of VOC; `scores` is {class: number of masks that hold it}.
 
-    Raises `InputError` with all problems of an archive that the server would refuse.
+    Raises `InputError` with the first two problems of an archive that the server would refuse.
     """
     ids = voc_layout.load_ids(args.list)
     photographs = voc_layout.files_of_ids(voc_layout.find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
     sizes = {name: image_size(path) for name, path in zip(ids, photographs)}
     problems, masks_of_label = check_submission(args.archive, sizes)
     if problems:
-        raise InputError(f"--archive {args.archive} is not a valid submission: {'; '.join(problems)}")
+        raise InputError(f"--archive {args.archive} is not a valid submission: {'; '.join(problems[:2])}")
     masks_of_class = dict(zip(("background", *voc_layout.VOC_CLASSES), masks_of_label))
     table = Table("submission", ["class", "masks that hold it"], [list(row) for row in masks_of_class.items()])
     return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {SUBMISSION_FOLDER}"])

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import importlib.util
 
-from formats.atomic_files import atomic_path
+from formats.atomic_files import atomic_path, check_output_file
 from formats.errors import InputError
 from models.onnx_export import export_onnx
 from models.saliency_net import build_saliency_net
@@ -32,6 +32,7 @@ def main(args) -> None:
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"{', '.join(missing)} not installed: pip install -r requirements-onnx.txt")
+    check_output_file("--output", args.output)
 
     # model
     checkpoint = load_checkpoint(args.load_path)

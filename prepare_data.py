@@ -30,7 +30,7 @@ from tqdm import tqdm
 from datasets import checks
 from datasets.checks import ERROR, SALIENCY_TRAINING, TEST, Finding, Picture
 from datasets.voc_archives import unpack_voc12
-from formats.atomic_files import write_csv
+from formats.atomic_files import check_output_file, write_csv
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
 from formats.saliency_layout import data_sets_in, find_data_sets
 from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names
@@ -49,6 +49,7 @@ def main(args) -> int | None:
 
 def check(args) -> int:
     # data
+    check_output_file("--csv", args.csv)
     train_roots, benchmarks, voc_trees = find_data(args)
     if not voc_trees and (args.label_name or args.saliency_dir or args.cam_dir):
         raise InputError("--label_name, --saliency_dir and --cam_dir belong to a VOC tree: set --data_dir")

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +16,12 @@ UNFINISHED = ".unfinished"  # suffix of temporary files
 def atomic_path(path):
     """Yield a temporary path in the folder of `path`, which is created if missing; it becomes `path` on success.
 
-    An `OSError`, such as a full disk, names `path` instead of the temporary file.
+    An `OSError`, such as a full disk, names `path` instead of the temporary file. What a killed run left is overwritten
+    by the next one that writes `path`.
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{UNFINISHED}"
+    temporary = path.parent / f".{path.name}{UNFINISHED}"
     try:
         yield temporary
         os.replace(temporary, path)
@@ -39,6 +39,12 @@ def make_folder(folder) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{error.filename} is a file, or lies below one: choose another folder") from None
+
+
+def check_output_file(flag: str, path) -> None:
+    """Raise `InputError` if the output file that a flag names, or None, is a folder."""
+    if path and Path(path).is_dir():
+        raise InputError(f"{flag} {path} is a folder: name a file")
 
 
 def remove_leftovers(folder) -> None:

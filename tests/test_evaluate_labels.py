@@ -257,7 +257,7 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
             score(f"--pred PARTS/rough {flags}")
     with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
-    with pytest.raises(InputError, match="unknown classes of the selector: unicorn"):
+    with pytest.raises(InputError, match="--non_salient_classes: unknown unicorn"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --non_salient_classes unicorn")
     with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
         score("--rules none --cam_dir PARTS/cams --list HERE/alone.txt", image_labels="")

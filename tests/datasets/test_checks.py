@@ -324,7 +324,7 @@ def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
         ("--train_root HERE/benchmark", "is for testing"),
         ("--data_dir HERE", "no JPEGImages"),
         ("--data_dir HERE/data --list_dir HERE", r"no \*_id\.txt"),
-        (f"{VOC} --label_name HERE/none", "none of"),
+        (f"{VOC} --label_name HERE/none", "none is neither a folder, nor in"),
         (f"{VOC} --cam_dir HERE/none", "none does not exist"),
         ("--train_root HERE/TR --cam_dir HERE", "belong to a VOC tree"),
     ],
@@ -342,6 +342,8 @@ def test_exit_status(pairs, tmp_path, capsys):
     rotate_by_exif(pairs / "Images" / IMAGE)
     assert status(f"--train_root {pairs}") == 0
     assert status(f"--train_root {tmp_path}/nowhere") == 2
+    assert status(f"--train_root {tmp_path}/nowhere --csv {tmp_path}") == 2
+    assert f"--csv {tmp_path} is a folder: name a file" in capsys.readouterr().err  # before anything is read
     truncate(pairs / "Images" / IMAGE)
     capsys.readouterr()
     assert status(f"--train_root {pairs}") == 1

@@ -1,9 +1,11 @@
 """Files that are complete or absent: their modes, failed writes, folders that are files."""
 
 import os
+import subprocess
 import sys
 
 import pytest
+from conftest import PROJECT
 
 from formats.atomic_files import atomic_path, make_folder, write_bytes, write_text
 from formats.errors import InputError
@@ -26,6 +28,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = (
+        "import os",
+        "from formats.atomic_files import atomic_path",
+        f"with atomic_path({str(path)!r}) as temporary:",
+    )
+    code = "\n".join([*lines, "    open(temporary, 'w').close()", "    os._exit(9)"])
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 9
+    assert len(os.listdir(tmp_path)) == 1
+    write_text(path, "text")
+    assert os.listdir(tmp_path) == ["a.csv"]
 
 
 @pytest.mark.parametrize("below", ["", "new", "new/newer"])

@@ -55,6 +55,9 @@ def test_deeplab_exports_with_free_batch_and_size(tmp_path):
 def test_refusals(networks, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is a classification checkpoint"):
         run_main("export onnx", f"--load_path {networks}/classification.pth --output {tmp_path}/a.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(InputError, match=r"--output .* is a folder: name a file"):
+        run_main("export onnx", f"--load_path {networks}/nowhere.pth --output {tmp_path}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -r requirements-onnx\.txt"):
         run_main("export onnx", f"--load_path {networks}/saliency.pth --output {tmp_path}/a.onnx")
