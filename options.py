@@ -477,7 +477,8 @@ class _Parser(argparse.ArgumentParser):
         unknown = [word.split("=")[0] for word in self.words if word.startswith("--")]
         likely = [near for flag in unknown if flag not in known for near in difflib.get_close_matches(flag, known, n=1)]
         hint = f"did you mean {', '.join(likely)}? " if likely else ""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({hint}{self.prog} --help lists all flags)\n")
+        message = " ".join(message.split())[:200]
+        self.exit(2, f"{self.prog}: error: {message} ({hint}{self.prog} --help lists all flags)\n")
 
 
 class _Collect(argparse.Action):

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, count_labels, labelled_images, load_labelled
 from formats import voc_layout
-from formats.errors import InputError
+from formats.errors import InputError, shorten
 from formats.labels import paint_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
@@ -127,7 +127,8 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
         load_weights(network, content["network"], args.load_path)
         trained, classes = content["settings"].get("classes", []), settings["classes"]
         if trained != classes and sorted(trained) == sorted(classes):
-            raise InputError(f"--load_path {args.load_path} has the classes in another order: {trained}, not {classes}")
+            found = f"{shorten(trained)}, not {shorten(classes)}"
+            raise InputError(f"--load_path {args.load_path} has the classes in another order: {found}")
     return network
 
 

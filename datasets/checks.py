@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from formats import images
 from formats.cams import load_cams
-from formats.errors import InputError, first_line
+from formats.errors import InputError
 from formats.image_labels import load_image_labels
 from formats.images import binarize_mask, check_size, decode_grey, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, load_label
@@ -63,7 +63,7 @@ def record_errors(findings: list[Finding], what: str, path: Path) -> Iterator[No
         yield
     except InputError as error:
         is_empty = path.is_file() and path.stat().st_size == 0
-        findings.append(Finding(ERROR, "zero-byte file" if is_empty else what, path, first_line(error)))
+        findings.append(Finding(ERROR, "zero-byte file" if is_empty else what, path, str(error)))
 
 
 # layout

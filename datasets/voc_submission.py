@@ -36,7 +36,7 @@ def save_submission(path, folder, sizes: dict[str, Size]) -> None:
         _pack(temporary, masks)
         problems, _ = check_submission(temporary, sizes)
         if problems:
-            raise InputError(f"{path} is not written, masks in {folder} would be refused: {'; '.join(problems)}")
+            raise InputError(f"{path} is not written, masks in {folder} would be refused: {'; '.join(problems[:2])}")
 
 
 def check_submission(path, sizes: dict[str, Size]) -> tuple[list[str], list[int]]:
@@ -54,7 +54,7 @@ def check_submission(path, sizes: dict[str, Size]) -> tuple[list[str], list[int]
     for name, content in masks.items():
         present = _check_mask(name, content, sizes[name], problems)
         counts[present[present < NUM_LABELS]] += 1
-    lines = [f"{kind}: {len(names)} ({shorten(names)})" for kind, names in problems.items()]
+    lines = [f"{kind}: {len(names)} ({shorten(names, 2)})" for kind, names in problems.items()]
     return lines, counts.tolist()
 
 

@@ -105,7 +105,7 @@ def _split_names(text: str, classes) -> list[str]:
 
 def _find_class(name: str, classes, where) -> int:
     if name not in classes:
-        raise InputError(f"{where}: unknown class {name!r}; known are {', '.join(classes)}")
+        raise InputError(f"{where}: unknown class {name!r}; known are {shorten(classes, 20)}")
     return classes.index(name)
 
 

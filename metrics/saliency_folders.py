@@ -54,8 +54,8 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
         found[data_set] = MapFiles({stem: maps[stem] for stem in truth if stem in maps}, truth, report)
     if not found:
         raise MissingInputError(
-            f"no data set of {gt_root} has a folder in {method}: expected {gt_root}/<data set>/Masks and "
-            f"{method}/<data set>/<stem>.png"
+            f"--pred {method} has no folder of a data set of --gt_root {gt_root}: expected maps <data set>/<stem>.png "
+            "and truth <data set>/Masks/<stem>.png"
         )
     return found
 

@@ -107,8 +107,8 @@ class Thresholds:
     def __post_init__(self):
         unknown = [name for name in self.non_salient if name not in self.classes]
         if unknown and list(self.non_salient) not in (["none"], ["measured"]):
-            known = ", ".join(self.classes)
-            raise InputError(f"unknown classes of the selector: {shorten(unknown)}; the classes are {known}")
+            known = shorten(self.classes, 20)
+            raise InputError(f"--non_salient_classes: unknown {shorten(unknown)}; known are {known}")
 
     @property
     def depend_on_images(self) -> bool:

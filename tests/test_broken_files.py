@@ -180,6 +180,7 @@ def answer(tree, networks, tmp_path_factory, capsys):
         if code == 2:
             assert len(said) == 1, said
             assert said[0].startswith("error: "), said
+            assert len(said[0]) <= 300, said
         return code, "\n".join(said)
 
     return run

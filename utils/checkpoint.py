@@ -49,7 +49,7 @@ def load_torch_file(path):
     """Load tensors and plain types that `torch.save` wrote, onto the CPU. Raises `InputError` for any other file."""
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name its last.pth")
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
@@ -80,7 +80,7 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or misshapen:
-        found = f"{len(missing)} weights missing {missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
-        found += f", {len(misshapen)} of another shape {misshapen[:2]}"
+        found = f"{len(missing)} weights missing {missing[:1]}, {len(unexpected)} unexpected {unexpected[:1]}"
+        found += f", {len(misshapen)} of another shape {misshapen[:1]}"
         raise InputError(f"{path} does not fit the network: {found}")
     network.load_state_dict(state)

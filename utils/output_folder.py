@@ -16,6 +16,7 @@ from formats.errors import InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
 WAIT_S = 2.0  # forked loader workers inherit the lock of a training, and may outlive a killed one for a moment
+VALUE_LENGTH = 50  # characters of the value of an option in a message
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # errors of network file systems without locks
 
 _held: dict[Path, FileLock] = {}
@@ -89,8 +90,17 @@ def record_options(folder, options: dict, suffix: str) -> None:
         return
     for name, value in json.loads(json.dumps(options)).items():
         if recorded.get(name) != value:
-            found = f"{folder} holds files made with {name} = {recorded.get(name)}, not {value}"
+            found = f"{folder} holds files made with {describe_difference(name, recorded.get(name), value)}"
             raise InputError(f"{found}: choose another folder, or delete this one, which an earlier run wrote")
+
+
+def describe_difference(name: str, old, new) -> str:
+    """Describe the first difference of an option as "name = old, not new"; of nested dicts, where it lies."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+        return describe_difference(f"{name} {key}", old.get(key), new.get(key))
+    old, new = (text if len(text := str(value)) < VALUE_LENGTH else f"…{text[-VALUE_LENGTH:]}" for value in (old, new))
+    return f"{name} = {old}, not {new}"
 
 
 def recorded_options(folder) -> dict:

@@ -10,15 +10,14 @@ best.pth       the checkpoint with the best validation score
 import json
 import platform
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from formats.atomic_files import write_json, write_text
-from formats.errors import InputError
+from formats.errors import InputError, folder_below
 from utils import interruption
-from utils.output_folder import current_commit, hold_folder, load_json, release_folder, versions_of
+from utils.output_folder import current_commit, describe_difference, hold_folder, load_json, release_folder, versions_of
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 # options that a resumed run may change, because the weights do not depend on them
@@ -35,7 +34,7 @@ class RunFolder:
     def __init__(self, log_path, tag: str | None, resume: bool, is_main: bool, options: dict):
         if resume and tag is None:
             raise InputError("--resume needs --tag: the name of the run to resume")
-        self.path = Path(log_path) / (tag or time.strftime("%Y-%m-%d_%H-%M-%S"))
+        self.path = folder_below(log_path, tag or time.strftime("%Y-%m-%d_%H-%M-%S"), "--tag")
         self.last, self.best = self.path / "last.pth", self.path / "best.pth"
         self.is_main = is_main
         self.resumes = resume and self.last.is_file()
@@ -56,7 +55,7 @@ class RunFolder:
             raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
         for name, value in self.options.items():
             if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
-                found = f"--resume: {self.path} was started with {name} = {recorded[name]}, not {value}"
+                found = f"--resume: {self.path} was started with {describe_difference(name, recorded[name], value)}"
                 raise InputError(f"{found}: use the same value, or start a new run with another --tag")
 
     def start(self, logged_steps: int) -> None:

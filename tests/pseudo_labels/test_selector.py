@@ -109,7 +109,7 @@ def test_whether_thresholds_depend_on_images(thresholds, depend):
 
 @pytest.mark.parametrize(("names", "unknown"), [(["chair", "cow"], "cow"), (["none", "chair"], "none")])
 def test_unknown_classes_are_refused(names, unknown):
-    with pytest.raises(InputError, match=f"selector: {unknown}; the classes are dog, chair, sofa"):
+    with pytest.raises(InputError, match=f"--non_salient_classes: unknown {unknown}; known are dog, chair, sofa"):
         Thresholds(CLASSES, non_salient=names)
 
 

@@ -31,6 +31,19 @@ def test_run_folders(tmp_path):
     assert not other.path.exists()
 
 
+def test_tags_stay_below_the_log_path(tmp_path):
+    with pytest.raises(InputError, match=r"--tag \.\./x leads out of"):
+        RunFolder(tmp_path, "../x", resume=False, is_main=True, options={})
+
+
+def test_long_options_are_shortened(tmp_path):
+    maps = {"folder": "a" * 500, "made_by": {"checkpoint": "b" * 64, "flip": True}}
+    record_options(tmp_path / "a", {"maps": maps}, ".png")
+    with pytest.raises(InputError, match=r"made with maps made_by checkpoint = …b{50}, not …c{50}: choose") as raised:
+        record_options(tmp_path / "a", {"maps": maps | {"made_by": {"checkpoint": "c" * 64}}}, ".png")
+    assert len(str(raised.value)) < 300 + len(str(tmp_path))
+
+
 def test_output_folders_never_mix_options(tmp_path):
     for _ in range(2):
         record_options(tmp_path / "a", {"scales": (0.5, 1.0), "t0": 0.4}, ".png")
