@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from formats.atomic_files import write_bytes
-from formats.errors import InputError, MissingInputError, first_line, shorten
+from formats.errors import InputError, MissingInputError, shorten
 from formats.image_labels import load_image_labels, save_image_labels
 from formats.images import read_bytes
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, parse_ids, save_ids
@@ -114,7 +114,7 @@ def open_archive(path) -> Iterator[Archive]:
     if path.is_dir():
         yield Archive(path, _sizes_in_folder(path), lambda name: read_bytes(path / name))
         return
-    if not path.is_file():
+    if not path.exists():
         raise MissingInputError(f"{path} does not exist")
     with _explain_damage(path):
         if zipfile.is_zipfile(path):
@@ -139,10 +139,8 @@ def _sizes_in_folder(folder: Path) -> dict[str, int]:
 def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except DAMAGE as error:
-        raise InputError(
-            f"{path} is damaged, cut short, or neither .zip nor .tar: fetch it again ({first_line(error)})"
-        ) from None
+    except DAMAGE:
+        raise InputError(f"{path} is damaged, cut short, or neither .zip nor .tar: fetch it again") from None
 
 
 def find_files(archive: Archive, list_name: str) -> dict[str, str]:

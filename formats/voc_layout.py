@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from formats.atomic_files import write_text
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, existing_folder, folder_below, shorten
 from formats.images import read_bytes
 
 # fmt: off
@@ -155,13 +155,16 @@ def label_folder(label_name: str, voc_root) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    places = ", ".join(map(str, candidates))
-    raise MissingInputError(f"--label_name {label_name}: none of {places} exists; run make_pseudo_labels.py to make it")
+    places = f"a folder, nor in {LABEL_ROOT} or {voc_root}"
+    raise MissingInputError(f"--label_name {label_name} is neither {places}: run make_pseudo_labels.py to make it")
 
 
 def new_label_folder(label_name: str) -> Path:
     """Return the folder to write labels to: a path is kept, a plain name is below experiments/."""
-    return list_path(LABEL_ROOT, label_name)
+    folder = Path(label_name) if _is_path(label_name) else folder_below(LABEL_ROOT, label_name, "--label_name")
+    if folder.is_file():
+        raise InputError(f"--label_name {label_name} is a file: name a folder")
+    return folder
 
 
 def _is_path(name: str) -> bool:

@@ -29,7 +29,7 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     (weights, False) for a file of timm, by timm's names. Raises `InputError` for any other file.
     """
     name = f"--pretrained {path}"
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise MissingInputError(f"{name}: no such file (or use `imagenet` or `none`)")
     if Path(path).suffix != ".safetensors":
         content = from_puzzle_cam(load_torch_file(path), name)

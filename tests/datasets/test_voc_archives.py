@@ -188,7 +188,9 @@ def test_archives_cut_short(archives, unpacked, tmp_path, which, share):
         pack(unpacked / "trainval", unpacked / which)
     content = (unpacked / which).read_bytes().rstrip(b"\0")  # the padding of a .tar may be missing
     (tmp_path / which).write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match=rf"{which} (is damaged, cut short|lacks \d+ needed files)"):
+    with pytest.raises(
+        InputError, match=rf"{which} (is damaged, cut short, .* fetch it again$|lacks \d+ needed files)"
+    ):
         prepare(*([archives[0], tmp_path / which] if which == "aug.zip" else [tmp_path / which, archives[1]]), tmp_path)
     assert not (tmp_path / "voc12").exists()
 
@@ -198,7 +200,7 @@ def test_damage_inside_a_zip(archives, tmp_path):
     place = content.index(b"IDAT") + 8
     content[place] ^= 255
     (tmp_path / "aug.zip").write_bytes(content)
-    with pytest.raises(InputError, match=r"aug\.zip is damaged.*CRC"):
+    with pytest.raises(InputError, match=r"aug\.zip is damaged"):
         prepare(archives[0], tmp_path / "aug.zip", tmp_path / "out")
 
 

@@ -15,6 +15,7 @@ from formats.voc_layout import (
     load_class_names,
     load_ids,
     mask_folder,
+    new_label_folder,
     truth_folder,
 )
 
@@ -133,6 +134,18 @@ def test_label_folder(tmp_path, monkeypatch):
     assert label_folder("ours/before", tmp_path / "voc").name == "before"
     with pytest.raises(MissingInputError, match="--label_name theirs"):
         label_folder("theirs", tmp_path / "voc")
+
+
+def test_new_label_folders(tmp_path):
+    assert new_label_folder("ours").as_posix() == "experiments/pseudo_labels/ours"
+    assert new_label_folder(f"{tmp_path}/../ours") == tmp_path / "../ours"  # a path is kept
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("..", r"--label_name \.\. leads out of"),
+        (f"{tmp_path}/file", "file is a file: name a folder"),
+    ):
+        with pytest.raises(InputError, match=words):
+            new_label_folder(name)
 
 
 def test_official_lists(real_data):

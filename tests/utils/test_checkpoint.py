@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import pickle
+import sys
 import threading
 import warnings
 
@@ -131,6 +132,13 @@ def test_files_that_are_not_checkpoints(tmp_path, content):
         load_checkpoint(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such file")
+def test_a_device_is_no_checkpoint(settings):
+    for load in (load_checkpoint, lambda path: build_backbone(settings, path)):
+        with pytest.raises(InputError, match=f"{os.devnull} cannot be read as a checkpoint"):
+            load(os.devnull)
 
 
 def test_checkpoints_of_another_network(checkpoint, tmp_path):
