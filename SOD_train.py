@@ -27,7 +27,7 @@ from metrics.saliency import STATE_SIZE, measure_map, score_states
 from models.edge_head import edge_target
 from models.saliency_losses import saliency_objective, to_unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
-from models.saliency_prediction import COARSEST_STRIDE, predict_saliency
+from models.saliency_prediction import COARSEST_STRIDE, predict_saliency, scaled_side
 from utils import interruption
 from utils.distributed import gradients_stay_local, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
@@ -68,6 +68,7 @@ def main(args) -> None:
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
     network = network.to(world.device, memory_format=torch.channels_last)
+    network.backbone.check_sides(set(sides_px), "--image_size or --train_scales")
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
     if args.grad_checkpointing:
         network.backbone.recompute_activations()
@@ -136,11 +137,6 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], args) -> 
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
     state.take_step(sums, args.clip)
-
-
-def scaled_side(image_size: int, scale: float) -> int:
-    """Side of the training images at a scale, px: a multiple of the coarsest stride, except at scale 1."""
-    return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
 
 
 @interruption.at_once()

@@ -38,6 +38,7 @@ README_NAMES = {
     "resnest269": "resnest269e.in1k",
 }
 WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+PYTHON_ERRORS = (TypeError, ValueError, KeyError, IndexError)  # for wrong settings; messages are about timm's code
 NUM_STAGES = 4
 DILATABLE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
@@ -78,6 +79,20 @@ class Backbone(nn.Module):
         """
         return (images.contiguous().float() / 255 - self.mean) / self.std
 
+    @torch.no_grad()
+    def check_sides(self, sides_px, flags: str) -> None:
+        """Raise `InputError`, naming the flags, for a side of square images that the network cannot process.
+
+        Leaves the backbone in eval mode.
+        """
+        for side in sides_px:
+            try:
+                self.eval()(self.mean.new_zeros(1, 3, side, side))
+            except Exception as error:  # each network with maps of fixed sizes fails in its own way
+                size = self.network.pretrained_cfg["input_size"][-1]
+                found = f"{flags}: the backbone cannot process {side}×{side} px ({first_line(error)})"
+                raise InputError(f"{found}: choose {size} px, for which it was made, or another --backbone") from error
+
     def recompute_activations(self) -> None:
         """Store only the outputs of timm's blocks in training, and recompute the rest for the gradients."""
         parts = [part for part in self.network.modules() if hasattr(part, "grad_checkpointing")]
@@ -88,15 +103,15 @@ class Backbone(nn.Module):
             part.grad_checkpointing = True
 
 
-def find_timm_name(name: str) -> str:
-    """The timm name of a backbone. Raises `InputError` that lists the choices for an unknown name."""
+def find_timm_name(name: str, dilates: bool = False) -> str:
+    """The timm name of a backbone. Raises `InputError` that suggests others, which can be dilated if it `dilates`."""
     if name in README_NAMES:
         return README_NAMES[name]
     if timm.is_model(name):
         return name
-    close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-    hint = f", such as {', '.join(close)}" if close else ""
-    raise InputError(f"--backbone {name} is unknown; choose from {', '.join(README_NAMES)}, or any timm name{hint}")
+    close = difflib.get_close_matches(name, [*README_NAMES, *timm.list_models()], n=5, cutoff=0.5)
+    choice = DILATABLE if dilates else f"choose a timm name, such as {', '.join(close or README_NAMES)}"
+    raise InputError(f"--backbone {name} is unknown: {choice}")
 
 
 def build_backbone(
@@ -122,7 +137,7 @@ def build_backbone(
     Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """
     name, backbone_args = settings["backbone"], settings["backbone_args"]
-    full_name, refused = find_timm_name(name), WEIGHT_ARGS.intersection(backbone_args)
+    full_name, refused = find_timm_name(name, bool(output_stride)), WEIGHT_ARGS.intersection(backbone_args)
     if refused:  # checkpoints of others must not make timm load files or addresses
         raise InputError(f"--backbone_args must not contain {min(refused)}: set the weights by --pretrained")
     weights, is_own = (None, False) if pretrained in ("imagenet", "none") else read_weights(pretrained)
@@ -136,10 +151,15 @@ def build_backbone(
         options |= plain_transformer_options(full_name, options) | backbone_args
         network = timm.create_model(full_name, **options, **source)
     except Exception as error:  # timm passes the settings on to code that fails in many ways
+        given = "".join(f" {key}={value}" for key, value in backbone_args.items())
+        settings = f" --backbone_args{given} and" if given else ""
         stride = f" at output stride {output_stride} ({DILATABLE})" if output_stride else ""
+        reason = first_line(error)
+        if given and type(error) in PYTHON_ERRORS and "unexpected keyword" not in reason:
+            reason = "check the values of --backbone_args"
         raise InputError(
-            f"--backbone {name} cannot be built with {backbone_args}{stride} and --pretrained {pretrained} (imagenet, "
-            f"none, or the file of its weights): {first_line(error)}"
+            f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained} (imagenet, none, or "
+            f"the file of its weights): {reason}"
         ) from error
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))

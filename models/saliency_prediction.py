@@ -43,6 +43,11 @@ def predict_saliency(
     return maps
 
 
+def scaled_side(image_size: int, scale: float) -> int:
+    """Side of the network input at a scale, px: a multiple of the coarsest stride, except at scale 1."""
+    return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
+
+
 def resize_antialiased(x: torch.Tensor, size_hw) -> torch.Tensor:
     """Bilinear with antialiasing when shrinking: [B, C, H, W] → [B, C, *size_hw]."""
     return F.interpolate(x, size=tuple(size_hw), mode="bilinear", align_corners=False, antialias=True)

@@ -124,6 +124,11 @@ def test_batch_that_processes_cannot_share():
         ("train_segmentation", "--head_width 30", "--head_width 30 must be a multiple of 4"),
         ("train_classification", "--train_batch 1", "at least two images"),
         ("SOD_train", "--backbone_args num_heads=1,1", "cannot be built"),
+        (
+            "SOD_train",
+            "--backbone efficientformer_l1 --backbone_args drop_rate=0",
+            r"train_scales: .* 64×64 px .*choose 224 px",
+        ),
         ("SOD_train", "--accumulate 3", "--accumulate 3 must divide 4, the images"),
         ("SOD_train", "--accumulate 4 --train_scales 0.5 1", "at least two images per part"),
     ],

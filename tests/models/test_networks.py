@@ -160,10 +160,18 @@ def test_plain_transformers_use_evenly_spaced_blocks():
 
 
 def test_unknown_backbones():
-    with pytest.raises(InputError, match=r"swin-bse is unknown; choose from swin-small.*resnest269"):
+    with pytest.raises(InputError, match=r"swin-bse is unknown: choose a timm name, such as .*swin-base"):
         find_timm_name("swin-bse")
+    with pytest.raises(InputError, match=r"qqq is unknown: choose a timm name, such as swin-small.*resnest269$"):
+        find_timm_name("qqq")
     with pytest.raises(InputError, match=r"such as .*resnest50d"):
         find_timm_name("resnest50x")
+    with pytest.raises(
+        InputError, match="swin-bse is unknown: choose a backbone that can be dilated, such as resnet-50"
+    ):
+        build_backbone(settings_of("swin-bse"), output_stride=16)
+    with pytest.raises(InputError, match=r"_args embed_dim=zebra and .*: check the values of --backbone_args$"):
+        build_backbone(settings_of("swin_tiny_patch4_window7_224", embed_dim="zebra"))
     with pytest.raises(InputError, match=r"cannot be built .*no_such_setting"):
         build_backbone(settings_of("resnest14", no_such_setting=1))
     with pytest.raises(InputError, match=r"cannot be built .*no_such_tag"):
