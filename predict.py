@@ -5,7 +5,8 @@ r"""Write the predictions of a checkpoint: saliency maps, segmentations, or CAM 
     python predict.py --load_path experiments/segmentation/last.pth --input photo.jpg folder --output results --overlay
 
 The checkpoint names its network. No ground truth is needed. Existing files are kept, and unreadable images are listed
-at the end. With --overlay, DIR/overlays/<stem>.jpg shows each result on its image.
+at the end; if there are no others, the exit code is 2. With --overlay, DIR/overlays/<stem>.jpg shows each result on its
+image.
 """
 
 import sys
@@ -15,6 +16,7 @@ import options
 if __name__ == "__main__":
     ARGS = options.predict().parse_args()  # before the heavy imports, so that --help answers at once
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +35,7 @@ from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
-from models.saliency_prediction import predict_saliency
+from models.saliency_prediction import predict_saliency, scaled_side
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
@@ -58,9 +60,12 @@ def main(args) -> None:
         return
 
     # data
-    images, output = find_images(args.input, load_ids(args.list) if args.list else None), Path(args.output)
+    images, others = find_images(args.input, load_ids(args.list) if args.list else None)
+    output = Path(args.output)
     if output.resolve() in {path.parent.resolve() for path in images.values()}:
         raise InputError(f"--output {output} holds images of --input: choose another folder")
+    if world.is_main and others and not args.list:
+        print(f"left out: {others} files; predict.py reads {', '.join(IMAGE_SUFFIXES)}", file=sys.stderr)
     missing = {stem for stem in images if not is_complete(output, stem, args.overlay)}
 
     # model
@@ -71,6 +76,8 @@ def main(args) -> None:
     check_segmentation_flags(args, stage, settings)
     side_px = settings.get("image_size", SIDE_PX)
     network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
+    if stage == "saliency":
+        network.backbone.check_sides({scaled_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device), {}
@@ -80,10 +87,13 @@ def main(args) -> None:
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
         save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
-    left_out = [f"left out: {error}" for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
+    left_out = [error for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
+    if len(left_out) == len(images):
+        stop_distributed()
+        raise InputError(f"no file was made: none of {len(images)} images of --input can be read: {left_out[0]}")
     if world.is_main:
         print(f"{len(missing) - len(left_out)} files written, {len(images) - len(missing)} already existed: {output}")
-        print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
+        print("".join(f"left out: {error}\n" for error in left_out), end="", file=sys.stderr)
     stop_distributed()
     if world.is_main and args.voc_submission:
         sizes = {stem: image_size(path) for stem, path in images.items()}
@@ -91,15 +101,19 @@ def main(args) -> None:
         print(f"{len(images)} masks packed as {SUBMISSION_FOLDER}: {args.voc_submission}")
 
 
-def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
-    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or of `ids`.
+def find_images(paths: list[str], ids: list[str] | None) -> tuple[dict[str, Path], str]:
+    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or of `ids`,
+    and what else the folders hold, by suffix, such as "2 .gif, 1 .heic".
 
     Raises `InputError` for missing images and for equal stems, whose results would overwrite each other.
     """
     found: dict[str, Path] = {}
+    suffixes: Counter[str] = Counter()
     for path in map(Path, paths):
         if path.is_dir():
-            new = image_stems(path / "Images" if (path / "Images").is_dir() else path)
+            folder = path / "Images" if (path / "Images").is_dir() else path
+            new = image_stems(folder)
+            suffixes.update(other.suffix.lower() for other in folder.glob("[!.]*.*"))
         elif path.is_file():
             new = {path.stem: path}
         else:
@@ -108,12 +122,14 @@ def find_images(paths: list[str], ids: list[str] | None) -> dict[str, Path]:
         if twice:
             raise InputError(f"--input holds {shorten(twice)} twice: their results would overwrite each other")
         found |= new
+    others = shorten(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes.keys() - {*IMAGE_SUFFIXES}))
     if not found:
-        raise InputError(f"--input {' '.join(paths)} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        choices = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(f"--input {shorten(paths)} holds no image ({choices}), but {others or 'no other'} files")
     absent = [name for name in ids or () if name not in found]
     if absent:
         raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent)})")
-    return {name: found[name] for name in ids} if ids else found
+    return {name: found[name] for name in ids} if ids else found, others
 
 
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from formats.atomic_files import write_bytes
 from formats.errors import InputError, MissingInputError, existing_folder, first_line
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow would try many more
 PNG_BIT_DEPTH = 24  # index of the byte that holds the bits per channel of a PNG file
 PILLOW_ERRORS = (  # raised by Pillow for damaged files, depending on the format

@@ -19,10 +19,11 @@ from formats.errors import InputError, MissingInputError
 from formats.images import load_grey, load_image, save_grey, save_image
 from formats.labels import load_label
 from models.deeplabv3plus import build_deeplabv3plus
+from models.saliency_net import build_saliency_net
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_probs
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.multi_scale import merge_scales, slide_windows, window_starts
 
 CPU = torch.device("cpu")
@@ -94,6 +95,33 @@ def test_broken_images_do_not_stop_a_prediction(run, content, scenes, runs, tmp_
         "left out: .*broken.jpg (is damaged or truncated|cannot be read as an image|is not a PNG)", output.err
     )
     assert (tmp_path / "out/good.png").is_file()
+
+
+def test_a_prediction_without_any_file_fails(networks, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"no file was made: none of 1 images of --input can be read: .*a\.jpg is not"):
+        run_main("predict", f"--load_path {networks}/saliency.pth --input {tmp_path}/a.jpg --output {tmp_path}/out")
+
+
+def test_files_of_other_formats_are_counted(scenes, networks, tmp_path, capsys):
+    for name in ("a.HEIC", "b.heic", "c.gif", "no_suffix", ".hidden.gif"):
+        (tmp_path / name).touch()
+    command = f"--load_path {networks}/saliency.pth --input {tmp_path} --output {tmp_path}/out"
+    with pytest.raises(InputError, match=r"holds no image \(\.jpg, .*, but 1 \.gif, 2 \.heic files$"):
+        run_main("predict", command)
+    shutil.copy(next((scenes / "dataset/DRAWN-TR/Images").iterdir()), tmp_path / "d.jfif")  # as Windows names JPEG
+    run_main("predict", command)
+    assert capsys.readouterr().err.startswith("left out: 1 .gif, 2 .heic files; predict.py reads .jpg, .jpeg, .jfif")
+    assert (tmp_path / "out/d.png").is_file()
+
+
+def test_scales_that_a_network_cannot_process(scenes, tmp_path):
+    settings = {"backbone": "efficientformer_l1", "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    settings |= {"decoder_width": 8, "image_size": 224}
+    save_checkpoint(tmp_path / "a.pth", "saliency", settings, build_saliency_net(settings), {})
+    command = f"--load_path {tmp_path}/a.pth --input {scenes}/dataset/DRAWN-TR --output {tmp_path}/out --scales 1 0.5"
+    with pytest.raises(InputError, match=r"--scales: the backbone cannot process 128×128 px .*choose 224 px"):
+        run_main("predict", command)
 
 
 @pytest.mark.parametrize("stage", ["saliency", "segmentation", "classification"])
