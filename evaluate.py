@@ -196,7 +196,7 @@ def evaluate_labels(args) -> Evaluation:
 
 def load_label_data(args, voc_root: Path) -> LabelData:
     names = ("background", *voc_layout.load_class_names(voc_root))
-    ids, image_labels = voc_layout.load_ids(args.list), None
+    ids, image_labels = voc_layout.load_ids(args.list, voc_root / "JPEGImages"), None
     source = args.single_class or args.image_labels
     beside = Path(args.list).with_name("cls_labels.npy")  # as in the tree of the README
     if not source and args.kind == "labels" and beside.is_file():
@@ -280,8 +280,9 @@ def evaluate_submission(args) -> Evaluation:
 
     Raises `InputError` with the first two problems of an archive that the server would refuse.
     """
-    ids = voc_layout.load_ids(args.list)
-    photographs = voc_layout.files_of_ids(voc_layout.find_voc_root(args.data_dir) / "JPEGImages", ids, ".jpg")
+    folder = voc_layout.find_voc_root(args.data_dir) / "JPEGImages"
+    ids = voc_layout.load_ids(args.list, folder)
+    photographs = voc_layout.files_of_ids(folder, ids, ".jpg")
     sizes = {name: image_size(path) for name, path in zip(ids, photographs)}
     problems, masks_of_label = check_submission(args.archive, sizes)
     if problems:

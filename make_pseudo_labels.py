@@ -97,7 +97,7 @@ def find_images(args) -> Images:
     """Find all files of the images that the run reads; raises `InputError` for missing ones."""
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
-    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list))
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_root / "JPEGImages")
     image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
     paths = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
     maps = voc_layout.files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
@@ -177,7 +177,8 @@ def load_network(builder, path, flag: str, stage: str, device: torch.device, cla
         raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
-        raise InputError(f"{flag} {path} has {len(trained)} classes ({shorten(trained)}), not {shorten(classes)}")
+        found = f"{flag} {path} has {len(trained)} classes ({shorten(trained, 3)}), the data has {len(classes)}"
+        raise InputError(f"{found} ({shorten(classes, 3)}): name a classifier of these classes, or correct classes.txt")
     return prepare_for_inference(rebuild(builder, checkpoint, path), device)
 
 

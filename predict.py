@@ -30,7 +30,7 @@ from datasets.voc_submission import SUBMISSION_FOLDER, save_submission
 from formats.errors import InputError, MissingInputError, shorten
 from formats.images import IMAGE_SUFFIXES, image_size, image_stems, load_image, save_grey, save_image
 from formats.labels import paint_label, save_label
-from formats.voc_layout import VOC_CLASSES, load_ids
+from formats.voc_layout import VOC_CLASSES, hint_at_names, load_ids
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
@@ -60,7 +60,7 @@ def main(args) -> None:
         return
 
     # data
-    images, others = find_images(args.input, load_ids(args.list) if args.list else None)
+    images, others = find_images(args.input, args.list)
     output = Path(args.output)
     if output.resolve() in {path.parent.resolve() for path in images.values()}:
         raise InputError(f"--output {output} holds images of --input: choose another folder")
@@ -101,9 +101,9 @@ def main(args) -> None:
         print(f"{len(images)} masks packed as {SUBMISSION_FOLDER}: {args.voc_submission}")
 
 
-def find_images(paths: list[str], ids: list[str] | None) -> tuple[dict[str, Path], str]:
-    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or of `ids`,
-    and what else the folders hold, by suffix, such as "2 .gif, 1 .heic".
+def find_images(paths: list[str], list_name: str | None) -> tuple[dict[str, Path], str]:
+    """Find images by path, in folders, or in the Images/ of saliency data sets; return path by stem, all or those of a
+    list, and what else the folders hold, by suffix, such as "2 .gif, 1 .heic".
 
     Raises `InputError` for missing images and for equal stems, whose results would overwrite each other.
     """
@@ -126,10 +126,14 @@ def find_images(paths: list[str], ids: list[str] | None) -> tuple[dict[str, Path
     if not found:
         choices = ", ".join(IMAGE_SUFFIXES)
         raise InputError(f"--input {shorten(paths)} holds no image ({choices}), but {others or 'no other'} files")
-    absent = [name for name in ids or () if name not in found]
+    if not list_name:
+        return found, others
+    ids = load_ids(list_name, found)
+    absent = [name for name in ids if name not in found]
     if absent:
-        raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent)})")
-    return {name: found[name] for name in ids} if ids else found, others
+        hint = hint_at_names(absent, {path.name for path in found.values()}, "")
+        raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent, 3)}){hint}")
+    return {name: found[name] for name in ids}, others
 
 
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:

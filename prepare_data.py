@@ -113,7 +113,7 @@ def check_voc_tree(args, voc_root: Path, findings: list[Finding]) -> list[Pictur
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
     folders += [("saliency map", existing_folder(folder)) for folder in args.saliency_dir]
     folders += [("CAM", existing_folder(folder)) for folder in args.cam_dir]
-    lists = checks.check_lists(paths, findings)
+    lists = checks.check_lists(paths, voc_root / "JPEGImages", findings)
     checks.check_image_labels(list_path(list_dir, args.image_labels or "cls_labels.npy"), lists, classes, findings)
     return checks.check_voc(voc_root, lists, folders, len(classes) + 1, findings)
 

@@ -44,7 +44,7 @@ def main(args) -> None:
     # data
     voc_root = find_voc_root(args.data_dir)
     num_labels = len(load_class_names(voc_root)) + 1
-    ids = load_ids(list_path(args.list_dir, args.train_list))
+    ids = load_ids(list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
     pairs = labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
     dataset = SegmentationTraining(*zip(*pairs), num_labels, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)

@@ -117,7 +117,7 @@ def main(args) -> None:
 
 def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     """Load image paths, image labels (bool [N, C]) and ids of a list; raises `InputError` if no image has a class."""
-    ids = load_ids(list_path(args.list_dir, list_name))
+    ids = load_ids(list_path(args.list_dir, list_name), voc_root / "JPEGImages")
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
         labels = f"--image_labels {args.image_labels}"

@@ -55,9 +55,10 @@ def main(args) -> None:
     # data
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
-    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list))
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
     pairs = labelled_images(ids, voc_root, voc_layout.label_folder(args.label_name, voc_root))
-    val_ids = [] if args.val_list == "none" else voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.val_list))
+    val_list = voc_layout.list_path(args.list_dir, args.val_list)
+    val_ids = [] if args.val_list == "none" else voc_layout.load_ids(val_list, voc_root / "JPEGImages")
     val_pairs = labelled_images(val_ids, voc_root, voc_layout.truth_folder(voc_root, val_ids)) if val_ids else []
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
@@ -124,8 +125,11 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, args.dropout)
     if loads:
         content = load_checkpoint(args.load_path, from_puzzle_cam)
-        load_weights(network, content["network"], args.load_path)
         trained, classes = content["settings"].get("classes", []), settings["classes"]
+        if trained and len(trained) != len(classes):
+            found = f"--load_path {args.load_path} has {len(trained)} classes, the data has {len(classes)}"
+            raise InputError(f"{found}: take its backbone alone by --pretrained, or correct classes.txt")
+        load_weights(network, content["network"], args.load_path)
         if trained != classes and sorted(trained) == sorted(classes):
             found = f"{shorten(trained)}, not {shorten(classes)}"
             raise InputError(f"--load_path {args.load_path} has the classes in another order: {found}")

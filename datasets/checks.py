@@ -90,12 +90,12 @@ def find_stems(folder: Path, findings: list[Finding]) -> dict[str, Path]:
     return first
 
 
-def check_lists(paths: list[Path], findings: list[Finding]) -> dict[Path, list[str]]:
+def check_lists(paths: list[Path], photographs: Path, findings: list[Finding]) -> dict[Path, list[str]]:
     """Check lists of ids: each alone, and train* (except trainval*) against val* and test*.
 
     Returns the valid ids of each list, each once.
     """
-    lists = {path: check_list(path, findings) for path in paths}
+    lists = {path: check_list(path, photographs, findings) for path in paths}
     tested = find_test_ids(lists)
     for path, ids in lists.items():
         if path.name.startswith("train") and not path.name.startswith("trainval"):
@@ -104,10 +104,10 @@ def check_lists(paths: list[Path], findings: list[Finding]) -> dict[Path, list[s
     return lists
 
 
-def check_list(path: Path, findings: list[Finding]) -> list[str]:
+def check_list(path: Path, photographs: Path, findings: list[Finding]) -> list[str]:
     valid = []
     with record_errors(findings, "cannot be read", path):
-        counts = Counter(split_ids(read_bytes(path), path))
+        counts = Counter(split_ids(read_bytes(path), path, photographs))
         if not counts:
             raise InputError(f"{path} contains no id")
         for name, count in counts.items():

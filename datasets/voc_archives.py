@@ -45,7 +45,7 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
     """
     voc_root = Path(data_dir) / "VOCdevkit/VOC2012"
     with suppress(MissingInputError):
-        found = find_voc_root(data_dir)
+        found = find_voc_root(data_dir, searches=False)
         if found.resolve() != voc_root.resolve():  # the other scripts would use it
             raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
     with (

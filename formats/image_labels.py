@@ -1,4 +1,4 @@
-"""Image labels (the classes of each image) from `cls_labels.npy`, VOC's XML annotations, or a table."""
+"""Image labels (the classes of each image) from `cls_labels.npy`, VOC's XML annotations, a table, or a text."""
 
 import csv
 import io
@@ -12,16 +12,18 @@ from formats.atomic_files import atomic_path
 from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.images import read_bytes
 from formats.pickles import load_object_array
-from formats.voc_layout import decode_text, files_of_ids
+from formats.voc_layout import decode_text, drop_image_suffix, files_of_ids
 
 
 def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
     """Load the classes of the images `ids`, bool [len(ids), len(classes)]. `path` is one of:
 
-    - `cls_labels.npy`, a pickled dict of id → float [C]; only arrays are unpickled
+    - `cls_labels.npy`, a pickled dict of id → float [C]; only arrays are unpickled. An id may have the suffix of the
+      image, or be an integer as in IRN: 2007000032 for 2007_000032
     - a folder of VOC annotations `<id>.xml`; difficult objects count, as in the public cls_labels.npy
     - a table `.csv` with the header `id,classes`; class names are separated by spaces, semicolons or commas, and rows
       with the same id are combined
+    - a text `.txt` with lines of an id and its class numbers, counted from 0, as in L2G and OAA
 
     Raises `InputError` if the content is invalid or lacks an id.
     """
@@ -29,6 +31,8 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
         return _load_annotations(path, ids, classes)
     if Path(path).suffix.lower() == ".csv":
         return _load_table(path, ids, classes)
+    if Path(path).suffix.lower() == ".txt":
+        return _load_class_numbers(path, ids, classes)
     return _load_class_vectors(path, ids, classes)
 
 
@@ -43,6 +47,7 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
     labels = labels.item() if labels.shape == () else labels
     if not isinstance(labels, dict):
         raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
+    labels = {_id_of_key(key): row for key, row in labels.items()}
     _check_ids(path, ids, labels)
     rows = [np.asarray(labels[name]) for name in ids]
     for name, row in zip(ids, rows):
@@ -53,6 +58,27 @@ def _load_class_vectors(path, ids, classes) -> np.ndarray:
     if not np.isfinite(rows).all():
         raise InputError(f"{path} holds numbers that are not finite: create it again")
     return rows > 0.5
+
+
+def _id_of_key(key) -> str:
+    if isinstance(key, (int, np.integer)):
+        return re.sub(r"^(\d{4})(\d{6})$", r"\1_\2", str(key))  # as IRN writes ids of VOC
+    return drop_image_suffix(str(key))
+
+
+def _load_class_numbers(path, ids, classes) -> np.ndarray:
+    labels: dict[str, np.ndarray] = {}
+    for number, line in enumerate(decode_text(read_bytes(path), path).splitlines(), start=1):
+        name, *numbers = line.split() or [""]
+        if len(set(numbers)) < len(numbers) or not all(
+            text.isdecimal() and int(text) < len(classes) for text in numbers
+        ):
+            expected = f"expected an id and different class numbers, counted from 0 to {len(classes) - 1}"
+            raise InputError(f"{path}, line {number}: {expected}, not {shorten(numbers)!r}")
+        row = labels.setdefault(drop_image_suffix(name), np.zeros(len(classes), bool))
+        row[list(map(int, numbers))] = True
+    _check_ids(path, ids, labels)
+    return np.stack([labels[name] for name in ids])
 
 
 def _load_annotations(folder, ids, classes) -> np.ndarray:
@@ -90,7 +116,7 @@ def _load_table(path, ids, classes) -> np.ndarray:
         if len(cells) != 2 or not cells[0]:
             found = f"{path}, line {number}: {len(cells)} columns instead of an id and its classes"
             raise InputError(f"{found}; classes separated by commas need quotes")
-        row = labels.setdefault(cells[0].removesuffix(".jpg"), np.zeros(len(classes), bool))
+        row = labels.setdefault(drop_image_suffix(cells[0]), np.zeros(len(classes), bool))
         for class_name in _split_names(cells[1], classes):
             row[_find_class(class_name, classes, f"{path}, line {number}, id {cells[0]}")] = True
     _check_ids(path, ids, labels)

@@ -77,5 +77,9 @@ def data_sets_in(root: Path) -> list[Path]:
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
-        raise MissingInputError(f"{root} is no saliency data set and holds none: expected Images/ and Masks/ in it")
+        names = [path.relative_to(root) for path in sorted([*root.glob("*/"), *root.glob("*/*/")])]
+        expected = (
+            f"expected Images/ and Masks/ in it, but there is {shorten(names) or 'no folder'}: rename the folders"
+        )
+        raise MissingInputError(f"{root} is no saliency data set and holds none: {expected}")
     return found

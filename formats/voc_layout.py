@@ -7,11 +7,13 @@
 """
 
 import re
+import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from formats.atomic_files import write_text
 from formats.errors import InputError, MissingInputError, existing_folder, folder_below, shorten
-from formats.images import read_bytes
+from formats.images import IMAGE_SUFFIXES, read_bytes
 
 # fmt: off
 VOC_CLASSES = (
@@ -20,37 +22,67 @@ VOC_CLASSES = (
 )
 # fmt: on
 MAX_CLASSES = 254  # labels are uint8; 0 is background and 255 is ignored
-PHOTOGRAPH_PREFIX = re.compile(r"^/?JPEGImages/(?=[^/]+\.jpg$)")  # of the lines in VOC's own lists
+BACKGROUND_NAMES, IGNORE_NAME = ("background", "bg"), "ignore"  # in class lists, often between underscores
+PHOTOGRAPH_PREFIX = re.compile(r"^/?JPEGImages/(?=[^/]+$)")  # of the lines in VOC's own lists
+PAIR_OF_PATHS = re.compile(r"(.+?\.\w{3,4})\s.+\.\w{3,4}")
+ID_AND_NUMBER = re.compile(r"(.*\S)\s+(?:-1|0|[1-9][0-9]{0,2})")
 PATH_CHARACTERS = "/\\:"  # an id must not lead out of its folder; Windows drives have colons
 LABEL_ROOT = Path("experiments/pseudo_labels")
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 VOC_PARENTS = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")  # relative to --data_dir
+SEARCHED_LEVELS = 4  # folders below --data_dir, such as VOCtrainval_11-May-2012/VOCdevkit/VOC2012
 
 
-def find_voc_root(data_dir) -> Path:
-    """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012.
-    Raises `MissingInputError` if there is none.
+def find_voc_root(data_dir, searches: bool = True) -> Path:
+    """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012;
+    else, if `searches`, the only one within `SEARCHED_LEVELS` below `data_dir`.
+
+    Raises `MissingInputError` if there is none, `InputError` if there are several.
     """
     data_dir = existing_folder(data_dir)
     places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
         if (root / "JPEGImages").is_dir():
             return root
-    raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir}, or below it as in VOCdevkit/VOC2012/JPEGImages")
+    levels = range(1, SEARCHED_LEVELS + 1) if searches else ()
+    found = [path.parent for level in levels for path in sorted(data_dir.glob("*/" * level + "JPEGImages/"))]
+    if len(found) > 1:
+        raise InputError(f"--data_dir {data_dir} holds JPEGImages in {shorten(found, 3)}: name one of these folders")
+    if not found:
+        there = shorten(sorted(path.name for path in data_dir.iterdir()), 3) or "nothing"
+        raise MissingInputError(f"--data_dir: no JPEGImages in {data_dir} or folders below it; there is {there}")
+    return found[0]
 
 
 def load_class_names(voc_root) -> tuple[str, ...]:
-    """Load the names of the foreground classes; label i + 1 is the class with index i."""
+    """Load the names of the foreground classes; label i + 1 is the class with index i.
+
+    Annotation tools also list background (label 0) first, `__ignore__` (label 255) before it, and numbers from 0 or 1
+    before the names; these are left out. Raises `InputError` for a background in a later line.
+    """
     path = Path(voc_root) / "classes.txt"
     if not path.is_file():
         return VOC_CLASSES
     lines = decode_text(read_bytes(path), path).splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
-    if names and names[0].lower() == "background":
-        raise InputError(f"{path} begins with background, which is label 0 already: list only the foreground classes")
+    names = _without_numbers([line.strip() for line in lines if line.strip()])
+    plain = [name.strip("_").lower() for name in names]
+    first = int(plain[:1] == [IGNORE_NAME])
+    first += plain[first : first + 1] in [[name] for name in BACKGROUND_NAMES]
+    for number, name in enumerate(plain[first:], start=first + 1):
+        if name in BACKGROUND_NAMES:
+            raise InputError(f"{path}, name {number}: background is label 0: list it first, or leave it out")
+    names = tuple(names[first:])
     if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise InputError(f"{path} holds {len(names)} names: it must hold 1 to {MAX_CLASSES} different names")
     return names
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Remove the numbers before all names if they count from 0 or 1."""
+    pairs = [name.split(maxsplit=1) for name in names]
+    numbers = [pair[0] for pair in pairs if len(pair) == 2]
+    counts = (list(map(str, range(first, first + len(names)))) for first in (0, 1))
+    return [pair[1] for pair in pairs] if numbers in counts else names
 
 
 def list_path(list_dir, name: str) -> Path:
@@ -58,18 +90,21 @@ def list_path(list_dir, name: str) -> Path:
     return Path(name) if _is_path(name) else Path(list_dir) / name
 
 
-def load_ids(path) -> list[str]:
-    """Load the ids of a list, one per line; lines may have the form of VOC's own lists
-    (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`).
+def load_ids(path, images: Path | Collection[str] = ()) -> list[str]:
+    """Load the ids of a list, one per line, with or without the suffix of the image.
 
-    Raises `InputError` for an empty list, repeated ids, and ids that are not file names.
+    A line of several words is an id if that is the stem of one of the `images`, given by their folder or their stems.
+    Else it is a pair of paths, as in VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`), or an id with
+    class numbers.
+
+    Raises `InputError` for an empty list, repeated ids, ids that are not file names, and lines with two meanings.
     """
-    return parse_ids(read_bytes(path), path)
+    return parse_ids(read_bytes(path), path, images)
 
 
-def parse_ids(content: bytes, name) -> list[str]:
+def parse_ids(content: bytes, name, images: Path | Collection[str] = ()) -> list[str]:
     """Do the same as `load_ids` with the bytes of a file, `name` in error messages."""
-    ids = split_ids(content, name)
+    ids = split_ids(content, name, images)
     for image_id in ids:
         check_id(image_id, name)
     if not ids:
@@ -79,10 +114,36 @@ def parse_ids(content: bytes, name) -> list[str]:
     return ids
 
 
-def split_ids(content: bytes, name) -> list[str]:
-    """Split a list into ids without checking them."""
-    lines = decode_text(content, name).splitlines()
-    return [PHOTOGRAPH_PREFIX.sub("", line.split()[0]).removesuffix(".jpg") for line in lines if line.strip()]
+def split_ids(content: bytes, name, images: Path | Collection[str] = ()) -> list[str]:
+    """Split a list into ids without checking whether they are file names, and repeated."""
+    stems = {path.stem for path in images.iterdir()} if isinstance(images, Path) else images
+    lines = enumerate(decode_text(content, name).splitlines(), start=1)
+    return [_read_id(line.strip(), f"{name}, line {number}", stems) for number, line in lines if line.strip()]
+
+
+def _read_id(line: str, where: str, stems: Collection[str]) -> str:
+    readings = [line]
+    if pair := PAIR_OF_PATHS.fullmatch(line):
+        readings.append(pair[1])
+    while shorter := ID_AND_NUMBER.fullmatch(readings[-1]):
+        readings.append(shorter[1])
+    ids = [drop_image_suffix(PHOTOGRAPH_PREFIX.sub("", reading)) for reading in readings]
+    present = [image_id for image_id in ids if image_id in stems]
+    if len(present) > 1:
+        choice = f"write {present[0]}.jpg for the first, {present[1]}.jpg for the second"
+        raise InputError(f"{where}: there are images {present[0]!r} and {present[1]!r}: {choice}")
+    image_id = (present or ids)[-1]
+    if image_id != ids[0] and line.split()[-1] == "-1":
+        found = f"{where}: -1 marks an image without the class of the list, as in VOC's ImageSets/Main"
+        raise InputError(f"{found}: use a list of ImageSets/Segmentation, or keep only the first column")
+    if "," in image_id and not present:
+        raise InputError(f"{where}: no image has this name, which has commas: write one id per line")
+    return image_id
+
+
+def drop_image_suffix(name: str) -> str:
+    """Remove the suffix of an image file, in any case, from the end of an id."""
+    return name[: name.rindex(".")] if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
 def check_id(image_id: str, name) -> None:
@@ -109,12 +170,22 @@ def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     folder = existing_folder(folder)
     missing = [ids[index] for index in absent_files(folder, ids, suffix)]
     if missing:
-        present = _names_in(folder)
-        others = sorted(name for name in present if Path(name).stem in missing[:20])
-        hint = f"; there is {shorten(others)}, but files must end in {suffix}: convert or rename them" if others else ""
-        found = f"{len(missing)} of {len(ids)} files are missing ({shorten(name + suffix for name in missing)})"
+        found = f"{len(missing)} of {len(ids)} files are missing ({shorten((n + suffix for n in missing), 3)})"
+        hint = hint_at_names(missing, _names_in(folder), suffix)
         raise MissingInputError(f"{folder}: {found}: add them, or remove their ids from the list{hint}")
     return [folder / (name + suffix) for name in ids]
+
+
+def hint_at_names(missing: list[str], present: Collection[str], suffix: str) -> str:
+    """Return the end of a message about missing files `<id><suffix>`: similar names among those `present`, or ""."""
+    composed = {unicodedata.normalize("NFC", image_id) for image_id in missing}
+    same = sorted(name for name in present if unicodedata.normalize("NFC", Path(name).stem) in composed)
+    starts = tuple(image_id + mark for image_id in missing[:20] for mark in "._-")
+    similar = same or sorted(name for name in present if name.startswith(starts))
+    expected = f"but files must be named <id>{suffix}: convert or rename them"
+    if any(name.endswith(suffix) for name in same):
+        expected = "in another Unicode form: copy the names of the files into the list"
+    return f"; there is {shorten(similar, 2)}, {expected}" if similar else ""
 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:

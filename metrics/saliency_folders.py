@@ -10,6 +10,7 @@ import numpy as np
 
 from formats.errors import MissingInputError, existing_folder, shorten
 from formats.images import image_stems, load_grey, load_mask
+from formats.voc_layout import hint_at_names
 from metrics.bootstrap import Bootstrap, MethodScores
 from metrics.page import Picture, load_photograph
 from metrics.saliency import mean_curves, measure_map, score_states
@@ -46,10 +47,9 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
             raise MissingInputError(f"{gt_root / data_set / 'Masks'} holds no mask")
         missing = [stem for stem in truth if stem not in maps]
         if missing and not (allow_missing and len(missing) < len(truth)):
-            raise MissingInputError(
-                f"{method / data_set} lacks {len(missing)} of {len(truth)} maps ({shorten(missing)}): predict.py makes "
-                "them; --allow_missing scores the others alone"
-            )
+            hint = hint_at_names(missing, {path.name for path in maps.values()}, ".png")
+            found = f"{method / data_set} lacks {len(missing)} of {len(truth)} maps ({shorten(missing, 3)})"
+            raise MissingInputError(f"{found}: predict.py makes them; --allow_missing scores the others alone{hint}")
         report = FileReport(missing=missing, extra=[stem for stem in maps if stem not in truth])
         found[data_set] = MapFiles({stem: maps[stem] for stem in truth if stem in maps}, truth, report)
     if not found:

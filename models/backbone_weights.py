@@ -1,17 +1,21 @@
 """Initial weights of backbones: from the hub, a file of timm, or a checkpoint of this project or of Puzzle-CAM."""
 
+import argparse
+import os
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
-from formats.errors import InputError, MissingInputError, first_line
+from formats.errors import InputError, MissingInputError, first_line, shorten
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from utils.checkpoint import load_torch_file
 
 HUB_FILES, HUB_TIMEOUT_S = ("model.safetensors", "pytorch_model.bin"), 10
+TIMM_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order of timm
 RESIZED = ("relative_position_bias_table", "pos_embed")
 
 
@@ -26,20 +30,39 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     """Read the state dict in the file of `--pretrained PATH`.
 
     Returns (weights, True) for the backbone in a checkpoint of this project or of Puzzle-CAM, by our names, and
-    (weights, False) for a file of timm, by timm's names. Raises `InputError` for any other file.
+    (weights, False) for a file of timm, by timm's names: the content of the file, or what it holds under one key, such
+    as `model`. Raises `InputError` for any other file.
     """
     name = f"--pretrained {path}"
     if not Path(path).exists():
         raise MissingInputError(f"{name}: no such file (or use `imagenet` or `none`)")
-    if Path(path).suffix != ".safetensors":
-        content = from_puzzle_cam(load_torch_file(path), name)
-        if isinstance(content, dict) and {"stage", "network"} <= content.keys():
-            ours = {key: value for key, value in content["network"].items() if key.startswith("backbone.")}
-            return {key.removeprefix("backbone."): value for key, value in ours.items()}, True
-    try:
-        return load_state_dict(str(path), weights_only=True), False
-    except Exception as error:  # timm and safetensors fail in many ways on other files
-        raise InputError(f"{name} cannot be read as weights: {first_line(error)}") from error
+    if Path(path).suffix == ".safetensors":
+        try:
+            return load_state_dict(str(path)), False
+        except Exception as error:  # timm and safetensors fail in many ways on other files
+            raise InputError(f"{name} cannot be read as weights: {first_line(error)}") from error
+    content = from_puzzle_cam(load_torch_file(path, [argparse.Namespace]), name)  # timm's trainings save their options
+    content = content if isinstance(content, dict) else {}
+    if {"stage", "network"} <= content.keys():
+        ours = {key: value for key, value in content["network"].items() if key.startswith("backbone.")}
+        return {key.removeprefix("backbone."): value for key, value in ours.items()}, True
+    dicts = {key: value for key, value in {"": content, **content}.items() if isinstance(value, dict)}
+    states = {key: state for key, state in dicts.items() if state and all(map(torch.is_tensor, state.values()))}
+    keys = [key for key in ("", *TIMM_KEYS) if key in states] or list(states)
+    if not keys or (len(keys) > 1 and keys[0] not in TIMM_KEYS):
+        expected = f"expected one state dict, found {shorten(keys) or 'none'}"
+        raise InputError(f"{name} cannot be read as weights: {expected}: save the state dict of the backbone alone")
+    return states[keys[0]], False
+
+
+def strip_prefix(weights: dict[str, Tensor], full_name: str, backbone_args: dict) -> dict[str, Tensor]:
+    """Remove the prefix that all names share, such as `module.` or `backbone.`, if others are names of the network."""
+    weights = clean_state_dict(weights)
+    prefix = os.path.commonprefix(list(weights)).rpartition(".")[0]
+    stripped = {name.removeprefix(f"{prefix}."): weight for name, weight in weights.items()}
+    with torch.device("meta"):
+        own = timm.create_model(full_name, **backbone_args).state_dict() if prefix else {}
+    return stripped if own.keys() & stripped.keys() else weights
 
 
 def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> None:

@@ -5,6 +5,7 @@
 
 import difflib
 import inspect
+import logging
 
 import timm
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formats.errors import InputError, first_line
-from models.backbone_weights import check_all_loaded, check_hub_weights, read_weights
+from models.backbone_weights import check_all_loaded, check_hub_weights, read_weights, strip_prefix
 from utils.checkpoint import load_weights
 
 README_NAMES = {
@@ -142,13 +143,15 @@ def build_backbone(
         raise InputError(f"--backbone_args must not contain {min(refused)}: set the weights by --pretrained")
     weights, is_own = (None, False) if pretrained in ("imagenet", "none") else read_weights(pretrained)
     source = {"pretrained": pretrained != "none" and not is_own}
-    if weights is not None:
-        source |= {"pretrained_cfg_overlay": {"file": pretrained}}
     options = collect_timm_options(full_name, image_size, output_stride, all_stages) | backbone_args
     try:
         if pretrained == "imagenet":
             check_hub_weights(full_name)
         options |= plain_transformer_options(full_name, options) | backbone_args
+        if weights is not None and not is_own:
+            logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # it lists all weights of a wrong file
+            weights = strip_prefix(weights, full_name, backbone_args)
+            source |= {"pretrained_cfg_overlay": {"state_dict": dict(weights)}}
         network = timm.create_model(full_name, **options, **source)
     except Exception as error:  # timm passes the settings on to code that fails in many ways
         given = "".join(f" {key}={value}" for key, value in backbone_args.items())
@@ -161,6 +164,8 @@ def build_backbone(
             f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained} (imagenet, none, or "
             f"the file of its weights): {reason}"
         ) from error
+    for part in network.modules():  # timm keeps the weights of the file there
+        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     mean, std = (settings[f"pixel_{name}"] or network.pretrained_cfg[name] for name in ("mean", "std"))

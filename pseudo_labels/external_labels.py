@@ -1,7 +1,7 @@
 """Labels produced by other methods: label maps, or class scores that are compared with a constant background score.
 
     <id>.png   palette, grey or RGB label map
-    <id>.npy   pickled dict of scores, as PSA, IRN and Puzzle-CAM write it
+    <id>.npy   pickled dict of scores, as PSA, IRN, Puzzle-CAM and CLIP-ES write it
     <id>.npz   the same as named arrays, or CAMs of this project
 
 A dict holds either one map per class under the class number, or `keys` and the maps under one of `MAP_KEYS`. Class
@@ -23,7 +23,7 @@ from formats.pickles import load_object_array
 from pseudo_labels.fusion_rules import strongest
 
 SUFFIXES = (".png", ".npy", ".npz")
-MAP_KEYS = ("high_res", "hr_cam", "rw", "cams", "cam")  # the finest resolution first
+MAP_KEYS = ("high_res", "hr_cam", "attn_highres", "rw", "cams", "cam")  # the finest resolution first
 CLASS_KEYS = ("keys", "classes")
 CLASS_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 

@@ -183,6 +183,15 @@ def test_recipe_over_the_benchmarks(scenes, runs, tmp_path):
     assert "holds no data set" in done.stderr
 
 
+def test_ids_of_several_words(runs, tmp_path):
+    for name in ("IMG", "IMG 0001", "photo (1)"):
+        save_grey(tmp_path / f"in/{name}.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "ids.txt").write_text("IMG 0001\nphoto (1)\n")
+    names = f"--input {tmp_path}/in --list {tmp_path}/ids.txt --output {tmp_path}/out"
+    run_main("predict", f"--load_path {runs}/saliency/last.pth {names}")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"IMG 0001.png", "photo (1).png"}
+
+
 def test_refusals_of_predict(runs, tmp_path):
     load = f"--load_path {runs}/saliency/last.pth --output {tmp_path}/out"
     with pytest.raises(MissingInputError, match="nowhere does not exist"):
@@ -194,6 +203,12 @@ def test_refusals_of_predict(runs, tmp_path):
     (tmp_path / "ids.txt").write_text("b\n")
     with pytest.raises(MissingInputError, match=r"lacks 1 of 1 ids of --list \(b\)"):
         run_main("predict", f"{load} --input {tmp_path}/a.png --list {tmp_path}/ids.txt")
+    (tmp_path / "cafe\u0301.png").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "ids.txt").write_text("caf\u00e9\n", encoding="utf-8")
+    with pytest.raises(
+        MissingInputError, match=r"lacks 1 of 1 ids .*; there is cafe\u0301\.png, in another Unicode form"
+    ):
+        run_main("predict", f"{load} --input {tmp_path} --list {tmp_path}/ids.txt")
     affinity = load_checkpoint(f"{runs}/saliency/last.pth") | {"stage": "affinity"}
     torch.save(affinity, tmp_path / "affinity.pth")
     with pytest.raises(InputError, match="is of stage affinity: predict"):

@@ -216,10 +216,15 @@ def test_training_starts_from_all_weights_of_a_checkpoint(scenes, tmp_path):
         run_main("train_segmentation", f"{command(scenes, tmp_path, wrong)} --head_width 32")
     shutil.copytree(scenes / "data", tmp_path / "data")
     names = tmp_path / "data/VOCdevkit/VOC2012/classes.txt"
-    names.write_text("\n".join(reversed(names.read_text().split())))
-    with pytest.raises(InputError, match="classes in another order"):
-        other = f"--tag third --load_path {tmp_path}/first/last.pth --data_dir {tmp_path}/data"
-        run_main("train_segmentation", command(scenes, tmp_path, other))
+    classes = names.read_text().split()
+    other = f"--tag third --load_path {tmp_path}/first/last.pth --data_dir {tmp_path}/data"
+    for changed, words in (
+        (classes[::-1], "classes in another order"),
+        ([*classes, "eleventh"], "has 10 classes, the data has 11: take its backbone alone by --pretrained"),
+    ):
+        names.write_text("\n".join(changed))
+        with pytest.raises(InputError, match=words):
+            run_main("train_segmentation", command(scenes, tmp_path, other))
     assert not (tmp_path / "third").exists()
 
 

@@ -7,7 +7,9 @@ training   further state that --resume needs: see utils/training_state.py
 """
 
 import hashlib
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,17 +47,25 @@ def load_checkpoint(path, convert=None) -> dict:
     return content
 
 
-def load_torch_file(path):
-    """Load tensors and plain types that `torch.save` wrote, onto the CPU. Raises `InputError` for any other file."""
+def load_torch_file(path, allowed: Sequence[type] = ()):
+    """Load tensors, plain types and `allowed` classes that `torch.save` wrote, onto the CPU.
+
+    `allowed` classes must be safe with any attributes. Raises `InputError` for any other file.
+    """
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name its last.pth")
     if not Path(path).exists():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns before it fails, but the error has to be one line
+        # torch warns before it fails, but the error has to be one line
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch fails in many ways, and advises to let the file execute code
-        reason = f"it is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        reason = "it is damaged, or not written by torch.save with its own pickle_protocol: fetch or save it again"
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            reason = f"it holds more than tensors and plain values ({found[1]}): save only network.state_dict()"
+        elif read_bytes(path)[:100].lstrip().startswith(b"<"):
+            reason = "it is a web page: fetch the file itself"
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 

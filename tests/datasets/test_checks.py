@@ -174,6 +174,18 @@ def test_lists(tree, tmp_path):
     ]
 
 
+def test_ids_of_several_words(tree, tmp_path):
+    names = {name: f"photo ({number})" for number, name in enumerate(load_names(tree)[:2])}
+    for old, new in names.items():
+        (tree / f"JPEGImages/{old}.jpg").rename(tree / f"JPEGImages/{new}.jpg")
+        (tree / f"SegmentationClass/{old}.png").rename(tree / f"SegmentationClass/{new}.png")
+    (tmp_path / "voc12/photo_id.txt").write_text("\n".join(names.values()))
+    rows = [f"{name},{load_class_names(tree)[0]}" for name in names.values()]
+    (tmp_path / "voc12/labels.csv").write_text("\n".join(["id,classes", *rows]))
+    _, found = check(f"{VOC} --list photo_id.txt --image_labels labels.csv", tmp_path)
+    assert [what for severity, what, _ in found if severity == "error"] == []
+
+
 def test_ids_that_lead_out_of_the_folder(tree, tmp_path):
     (tmp_path / "secret.jpg").write_bytes(b"")
     with open(tmp_path / "voc12/val_id.txt", "a") as file:
@@ -322,7 +334,7 @@ def test_places_of_the_readme(scenes, tmp_path, monkeypatch, capsys):
     [
         ("--train_root HERE/nowhere", "nowhere does not exist"),
         ("--train_root HERE/benchmark", "is for testing"),
-        ("--data_dir HERE", "no JPEGImages"),
+        ("--data_dir HERE/voc12", "no JPEGImages"),
         ("--data_dir HERE/data --list_dir HERE", r"no \*_id\.txt"),
         (f"{VOC} --label_name HERE/none", "none is neither a folder, nor in"),
         (f"{VOC} --cam_dir HERE/none", "none does not exist"),

@@ -44,6 +44,30 @@ def test_class_vectors(tmp_path):
         load_image_labels(tmp_path / "none.npy", ["a"], CLASSES)
 
 
+def test_keys_of_class_vectors(tmp_path):
+    """IRN's keys are integers; others are names of files."""
+    keys = {np.int32(2007000032): [1, 0, 0], 2007000039: [0, 1, 0], "c.jpg": [0, 0, 1], 28: [1, 1, 0]}
+    np.save(tmp_path / "a.npy", keys, allow_pickle=True)
+    rows = load_image_labels(tmp_path / "a.npy", ["2007_000032", "2007_000039", "c", "28"], CLASSES)
+    assert rows.astype(int).tolist() == list(keys.values())
+
+
+def test_class_numbers(tmp_path):
+    path = tmp_path / "train_cls.txt"
+    path.write_text("2007_000032 0 2 \n\nb.jpg 1\nc\n")
+    rows = load_image_labels(path, ["c", "2007_000032", "b"], CLASSES).astype(int).tolist()
+    assert rows == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
+    with pytest.raises(MissingInputError, match=r"lacks 1 of 1 ids \(d\)"):
+        load_image_labels(path, ["d"], CLASSES)
+
+
+@pytest.mark.parametrize("line", ["a 3", "a -1", "a dog", "a 1.0", "a 0 1 0", "photo (1) 0"])
+def test_odd_class_numbers_are_refused(tmp_path, line):
+    (tmp_path / "a.txt").write_text(f"b 0\n{line}\n")
+    with pytest.raises(InputError, match=r"a\.txt, line 2: .* different class numbers, counted from 0 to 2, not"):
+        load_image_labels(tmp_path / "a.txt", ["a"], CLASSES)
+
+
 def test_annotations(tmp_path):
     for name, objects in {"a": ["dog", "cat", "dog"], "b": [], "c": ["traffic light"]}.items():
         (tmp_path / f"{name}.xml").write_text(annotation(*objects))

@@ -1,6 +1,7 @@
 """Layout of the VOC tree and of saliency data sets: search for folders, lists of ids, missing files."""
 
 import os
+import unicodedata
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -49,10 +50,24 @@ def test_some_folders_beside_voc2012(tmp_path):
 
 
 def test_root_is_missing(tmp_path):
-    with pytest.raises(MissingInputError, match="no JPEGImages"):
+    (tmp_path / "Images").mkdir()
+    with pytest.raises(MissingInputError, match=r"no JPEGImages .*; there is Images"):
         find_voc_root(tmp_path)
     with pytest.raises(MissingInputError, match="does not exist"):
         find_voc_root(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "below", ["VOCtrainval_11-May-2012/VOCdevkit/VOC2012", "VOC2012_train_val/VOC2012_train_val", "a/b/c/VOC2012"]
+)
+def test_root_is_found_where_archives_unpack(tmp_path, below):
+    (tmp_path / below / "JPEGImages").mkdir(parents=True)
+    assert find_voc_root(tmp_path) == tmp_path / below
+    with pytest.raises(MissingInputError):
+        find_voc_root(tmp_path, searches=False)
+    (tmp_path / "VOC2012_test/VOC2012_test/JPEGImages").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds JPEGImages in .*VOC2012_test.*: name one of these folders"):
+        find_voc_root(tmp_path)
 
 
 def test_class_names(tmp_path):
@@ -62,16 +77,41 @@ def test_class_names(tmp_path):
     assert load_class_names(tmp_path) == ("ball", "boat")
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfball\n")  # as written by the Windows editor
     assert load_class_names(tmp_path) == ("ball",)
-    for content, words in (("ball\nball\n", "different"), ("Background\nball\n", "which is label 0 already")):
+    for content, words in (("ball\nball\n", "different"), ("cat\nball\n_background_", "name 3: background is label 0")):
         (tmp_path / "classes.txt").write_text(content)
         with pytest.raises(InputError, match=words):
             load_class_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Background\ncat\nbig dog",
+        "__ignore__\n_background_\ncat\nbig dog",
+        "0 background\n1 cat\n2 big dog",
+        "0\t__background__\n1\tcat\n2\tbig dog",
+        "bg\n\ncat\nbig dog\n",
+        "1 cat\n2 big dog",
+        "0 cat\n1 big dog",
+    ],
+)
+def test_class_lists_of_annotation_tools(tmp_path, lines):
+    (tmp_path / "classes.txt").write_text(lines)
+    assert load_class_names(tmp_path) == ("cat", "big dog")
+
+
+def test_numbers_that_do_not_count_are_names(tmp_path):
+    for names in (("1 cent", "2 cent", "5 cent"), ("2 cats", "3 cats"), ("0", "1"), ("1 cat", "dog")):
+        (tmp_path / "classes.txt").write_text("\n".join(names))
+        assert load_class_names(tmp_path) == names
 
 
 def test_lists(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(b"\xef\xbb\xbfa\r\n\r\n/JPEGImages/b.jpg /SegmentationClassAug/b.png\r\n c \nd.e\nf.jpg\n")
     assert load_ids(path) == ["a", "b", "c", "d.e", "f"]
+    path.write_text("a.png\nb.JPG\n/JPEGImages/c.jpeg /SegmentationClass/c.png\nd 3 14\nphoto (1)\nIMG 0001 7\n")
+    assert load_ids(path) == ["a", "b", "c", "d", "photo (1)", "IMG 0001"]
     path.write_bytes("ü\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"list\.txt is not text in UTF-8"):
         load_ids(path)
@@ -83,6 +123,40 @@ def test_lists(tmp_path):
         load_ids(path)
     with pytest.raises(MissingInputError):
         load_ids(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "images", "image_id"),
+    [
+        ("photo 2", ["photo 2"], "photo 2"),
+        ("photo 2", ["photo"], "photo"),
+        ("photo 2 7", ["photo 2"], "photo 2"),
+        ("IMG 0001", ["IMG"], "IMG 0001"),  # a missing image
+        ("Paris, May", ["Paris, May"], "Paris, May"),
+        ("photo 2.jpg", ["photo 2", "photo"], "photo 2"),
+        ("a b.jpg masks/a b.png", ["a b"], "a b"),
+        ("a -1", ["a -1"], "a -1"),
+    ],
+)
+def test_images_decide_what_a_line_means(tmp_path, line, images, image_id):
+    for name in images:
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "list.txt").write_text(line)
+    assert load_ids(tmp_path / "list.txt", images) == load_ids(tmp_path / "list.txt", tmp_path) == [image_id]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("photo 2", r"images 'photo 2' and 'photo': write photo 2\.jpg for the first, photo\.jpg for the second"),
+        ("photo  -1", "-1 marks an image without the class .* use a list of ImageSets/Segmentation"),
+        ("photo,photo 2", "which has commas: write one id per line"),
+    ],
+)
+def test_lines_that_cannot_be_read(tmp_path, line, words):
+    (tmp_path / "list.txt").write_text(f"cat\n{line}\n")
+    with pytest.raises(InputError, match=rf"list\.txt, line 2: .*{words}"):
+        load_ids(tmp_path / "list.txt", ["cat", "photo", "photo 2"])
 
 
 @pytest.mark.parametrize("name", ["../outside", "below/../../outside", "ABSOLUTE/outside", "/JPEGImages/../../x"])
@@ -119,8 +193,20 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(MissingInputError, match=r"2 of 3 files are missing \(b\.png, c\.png\)"):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
     (tmp_path / "b.PNG").touch()
-    with pytest.raises(MissingInputError, match=r"there is b\.PNG, but files must end in \.png: convert or rename"):
+    with pytest.raises(
+        MissingInputError, match=r"there is b\.PNG, but files must be named <id>\.png: convert or rename"
+    ):
         files_of_ids(tmp_path, ["a", "b", "c"], ".png")
+    (tmp_path / "0028_sal_fuse.png").touch()
+    with pytest.raises(MissingInputError, match=r"there is 0028_sal_fuse\.png, but files must be named <id>"):
+        files_of_ids(tmp_path, ["0028"], ".png")
+
+
+@pytest.mark.parametrize(("in_list", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_unicode_form(tmp_path, in_list, on_disk):
+    (tmp_path / f"{unicodedata.normalize(on_disk, 'café')}.jpg").touch()
+    with pytest.raises(MissingInputError, match=r"1 of 1 files .*; there is caf.+\.jpg, in another Unicode form: copy"):
+        files_of_ids(tmp_path, [unicodedata.normalize(in_list, "café")], ".jpg")
 
 
 def test_label_folder(tmp_path, monkeypatch):
@@ -163,7 +249,8 @@ def test_saliency_data_sets(tmp_path, scenes):
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
     assert len(pairs) == 12
     assert all(image.stem == mask.stem for image, mask in pairs)
-    with pytest.raises(MissingInputError, match="holds none"):
+    (tmp_path / "DUTS-TR/DUTS-TR-Image").mkdir(parents=True)
+    with pytest.raises(MissingInputError, match=r"holds none.*Images/ and Masks/.* there is .*DUTS-TR-Image: rename"):
         find_data_sets(tmp_path)
 
 

@@ -58,6 +58,7 @@ SCORES = {
     "IRN": {"keys": torch.tensor([1, 3]), "cam": torch.zeros(2, 1, 1), "high_res": BOTH},
     "Puzzle-CAM": {"keys": np.array([0, 2, 4]), "cam": torch.zeros(2, 1, 1), "hr_cam": BOTH.astype(np.float16)},
     "Puzzle-CAM after its walk": {"keys": np.array([0, 2, 4]), "rw": BOTH},
+    "CLIP-ES": {"keys": np.array([3, 1]), "attn_highres": BOTH[::-1].astype(np.float16)},
     "tensors": {"keys": torch.tensor([3, 1]), "cam": torch.from_numpy(BOTH).flip(0)},
     "lists": {"keys": [1, 3], "cam": [SECOND, FOURTH]},
 }

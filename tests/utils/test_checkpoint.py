@@ -1,5 +1,6 @@
 """Checkpoints and weights that are damaged, incomplete or malicious."""
 
+import argparse
 import contextlib
 import http.server
 import os
@@ -59,7 +60,10 @@ def test_nothing_is_executed(checkpoint, tmp_path, load, is_zip):
         torch.load(path, weights_only=False)
         assert mark.exists(), "not an attack"
         mark.rmdir()
-        with pytest.raises(InputError, match=r"a\.pth cannot be read as a checkpoint: .* more than tensors") as caught:
+        words = (
+            r"a\.pth cannot be read as a checkpoint: it holds more than tensors .*\.mkdir\): save only network.state"
+        )
+        with pytest.raises(InputError, match=words) as caught:
             load(path)
         assert "weights_only" not in str(caught.value)  # torch's advice how to execute the file
         assert not mark.exists()
@@ -123,6 +127,20 @@ def test_contents_that_are_not_checkpoints(tmp_path, content, message):
 
 
 # a plain pickle makes torch warn before it refuses the file
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\n<!DOCTYPE html>\n<title>\x1b[31m404</title>", "it is a web page: fetch the file itself"),
+        (pickle.dumps({"a": 5}, protocol=4), "it is damaged, or not written by torch.save"),
+    ],
+)
+def test_the_reason_is_named(tmp_path, content, reason):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.pth cannot be read as a checkpoint: {reason}") as caught:
+        load_checkpoint(tmp_path / "a.pth")
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("content", [b"", b"epoch,loss\n1,2\n", b"PK\x03\x04 cut", pickle.dumps({"a": 5}, protocol=4)])
 def test_files_that_are_not_checkpoints(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
@@ -221,13 +239,32 @@ def test_files_of_weights(checkpoint, settings, timm_weights, tmp_path):
     for name, weight in (("a.pth", ours), ("b.pth", theirs), ("c.pth", theirs), ("d.safetensors", theirs)):
         backbone = build_backbone(settings, str(tmp_path / name), image_size=64)
         assert torch.equal(backbone.network.state_dict()[WEIGHT], weight), name
+        assert "state_dict" not in backbone.network.pretrained_cfg
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [("net", ""), ("model_state", "module."), ("params", "backbone."), ("model", "encoder."), ("a", "model.encoder.")],
+)
+def test_weights_under_a_key_and_behind_a_prefix(settings, timm_weights, tmp_path, key, prefix):
+    weights = {prefix + name: weight for name, weight in timm_weights.items()}
+    args = argparse.Namespace(lr=1e-3, opt="sgd")  # as in a checkpoint of timm's training
+    torch.save(
+        {key: weights, "args": args, "epoch": 5, "optimizer": {"state": {}}}, tmp_path / "a.pth", pickle_protocol=3
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*protocol")
+        backbone = build_backbone(settings, str(tmp_path / "a.pth"), image_size=64)
+    assert torch.equal(backbone.network.state_dict()[WEIGHT], timm_weights[WEIGHT])
 
 
 def test_files_that_are_not_weights(checkpoint, settings, timm_weights, tmp_path):
     path, tensors = tmp_path / "a.pth", tmp_path / "a.safetensors"
     ours = {key: value for key, value in checkpoint["network"].items() if not key.endswith(WEIGHT)}
     for content, message in (
-        ([torch.zeros(1)], "cannot be read as weights"),
+        ([torch.zeros(1)], "cannot be read as weights: expected one state dict, found none"),
+        ({"net": timm_weights, "other": timm_weights}, "cannot be read .* found net, other: save the state dict of"),
+        ({0: torch.zeros(1)}, ".*"),
         ({"a": torch.zeros(1)}, "lacks [0-9]+ weights of the backbone"),
         ({key: value for key, value in timm_weights.items() if key != WEIGHT}, rf"lacks 1 weights .*{WEIGHT}"),
         (checkpoint | {"network": ours}, rf"does not fit the network: 1 weights missing .*{WEIGHT}"),
