@@ -321,7 +321,7 @@ def _add_voc(parser, title: str = "data", data_dir: str | None = "data/voc12"):
 
 
 def _add_image_labels(add) -> None:
-    text = "classes of the images, in --list_dir or a path: cls_labels.npy, a table id,classes (.csv), or VOC's XML"
+    text = "classes of the images, in --list_dir or a path: cls_labels.npy, a table (.csv), class numbers (.txt) or XML"
     add("--image_labels", "FILE", "cls_labels.npy", text)
 
 
@@ -397,7 +397,8 @@ def _add_selector(parser, default: str) -> None:
 def _add_scored_ids(add) -> None:
     add("--data_dir", "DIR", REQUIRED, "the VOC2012 folder or a parent of it")
     add("--list", "FILE", REQUIRED, "ids to score, one per line")
-    text = "classes of the images: cls_labels.npy, a table or XML (default, if needed: cls_labels.npy beside --list)"
+    text = "classes of the images: cls_labels.npy, a table (.csv), class numbers (.txt) or XML (default, if needed: "
+    text += "cls_labels.npy beside --list)"
     add("--image_labels", "FILE", None, text)
     add("--single_class", "FILE", None, "same formats as --image_labels; score only images with exactly one class")
 
