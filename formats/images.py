@@ -158,6 +158,8 @@ def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=formats) as image:
             yield image
+    except InputError:  # of the block
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a {'/'.join(formats)} file, or is damaged: replace or remove it") from None
     except PILLOW_ERRORS as error:

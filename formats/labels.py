@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def decode_label(content: bytes, path) -> np.ndarray:
         if image.mode not in ("P", "L", "1"):
             raise InputError(f"{path} has the mode {image.mode}: labels are 8-bit palette PNGs")
         label = np.array(image).astype(np.uint8)
-        if image.mode == "P" and not VOC_PALETTE.tobytes().startswith(image.palette.palette):
+        if image.mode == "P":
             _check_palette(label, image.palette.palette, path)
     bit_depth = content[PNG_BIT_DEPTH]
     if image.mode == "L" and bit_depth < 8:  # Pillow scales grey values of 2 and 4 bits to 0..255
@@ -98,9 +99,20 @@ def paint_label(label: np.ndarray) -> np.ndarray:
     return VOC_PALETTE[label]
 
 
+@lru_cache
+def _voc_labels(palette: bytes) -> dict[int, int | None]:
+    """Map each index of a palette to the label of its colour in VOC's, None for others; {} if no colour was moved."""
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3).tolist()
+    labels = {index: LABEL_OF_COLOUR.get(tuple(colour)) for index, colour in enumerate(colours)}
+    return labels if any(label not in (None, index) for index, label in labels.items()) else {}
+
+
 def _check_palette(label: np.ndarray, palette: bytes, path) -> None:
     """Raise `InputError` if the labels have colours of VOC at other indices, as after an optimiser of PNG files."""
-    labels = {value: LABEL_OF_COLOUR.get(tuple(palette[3 * value :][:3])) for value in sorted(find_values(label))}
+    places = _voc_labels(palette)
+    if not places:
+        return
+    labels = {value: places.get(value) for value in sorted(find_values(label))}
     moved = next((value for value in labels if labels[value] != value), None)
     if moved is not None and None not in labels.values() and len(set(labels.values())) == len(labels):
         found = f"{path} holds the label {moved} in the colour of VOC's label {labels[moved]}"
