@@ -22,6 +22,7 @@ from torch.utils.data import default_collate
 
 from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
+from formats.images import scale_maps
 from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from metrics.saliency import STATE_SIZE, measure_map, score_states
 from models.edge_head import edge_target
@@ -54,7 +55,7 @@ def main(args) -> None:
 
     # data
     pairs = training_pairs(args.train_root)
-    edges = edge_paths(args.edge_dir, pairs) if args.edge_dir else None
+    edges = scale_maps(edge_paths(args.edge_dir, pairs), world.is_main) if args.edge_dir else None
     val_sets = benchmark_pairs(args.val_root)
     cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
     dataset = SaliencyTraining(pairs, args.seed, edges, cached, args.colour_jitter)

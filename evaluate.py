@@ -34,7 +34,7 @@ from formats import voc_layout
 from formats.atomic_files import check_output_file, write_json
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
 from formats.image_labels import load_image_labels
-from formats.images import image_size
+from formats.images import image_size, load_mask, scale_maps
 from metrics.bootstrap import MethodScores, comparison_table, interval_table
 from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
 from metrics.label_tables import label_tables
@@ -81,8 +81,8 @@ class Evaluation:
         """Add notes on the files of one method, and a failure if some of them could not be scored."""
         self.notes.extend(f"{name}: {line}" for line in report.summarize())
         if report.unusable and not (allow_missing and report.scored):
-            reason = next(iter(report.unusable.values()))
-            self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored: {reason}")
+            names, first = shorten(report.unusable), next(iter(report.unusable.values()))
+            self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored ({names}): {first}")
 
     def add_statistics(self, columns: list[str], methods: dict[tuple, MethodScores], show) -> None:
         """Add tables of intervals and of differences from the first method. Arguments as of `interval_table`."""
@@ -150,6 +150,8 @@ def evaluate_saliency(args) -> Evaluation:
         if scores:
             scored[key], entries[key] = scored_maps, scores | {"files": asdict(maps.report)} | origin
             done.scores.setdefault(method, {})[data_set] = entries[key]
+            if not any(load_mask(maps.truth[stem]).any() for stem in scored_maps.images):
+                done.notes.append(f"{name}: no mask of the truth holds an object: most scores mean nothing")
     if not scored:
         raise InputError(shorten(done.failures, 1))
     done.tables += saliency_tables(entries)
@@ -225,7 +227,7 @@ def build_selector(args, data: LabelData) -> ImageSelector | None:
         raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
     numbers = args.selector_form, args.t0, args.t1, args.tau
     thresholds = Thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
-    maps = voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png")
+    maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png"))
     cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if args.multi_class == "split" else None
     return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, cams, data.truth)
 
@@ -264,7 +266,8 @@ def list_rules(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
     cam_dirs = args.cam_dir, args.second_cam_dir or args.cam_dir
     cams, second_cams = (voc_layout.files_of_ids(folder, data.ids, ".npz") for folder in cam_dirs)
     images = voc_layout.files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
-    maps = voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png") if args.saliency_dir else [None] * len(images)
+    maps = args.saliency_dir and voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png")
+    maps = scale_maps(maps, warns=False) if maps else [None] * len(images)
     inputs = dict(enumerate(zip(data.image_labels, images, cams, second_cams, maps)))
     parameters = {rule: {"bg_threshold": args.bg_threshold} if rule == "none" else {} for rule in rules}
     return {rule: LabelSource(partial(fuse_inputs, rule, parameters[rule]), inputs, FileReport()) for rule in rules}

@@ -32,7 +32,7 @@ from formats import voc_layout
 from formats.cams import save_cams
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import check_size, image_size, load_image
+from formats.images import GreyMap, check_size, image_size, load_image, scale_maps
 from formats.labels import load_label, save_label
 from models.affinity_net import build_affinity_net
 from models.cam_classifier import CamClassifier, build_cam_classifier
@@ -61,7 +61,7 @@ class Images:
     classes: tuple[str, ...]
     paths: Sequence[Path]
     image_labels: np.ndarray
-    maps: Sequence[Path] | None
+    maps: Sequence[GreyMap] | None
     baseline: Sequence[Path] | None
 
 
@@ -72,7 +72,7 @@ def main(args) -> None:
         return
 
     # data
-    images = find_images(args)
+    images = find_images(args, world.is_main)
     check_options(args, images)
     numbers = args.selector_form, args.t0, args.t1, args.tau
     thresholds = Thresholds(images.classes, *numbers, args.non_salient_classes, args.salient_norm)
@@ -93,14 +93,14 @@ def main(args) -> None:
     distributed.stop_distributed()
 
 
-def find_images(args) -> Images:
+def find_images(args, warns: bool) -> Images:
     """Find all files of the images that the run reads; raises `InputError` for missing ones."""
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
     ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_root / "JPEGImages")
     image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
     paths = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    maps = voc_layout.files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
+    maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns) if args.saliency_dir else None
     baseline = find_baseline(args.baseline_dir, ids) if args.baseline_dir else None
     return Images(ids, classes, paths, image_labels, maps, baseline)
 

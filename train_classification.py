@@ -26,7 +26,7 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import load_image
+from formats.images import load_image, scale_maps
 from formats.voc_layout import files_of_ids, find_masks, find_voc_root, list_path, load_class_names, load_ids
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
@@ -62,7 +62,7 @@ def main(args) -> None:
     classes = load_class_names(voc_root)
     images, image_labels, ids = load_split(args, args.train_list, voc_root, classes)
     val_split = load_split(args, args.val_list, voc_root, classes) if args.val_list != "none" else None
-    maps = files_of_ids(args.saliency_dir, ids, ".png") if args.saliency_dir else None
+    maps = scale_maps(files_of_ids(args.saliency_dir, ids, ".png"), world.is_main) if args.saliency_dir else None
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
     batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()

@@ -24,7 +24,7 @@ from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.voc12 import SegmentationTraining, count_labels, labelled_images, load_labelled
 from formats import voc_layout
 from formats.errors import InputError, shorten
-from formats.labels import paint_label
+from formats.labels import absent_labels, paint_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
@@ -89,6 +89,9 @@ def main(args) -> None:
     # resume
     state.start(run)
     run.log(f"{len(pairs)} training images, {len(val_pairs)} validation images, {len(batches)} steps per epoch")
+    absent = absent_labels(dataset.labels, len(classes) + 1) if world.is_main else []
+    if absent:
+        run.log(f"no label holds {shorten(classes[label - 1] for label in absent)}: these classes are not learned")
 
     # train
     total_steps = args.max_epoch * len(batches)

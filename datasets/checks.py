@@ -20,7 +20,7 @@ from formats.cams import load_cams
 from formats.errors import InputError
 from formats.image_labels import load_image_labels
 from formats.images import binarize_mask, check_size, decode_grey, read_bytes
-from formats.labels import IGNORE_LABEL, check_labels, load_label
+from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
 from formats.voc_layout import MASK_FOLDERS, check_id, mask_folder, split_ids, truth_folder
 
 ERROR, NOTE = "error", "note"  # the data cannot be used; the data can be used, but may be unexpected
@@ -165,6 +165,7 @@ def check_voc(
     for kind, folder in places:
         alone = sorted(ids_in[kind, folder] - ids_in[photographs])
         findings += [Finding(NOTE, f"{kind} without image", file_of(kind, folder, name)) for name in alone]
+        check_folder(kind, [file_of(kind, folder, name) for name in listed if name in ids_in[kind, folder]], findings)
 
     tested, pictures = find_test_ids(lists), []
     for name in listed:
@@ -173,6 +174,15 @@ def check_voc(
             use = TEST if name in tested else VOC_TRAINING
             pictures.append(Picture(file_of(*photographs, name), use, files, num_labels))
     return pictures
+
+
+def check_folder(kind: str, paths: list[Path], findings: list[Finding]) -> None:
+    """Check all files of a folder together: labels of 0 and 255 without any class, and maps that are all empty."""
+    with suppress(InputError):  # of a damaged file, which is found with its picture
+        if kind == "label" and lack_classes(paths):
+            findings.append(Finding(ERROR, "only 0 and 255, no class", paths[0].parent, "save a class as 1"))
+        if kind == "saliency map" and paths and not any(images.load_grey(path).any() for path in paths):
+            findings.append(Finding(NOTE, "all saliency maps are empty", paths[0].parent))
 
 
 def list_ids(kind: str, folder: Path) -> set[str]:
@@ -212,7 +222,7 @@ def find_traits(content: bytes, path) -> list[str]:
             # image.getexif() of a PNG would decode all pixels
             orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     traits = {
-        "EXIF-rotated": orientation != 1,
+        "EXIF rotation is ignored:": orientation != 1,
         "grey": mode in ("1", "L", "LA") or mode.startswith("I"),
         "CMYK": mode == "CMYK",
         "16-bit": mode.startswith("I") or (image.format == "PNG" and content[images.PNG_BIT_DEPTH] == 16),

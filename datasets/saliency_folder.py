@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from datasets.transforms import change_colours, channels_first, crop_image, crop_map, draw_saliency_crop
 from formats.images import (
+    GreyMap,
     binarize_mask,
     check_size,
     decode_image,
@@ -22,16 +23,16 @@ from formats.images import (
 class SaliencyTraining(Dataset):
     """Augmented training pairs: key (epoch, index, side S) → image uint8 [3, S, S], mask uint8 [1, S, S] of 0 and 255.
 
-    With `edges`, the path of an edge map for each pair, a third value follows: edge uint8 [1, S, S]. The augmentation
-    is a function of (seed, epoch, index) alone. The files of the indices `cached` are held in memory, as they are on
-    disk. `colour_jitter` is the strength of the colour changes, 0..1.
+    With `edges`, an edge map for each pair, a third value follows: edge uint8 [1, S, S]. The augmentation is a function
+    of (seed, epoch, index) alone. The files of the indices `cached` are held in memory, as they are on disk.
+    `colour_jitter` is the strength of the colour changes, 0..1.
     """
 
     def __init__(
         self,
         pairs: list[tuple[Path, Path]],
         seed: int,
-        edges: list[Path] | None = None,
+        edges: list[GreyMap] | None = None,
         cached=(),
         colour_jitter: float = 1.0,
     ):
@@ -42,16 +43,17 @@ class SaliencyTraining(Dataset):
         return len(self.pairs)
 
     def paths_of(self, index: int) -> list[Path]:
-        return [*self.pairs[index], *([self.edges[index]] if self.edges else [])]
+        return [*self.pairs[index], *([self.edges[index].path] if self.edges else [])]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
         epoch, index, side_px = key
-        image_path, *map_paths = self.paths_of(index)
+        image_path, mask_path = self.pairs[index]
         content = self.read(image_path)
         image_hw = decode_size(content, image_path)
         rng = np.random.default_rng([self.seed, epoch, index])
         crop = draw_saliency_crop(image_hw, side_px, rng)
-        mask, *edges = (load_aligned_grey(path, image_path, image_hw, self.read) for path in map_paths)
+        files = [GreyMap(mask_path), *([self.edges[index]] if self.edges else [])]
+        mask, *edges = (load_aligned_grey(file, image_path, image_hw, self.read) for file in files)
         maps = [crop_map(grey, crop) for grey in (binarize_mask(mask).view(np.uint8) * 255, *edges)]
         image = crop_image(decode_image(content, image_path, crop.reduction), crop)
         image = change_colours(image, rng, self.colour_jitter)

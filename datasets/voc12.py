@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 from datasets.transforms import Crop, channels_first, check_long_side, crop_image, crop_map, draw_crop
 from formats.errors import InputError
 from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
-from formats.labels import IGNORE_LABEL, check_labels, load_label
+from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
 from formats.voc_layout import files_of_ids
 
 
 class ClassificationTraining(Dataset):
     """Crops with image labels: key (epoch, index) → image uint8 [3, S, S], image labels float32 [C].
 
-    With `maps`, the path of a saliency map for each image, a third value follows: uint8 [1, S, S]. The crop is a
+    With `maps`, a `GreyMap` of saliency for each image, a third value follows: uint8 [1, S, S]. The crop is a
     function of (seed, epoch, index) alone.
     """
 
@@ -87,13 +87,13 @@ def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, n
 def labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
     """Find the image and the label of every id, with labels in `folder`.
 
-    Raises `InputError` for missing files, and if every pixel of every label is ignored.
+    Raises `InputError` for missing files, and if the labels hold 255, but no class.
     """
     images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
-    if not any((load_label(path) != IGNORE_LABEL).any() for path in labels):
+    if lack_classes(labels):
         raise InputError(
-            f"{folder}: every pixel of the {len(labels)} labels is {IGNORE_LABEL} (ignored), so that "
-            "there is nothing to learn or to score; create them again or choose other labels"
+            f"{folder}: every pixel of the {len(labels)} labels is 255 (ignored) or 0 (background), so that there is "
+            "nothing to learn or to score; masks of one class are 0 and 1: create them again or choose other labels"
         )
     return list(zip(images, labels))
 

@@ -6,9 +6,11 @@ than Pillow; sizes and modes are read by Pillow from the header.
 
 import io
 import struct
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +26,8 @@ PILLOW_ERRORS = (  # raised by Pillow for damaged files, depending on the format
     *(OSError, EOFError, SyntaxError, ValueError, LookupError, struct.error),
     Image.DecompressionBombError,
 )
+MAX_CHROMA = 8  # largest difference between the channels of a grey picture in a lossy format
+GREY = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE
 REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -58,11 +62,17 @@ def save_image(path, image: np.ndarray) -> None:
 
 
 def decode_grey(content: bytes, name) -> np.ndarray:
-    """Decode a grey or RGB file to uint8 [H, W].
+    """Decode a grey map to uint8 [H, W]: a grey file, or three equal channels with or without a constant alpha channel.
 
-    16-bit images are reduced to their upper 8 bits, unless all values are below 256 (8-bit values in a 16-bit file).
+    Of white on transparent, the alpha channel is the map. 16-bit images are reduced to their upper 8 bits, unless all
+    values are below 256 (8-bit values in a 16-bit file). Raises `InputError` for colours and for other transparency.
     """
-    image = _decode(content, name, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
+    with open_image(io.BytesIO(content), name) as header:
+        mode, is_lossy = header.mode, header.format in ("JPEG", "MPO", "WEBP")
+    if mode in ("1", "L") or mode.startswith(("I", "F")):
+        image = _decode_pixels(content, name, GREY)
+    else:
+        image = _decode_grey_colours(content, name, mode, is_lossy)
     if image.dtype == np.uint16:
         image = (image >> 8 if image.max() > 255 else image).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -81,14 +91,40 @@ def save_grey(path, grey: np.ndarray) -> None:
     write_bytes(path, _encode(".png", grey))
 
 
-def load_aligned_grey(path, image_path, image_hw: tuple[int, int], read: Callable = read_bytes) -> np.ndarray:
+class GreyMap(NamedTuple):
+    """File of a grey map, whose values are multiplied by `scale`: 255 for maps of 0 and 1, otherwise 1."""
+
+    path: Path
+    scale: int = 1
+
+
+def scale_maps(paths: list[Path], warns: bool = True) -> list[GreyMap]:
+    """Find the scale of the maps of a folder: if the largest value of all is 1, they are maps of 0 and 1.
+
+    Reading stops at the first map with a value above 1. If all maps are empty, it `warns` on stderr. Raises
+    `InputError` if no map can be read.
+    """
+    largest = -1
+    for path in paths:
+        with suppress(InputError):  # raised again where this map is used
+            largest = max(largest, int(load_grey(path).max()))
+        if largest > 1:
+            break
+    if largest < 0:
+        load_grey(paths[0])  # raises
+    if largest == 0 and warns:
+        print(f"{paths[0].parent}: all {len(paths)} maps are empty (0)", file=sys.stderr)
+    return [GreyMap(path, 255 if largest == 1 else 1) for path in paths]
+
+
+def load_aligned_grey(grey_map: GreyMap, image_path, image_hw: tuple[int, int], read: Callable = read_bytes):
     """Load a map of an image, such as its saliency or edges, uint8 [H, W].
 
     `read` returns the bytes of a path. Raises `InputError` if the map does not have the size of the image.
     """
-    grey = decode_grey(read(path), path)
-    check_size(path, grey.shape, image_path, image_hw)
-    return grey
+    grey = decode_grey(read(grey_map.path), grey_map.path)
+    check_size(grey_map.path, grey.shape, image_path, image_hw)
+    return grey if grey_map.scale == 1 else grey * np.uint8(grey_map.scale)
 
 
 def load_mask(path) -> np.ndarray:
@@ -122,6 +158,8 @@ def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=formats) as image:
             yield image
+    except InputError:  # of the block
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a {'/'.join(formats)} file, or is damaged: replace or remove it") from None
     except PILLOW_ERRORS as error:
@@ -147,12 +185,19 @@ def image_paths(folder: Path) -> list[Path]:
 def check_size(path, size_hw, other, other_hw) -> None:
     """Raise `InputError` unless two files of one image, such as the image and its label, have the same size."""
     if tuple(size_hw) != tuple(other_hw):
-        found = f"{path} is {size_hw[1]}×{size_hw[0]} px, but {other} is {other_hw[1]}×{other_hw[0]} px"
-        raise InputError(f"{found}: files of one image must have the same size; create the wrong one again")
+        size, other_size = (f"{width}×{height} px" for height, width in (size_hw, other_hw))
+        way_out = f"resize it to {other_size}, or create it again"
+        if tuple(size_hw) == tuple(other_hw)[::-1]:
+            way_out = "EXIF rotation is ignored, so turn one of them, or create it again from the image as it is stored"
+        raise InputError(f"{path} is {size}, but {other} is {other_size}: {way_out}")
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
     decode_size(content, name)  # OpenCV would decode more formats, and more pixels than Pillow allows
+    return _decode_pixels(content, name, flags)
+
+
+def _decode_pixels(content: bytes, name, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -160,6 +205,21 @@ def _decode(content: bytes, name, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"{name} is damaged or truncated: replace or remove it")
     return image
+
+
+def _decode_grey_colours(content: bytes, name, mode: str, is_lossy: bool) -> np.ndarray:
+    """Decode a grey map from a file with colours or transparency, as described in `decode_grey`: [H, W]."""
+    channels = cv2.split(_decode_pixels(content, name, cv2.IMREAD_UNCHANGED))
+    if len(channels) == 4 and np.ptp(channels[3]) > 0:
+        opaque = channels[3] > 0
+        if all((channel[opaque] == np.iinfo(channel.dtype).max).all() for channel in channels[:3]):
+            return channels[3]
+        way_out = "save it as 8-bit grey; of a cut-out, save the alpha channel alone, e.g. by rembg i -om"
+        raise InputError(f"{name} holds transparency, so it is no grey map: {way_out}")
+    if max(cv2.absdiff(channels[0], channel).max() for channel in channels[:3]) > MAX_CHROMA * is_lossy:
+        found = "a palette of colours" if mode == "P" else "colours"
+        raise InputError(f"{name} holds {found}, so it is no grey map: save it as 8-bit grey")
+    return _decode_pixels(content, name, GREY) if is_lossy else channels[0]
 
 
 def _encode(suffix: str, image: np.ndarray) -> bytes:

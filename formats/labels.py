@@ -2,12 +2,14 @@
 
 import io
 import zlib
+from functools import lru_cache
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from formats.atomic_files import atomic_path
-from formats.errors import InputError
+from formats.errors import InputError, shorten
 from formats.images import PNG_BIT_DEPTH, open_image, read_bytes
 
 IGNORE_LABEL = 255
@@ -20,6 +22,7 @@ def build_voc_palette() -> np.ndarray:
 
 
 VOC_PALETTE = build_voc_palette()
+LABEL_OF_COLOUR = {tuple(colour): label for label, colour in enumerate(VOC_PALETTE.tolist())}
 
 
 def save_label(path, label: np.ndarray) -> None:
@@ -33,9 +36,10 @@ def save_label(path, label: np.ndarray) -> None:
 
 
 def load_label(path) -> np.ndarray:
-    """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG in colours of the VOC palette.
+    """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG: in colours of the VOC palette,
+    or of three equal channels.
 
-    Raises `InputError` if it has another mode, more than 8 bits, or is damaged.
+    Raises `InputError` if it has another mode, more than 8 bits, VOC's colours at other indices, or is damaged.
     """
     return decode_label(read_bytes(path), path)
 
@@ -50,17 +54,44 @@ def decode_label(content: bytes, path) -> np.ndarray:
         if image.mode not in ("P", "L", "1"):
             raise InputError(f"{path} has the mode {image.mode}: labels are 8-bit palette PNGs")
         label = np.array(image).astype(np.uint8)
+        if image.mode == "P":
+            _check_palette(label, image.palette.palette, path)
     bit_depth = content[PNG_BIT_DEPTH]
     if image.mode == "L" and bit_depth < 8:  # Pillow scales grey values of 2 and 4 bits to 0..255
         label //= 255 // (2**bit_depth - 1)
     return label
 
 
+def lack_classes(paths) -> bool:
+    """Return whether label maps hold 255, but no class; reading stops at the first class."""
+    values: set[int] = set()
+    for path in paths:
+        values |= find_values(load_label(path))
+        if values - {0, IGNORE_LABEL}:
+            return False
+    return IGNORE_LABEL in values
+
+
+def absent_labels(paths, num_labels: int) -> list[int]:
+    """List the classes 1..num_labels-1 that no label map holds; reading stops when all were seen."""
+    absent = set(range(1, num_labels))
+    for path in paths:
+        absent -= find_values(load_label(path))
+        if not absent:
+            break
+    return sorted(absent)
+
+
+def find_values(label: np.ndarray) -> set[int]:
+    """Find the values of a label map, uint8 [H, W]."""
+    return set(np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256])).tolist())
+
+
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
     """Raise `InputError` unless a label map holds only 0..num_labels-1 and 255."""
-    unknown = np.unique(label[(label >= num_labels) & (label != IGNORE_LABEL)]).tolist()
+    unknown = shorten(np.unique(label[(label >= num_labels) & (label != IGNORE_LABEL)]))
     if unknown:
-        raise InputError(f"{path} holds the labels {unknown}, but there are only 0 to {num_labels - 1} and 255")
+        raise InputError(f"{path} holds the labels [{unknown}], but there are only 0 to {num_labels - 1} and 255")
 
 
 def paint_label(label: np.ndarray) -> np.ndarray:
@@ -68,12 +99,35 @@ def paint_label(label: np.ndarray) -> np.ndarray:
     return VOC_PALETTE[label]
 
 
+@lru_cache
+def _voc_labels(palette: bytes) -> dict[int, int | None]:
+    """Map each index of a palette to the label of its colour in VOC's, None for others; {} if no colour was moved."""
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3).tolist()
+    labels = {index: LABEL_OF_COLOUR.get(tuple(colour)) for index, colour in enumerate(colours)}
+    return labels if any(label not in (None, index) for index, label in labels.items()) else {}
+
+
+def _check_palette(label: np.ndarray, palette: bytes, path) -> None:
+    """Raise `InputError` if the labels have colours of VOC at other indices, as after an optimiser of PNG files."""
+    places = _voc_labels(palette)
+    if not places:
+        return
+    labels = {value: places.get(value) for value in sorted(find_values(label))}
+    moved = next((value for value in labels if labels[value] != value), None)
+    if moved is not None and None not in labels.values() and len(set(labels.values())) == len(labels):
+        found = f"{path} holds the label {moved} in the colour of VOC's label {labels[moved]}"
+        raise InputError(f"{found}: save it as RGB if the colours are right, or as grey if the numbers are")
+
+
 def _find_colours(rgb: np.ndarray, path) -> np.ndarray:
-    """Convert RGB [H, W, 3] to labels [H, W]; colours outside the VOC palette are an `InputError`."""
-    palette = VOC_PALETTE.tolist()
+    """Convert RGB [H, W, 3] to labels [H, W] by the VOC palette. If a colour is not in it, three equal channels are the
+    labels, and others are an `InputError`.
+    """
     colours, places = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    unknown = next((colour for colour in colours.tolist() if colour not in palette), None)
+    unknown = next((colour for colour in colours.tolist() if tuple(colour) not in LABEL_OF_COLOUR), None)
     if unknown:
+        if np.ptp(colours, axis=1).max() == 0:
+            return rgb[:, :, 0].copy()
         raise InputError(f"{path} holds the colour {unknown}, which is not in VOC's palette: save it as palette PNG")
-    labels = np.array([palette.index(colour) for colour in colours.tolist()], np.uint8)
+    labels = np.array([LABEL_OF_COLOUR[tuple(colour)] for colour in colours.tolist()], np.uint8)
     return labels[places].reshape(rgb.shape[:2])

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from formats.errors import InputError, MissingInputError, existing_folder, shorten
-from formats.images import image_stems
+from formats.images import binarize_mask, image_stems, load_grey
 
 BENCHMARK_FOLDER = "benchmark"
 
@@ -29,11 +29,17 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
 
 
 def training_pairs(roots) -> list[tuple[Path, Path]]:
-    """List the pairs of all training sets in `roots`; each root is a data set or a folder of data sets."""
+    """List the pairs of all training sets in `roots`; each root is a data set or a folder of data sets.
+
+    Raises `InputError` if the masks of a data set have values, but no object.
+    """
     data_sets = [data_set for root in roots for data_set in find_data_sets(root)]
     if len({data_set.resolve() for data_set in data_sets}) < len(data_sets):
         raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}")
-    return [pair for data_set in data_sets for pair in saliency_pairs(data_set)]
+    pairs = [saliency_pairs(data_set) for data_set in data_sets]
+    for found in pairs:
+        _check_objects([mask for _, mask in found])
+    return [pair for found in pairs for pair in found]
 
 
 def edge_paths(edge_dir, pairs) -> list[Path]:
@@ -83,3 +89,16 @@ def data_sets_in(root: Path) -> list[Path]:
         )
         raise MissingInputError(f"{root} is no saliency data set and holds none: {expected}")
     return found
+
+
+def _check_objects(masks: list[Path]) -> None:
+    """Raise `InputError` if masks have values, but no object; reading stops at the first object."""
+    largest = 0
+    for path in masks:
+        grey = load_grey(path)
+        if binarize_mask(grey).any():
+            return
+        largest = max(largest, int(grey.max()))
+    if largest:
+        found = f"none of the {len(masks)} masks in {masks[0].parent} holds an object; the largest value is {largest}"
+        raise InputError(f"{found}: save masks of 0 and 255 (values above 128 are object), or of 0 and 1")

@@ -12,27 +12,29 @@ from pseudo_labels.fusion_rules import evidence_of, fuse
 
 
 def fuse_files(
-    rule: str, parameters: dict, crf_iterations: int, image_labels, image_path, cam_path, second_cam_path, saliency_path
+    rule: str, parameters: dict, crf_iterations: int, image_labels, image_path, cam_path, second_cam_path, saliency_map
 ) -> np.ndarray:
     """Make the label map, uint8 [H, W], of an image by a fusion rule and, with `crf_iterations`, the CRF.
 
-    image_labels: bool [C]. Raises `InputError` for maps of other classes and for files of different sizes.
+    image_labels: bool [C]. saliency_map: a `GreyMap`, or None. Raises `InputError` for maps of other classes and for
+    files of different sizes.
     """
-    evidence = load_evidence(evidence_of(rule), cam_path, second_cam_path, image_path, saliency_path, image_labels)
+    evidence = load_evidence(evidence_of(rule), cam_path, second_cam_path, image_path, saliency_map, image_labels)
     label = fuse(rule, evidence, parameters)
     return label_crf(load_image(image_path))(label, iterations=crf_iterations) if crf_iterations else label
 
 
-def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_path, image_labels) -> dict:
+def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_map, image_labels) -> dict:
     """Load the inputs `wanted` by a rule (see fusion_rules.py), and always `cams` and `classes`; return a dict by name.
 
-    image_labels: bool [C]. Raises `InputError` for maps of other classes and for files of different sizes.
+    image_labels: bool [C]. saliency_map: a `GreyMap`, or None. Raises `InputError` for maps of other classes and for
+    files of different sizes.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
     shape_hw, evidence = cams.shape[1:], {"cams": cams, "classes": classes}
     check_size(cam_path, shape_hw, image_path, image_size(image_path))
     if "saliency" in wanted:
-        evidence["saliency"] = load_aligned_grey(saliency_path, cam_path, shape_hw).astype(np.float32) / 255
+        evidence["saliency"] = load_aligned_grey(saliency_map, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
         evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
         check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)

@@ -12,7 +12,7 @@ import numpy as np
 
 from formats.atomic_files import write_csv, write_json
 from formats.errors import InputError, shorten
-from formats.images import check_size, load_aligned_grey
+from formats.images import GreyMap, check_size, load_aligned_grey
 from formats.labels import IGNORE_LABEL
 from pseudo_labels.fusion_inputs import load_checked_cams
 
@@ -213,14 +213,14 @@ def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[
 class ImageSelector:
     """Applies the selector to N images; methods take the index of an image and its label, uint8 [H, W].
 
-    image_labels: bool [N, C]. maps: files of the saliency maps. split_cams: files of the class activation maps by which
+    image_labels: bool [N, C]. maps: the saliency maps. split_cams: files of the class activation maps by which
     masks of images with several classes are split; None: such images are kept. truth: files named in errors of size.
     """
 
     thresholds: Thresholds
     mask_threshold: float
     image_labels: np.ndarray
-    maps: Sequence[Path]
+    maps: Sequence[GreyMap]
     split_cams: Sequence[Path] | None
     truth: Sequence[Path]
 

@@ -81,6 +81,16 @@ def perfect_maps(scenes, tmp_path_factory):
     return folder
 
 
+def test_maps_of_0_and_1_train_as_those_of_0_and_255(scenes, perfect_maps, tmp_path):
+    for path in perfect_maps.iterdir():
+        save_grey(tmp_path / "maps" / path.name, load_grey(path) // 255)
+    for name, folder in (("ones", tmp_path / "maps"), ("perfect", perfect_maps)):
+        flags = f"--tag {name} --max_epoch 1 --val_list none --saliency_dir {folder}"
+        run_main("train_classification", voc_command(scenes, tmp_path, flags))
+    one, other = (weights(tmp_path / name / "last.pth") for name in ("ones", "perfect"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_puzzle_and_eps_losses_fall(scenes, perfect_maps, tmp_path):
     flags = f"--puzzle --saliency_dir {perfect_maps} --power 0 --optimizer adamw --lr 2e-3 --val_list none"
     run_main("train_classification", voc_command(scenes, tmp_path, f"--tag whole --max_epoch 8 {flags}"))

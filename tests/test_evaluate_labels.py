@@ -14,7 +14,7 @@ from datasets.drawn_objects import CLASS_NAMES
 from formats.cams import load_cams
 from formats.errors import InputError, MissingInputError
 from formats.image_labels import load_image_labels, save_image_labels
-from formats.images import load_image, save_grey
+from formats.images import load_grey, load_image, save_grey
 from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
 from metrics.label_quality import measure_label, name_scores, sum_states
@@ -355,7 +355,7 @@ def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tm
     for folder in ("rough", "saliency"):
         shutil.copytree(label_parts / folder, tmp_path / folder)
     save_label(tmp_path / f"rough/{name}.png", np.zeros((5, 7), np.uint8))
-    with pytest.raises(InputError, match=rf"rough/{name}\.png is 7×5 px, but .*/{name}\.png is 80×64 px: files of one"):
+    with pytest.raises(InputError, match=rf"rough/{name}\.png is 7×5 px, but .* is 80×64 px: resize it to 80×64 px"):
         score("--pred HERE/rough")
     scores = score("--pred HERE/rough --allow_missing")[f"{tmp_path}/rough"]
     assert scores["images"] == 13
@@ -367,6 +367,29 @@ def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tm
     for flags in ("--multi_class split --pred PARTS/rough", "--rules icd --selector none"):
         with pytest.raises(InputError, match=rf"saliency/{name}\.png is 79×64 px"):
             score(f"--cam_dir PARTS/cams --saliency_dir HERE/saliency {flags}")
+
+
+def test_grey_maps_given_as_segmentations(scenes, truth, tmp_path):
+    """At most five unknown values are named."""
+    for name, label in truth.items():
+        save_grey(tmp_path / f"maps/{name}.png", np.arange(label.size).reshape(label.shape).astype(np.uint8))
+    lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
+    with pytest.raises(InputError, match=r"14 images .*labels \[11, 12, 13, 14, 15 and 239 more\]") as error:
+        run_main("evaluate", f"segmentation --pred {tmp_path}/maps {lists}")
+    assert len(str(error.value).replace(str(tmp_path), "maps")) <= 300
+
+
+def test_maps_of_0_and_1(label_parts, score, tmp_path):
+    """They score as maps of 0 and 255 do; a damaged map is left out."""
+    rows, first = [], sorted((label_parts / "saliency").iterdir())[0].name
+    for scale in (1, 255):
+        for path in (label_parts / "saliency").iterdir():
+            save_grey(tmp_path / "maps" / path.name, (load_grey(path) > 60).astype(np.uint8) * np.uint8(scale))
+        (tmp_path / "maps" / first).write_bytes(b"no picture")
+        flags = "--pred PARTS/rough --rules icd oaa --cam_dir PARTS/cams --saliency_dir HERE/maps --t0 0 --t1 0"
+        rows.append(score(f"{flags} --allow_missing --workers 1"))
+        assert all(row["images"] == 13 for row in rows[-1].values())
+    assert rows[0] == rows[1]
 
 
 def test_evaluation_does_not_load_torch():

@@ -135,7 +135,7 @@ def test_damaged_maps_are_all_reported_and_others_scored(methods, score, capsys)
     paths[0].write_bytes(b"no picture")
     paths[3].write_bytes(paths[3].read_bytes()[:40])
     save_grey(methods / "blurred/OTHER/extra.png", np.zeros((3, 3), np.uint8))
-    with pytest.raises(InputError, match=f"2 images cannot be scored: {paths[0]}.*--allow_missing"):
+    with pytest.raises(InputError, match=rf"2 images .*\({paths[0].stem}, {paths[3].stem}\): {paths[0]}.*--allow"):
         score("--tables HERE/tables")
     output = capsys.readouterr().out
     assert f"| {methods}/small" in output
@@ -145,6 +145,14 @@ def test_damaged_maps_are_all_reported_and_others_scored(methods, score, capsys)
     assert list(found["files"]["unusable"]) == [paths[0].stem, paths[3].stem]
     assert found["files"]["extra"] == ["extra"]
     assert found["images"] == 3
+
+
+def test_a_truth_without_any_object_is_noted(methods, score, capsys):
+    for path in (methods / "truth/OTHER/Masks").iterdir():
+        save_grey(path, load_grey(path) // 2)
+    score()
+    noted = [line for line in capsys.readouterr().out.splitlines() if "no mask of the truth holds an object" in line]
+    assert [line.partition(":")[0] for line in noted] == [f"{methods}/{name} on OTHER" for name in ("blurred", "small")]
 
 
 def test_what_is_written(methods, score):

@@ -13,7 +13,7 @@ from datasets.drawn_objects import CLASS_NAMES
 from formats.cams import load_cams
 from formats.errors import InputError
 from formats.image_labels import load_image_labels
-from formats.images import load_grey, load_image, save_grey
+from formats.images import GreyMap, load_grey, load_image, save_grey, save_image
 from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
 from options import FUSION_RULES
@@ -80,7 +80,8 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
         image = scenes / f"data/VOCdevkit/VOC2012/JPEGImages/{name}.jpg"
         maps, others = label_parts / f"cams/{name}.npz", expanded / f"{name}.npz"
         has = np.isin(np.arange(1, 11), classes_of[name])
-        evidence = load_evidence(evidence_of(rule), maps, others, image, label_parts / f"saliency/{name}.png", has)
+        saliency = GreyMap(label_parts / f"saliency/{name}.png")
+        evidence = load_evidence(evidence_of(rule), maps, others, image, saliency, has)
         assert np.array_equal(label, fuse(rule, evidence, {}))
         assert set(np.unique(label)) <= {0, 255, *classes_of[name]}
         assert np.array_equal(refined[name], label_crf(load_image(image))(label, iterations=3))
@@ -199,6 +200,28 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
         assert recorded["t0"] == ("auto" if "auto" in flags else summary["t0"])
         assert recorded["t1"] == summary["t1"]
     assert {row["replaced"] for row in rows.values()} == {"0", "1"}
+
+
+def test_maps_of_0_and_1_mean_0_and_255(label_parts, make, tmp_path):
+    labels, select = [], "--fusion oaa --selector sos --t0 0 --t1 0 --saliency_dir HERE"
+    for scale in (1, 255):
+        for path in (label_parts / "saliency").iterdir():
+            save_grey(tmp_path / f"maps{scale}" / path.name, (load_grey(path) > 60).astype(np.uint8) * np.uint8(scale))
+        labels.append(make(f"labels{scale}", f"{select}/maps{scale}"))
+    assert same(*labels)
+    assert any(row["replaced"] == "1" for row in decisions_in(tmp_path / "labels1").values())
+
+
+def test_maps_that_say_nothing(label_parts, make, tmp_path, capsys):
+    """Empty maps are noted; pictures are refused before the first map is made."""
+    for path in (label_parts / "saliency").iterdir():
+        save_grey(tmp_path / "empty" / path.name, np.zeros((64, 80), np.uint8))
+        save_image(tmp_path / "red" / path.name, np.full((64, 80, 3), (99, 9, 9), np.uint8))
+    make("kept", "--selector sos --saliency_dir HERE/empty")
+    assert f"{tmp_path}/empty: all 14 maps are empty (0)\n" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"\.png holds colours, so it is no grey map"):
+        make("red", "--load_path PARTS/classifier/last.pth --selector sos --saliency_dir HERE/red", cams="HERE/new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_parts_of_a_list_give_the_labels_of_the_whole(scenes, make, tmp_path):

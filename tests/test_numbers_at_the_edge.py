@@ -14,7 +14,7 @@ from datasets.epoch_batches import EpochBatches
 from formats.cams import save_cams
 from formats.errors import InputError
 from formats.image_labels import save_image_labels
-from formats.images import load_grey, load_image, save_grey, save_image
+from formats.images import load_image, save_grey, save_image
 from formats.labels import IGNORE_LABEL, save_label
 from formats.voc_layout import save_ids
 from utils.checkpoint import load_checkpoint
@@ -115,8 +115,7 @@ def test_the_smallest_images(script, tmp_path):
         return
     where = f"--load_path {root}/run/last.pth --input {root}/JPEGImages --output {root}/out"
     run_main("predict", f"{where} --scales 0.001 1 2.5 --flip")
-    load = load_image if script == "train_classification" else load_grey
-    assert {path.stem: load(path).shape[:2] for path in (root / "out").glob("*.png")} == TINY
+    assert {path.stem: load_image(path).shape[:2] for path in (root / "out").glob("*.png")} == TINY
 
 
 @pytest.mark.parametrize(("fill", "best"), [(0, 0), (255, 1)])
@@ -162,16 +161,17 @@ def test_images_that_are_ignored(flags, tmp_path):
             assert train("train_affinity", root, "--train_batch 2", tag="affinity")[0]["loss"] > 0
 
 
+@pytest.mark.parametrize("label", [IGNORED, np.eye(40, 50, dtype=np.uint8) * 255])
 @pytest.mark.parametrize("flags", LOSSES)
-def test_labels_that_are_all_ignored(flags, tmp_path):
-    """They are refused before training or scoring."""
-    ignored = dict.fromkeys(objects(4), IGNORED)
+def test_labels_that_are_all_ignored(flags, label, tmp_path):
+    """They, and masks of 0 and 255, are refused before training or scoring."""
+    ignored = dict.fromkeys(objects(4), label)
     for script in ("train_affinity", "train_segmentation") if not flags else ("train_segmentation",):
         root = write_tree(tmp_path / script, ignored, {"val": objects(1)["image0"]})
         with pytest.raises(InputError, match="every pixel of the 4 labels is 255"):
             train(script, root, flags)
         assert not (root / "run").exists()
-    root = write_tree(tmp_path / "val", objects(4), {"val": IGNORED})
+    root = write_tree(tmp_path / "val", objects(4), {"val": label})
     with pytest.raises(InputError, match="every pixel of the 1 labels is 255"):
         train("train_segmentation", root, flags)
     assert not (root / "run").exists()

@@ -18,7 +18,7 @@ import train_segmentation
 from datasets.epoch_batches import EpochBatches
 from datasets.saliency_folder import SaliencyTraining, cached_share
 from formats.errors import InputError, MissingInputError
-from formats.images import load_grey, load_image, save_grey
+from formats.images import load_grey, load_image, save_grey, scale_maps
 from formats.saliency_layout import benchmark_pairs, edge_paths, saliency_pairs, training_pairs
 from models.saliency_net import build_saliency_net
 from utils.precision import autocast, half_type, loss_scaler
@@ -158,9 +158,13 @@ def test_ready_edges(scenes, tmp_path):
             height, width = load_image(image).shape[:2]
             save_grey(place / f"{image.stem}.png", np.full((height, width), 102, np.uint8))
     for folder in ("flat", "sets"):
-        edges = edge_paths(tmp_path / folder, pairs)
+        edges = scale_maps(edge_paths(tmp_path / folder, pairs))
         _, _, edge = SaliencyTraining(pairs, seed=0, edges=edges)[0, 0, 64]
         assert torch.equal(edge, torch.full((1, 64, 64), 102, dtype=torch.uint8))
+    for image, _ in pairs:
+        save_grey(tmp_path / f"ones/{image.stem}.png", np.ones((64, 80), np.uint8))
+    edges = scale_maps(edge_paths(tmp_path / "ones", pairs))
+    assert SaliencyTraining(pairs, seed=0, edges=edges, cached=[0])[0, 0, 64][2].unique().tolist() == [255]
     run_main("SOD_train", saliency_command(scenes, tmp_path, f"--tag ready --max_epoch 1 --edge_dir {tmp_path}/flat"))
     run_main("SOD_train", saliency_command(scenes, tmp_path, "--tag online --max_epoch 1"))
     assert log_of(tmp_path / "ready")[0]["edge_loss"] != log_of(tmp_path / "online")[0]["edge_loss"]

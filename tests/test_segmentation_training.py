@@ -110,6 +110,16 @@ def test_labels_are_counted(tmp_path):
         count_labels([tmp_path / "b.png"], num_labels=2)
 
 
+def test_classes_that_no_label_holds_are_named(scenes, tmp_path, capsys):
+    truth = sorted((scenes / "data/VOCdevkit/VOC2012/SegmentationClassAug").iterdir())
+    for path in truth:
+        label = load_label(path)
+        save_label(tmp_path / "labels" / path.name, np.where(np.isin(label, (0, 1, 255)), label, 4))
+    run_main("train_segmentation", f"{command(scenes, tmp_path, '--max_epoch 1')} --label_name {tmp_path}/labels")
+    missing = "boat, train, fish, mushroom, lamp and 3 more"
+    assert f"no label holds {missing}: these classes are not learned" in capsys.readouterr().out
+
+
 # steps
 
 

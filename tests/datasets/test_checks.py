@@ -92,7 +92,7 @@ IMAGE_FAULTS = {
     "no bytes": (lambda path: path.write_bytes(b""), "error", "zero-byte file"),
     "text": (lambda path: path.write_bytes(b"<html>404</html>"), "error", "cannot be read"),
     "no image": (Path.unlink, "error", "mask without image"),
-    "turned": (rotate_by_exif, "note", "EXIF-rotated image"),
+    "turned": (rotate_by_exif, "note", "EXIF rotation is ignored: image"),
     "grey": (lambda path: convert(path, "L"), "note", "grey image"),
     "cmyk": (lambda path: convert(path, "CMYK"), "note", "CMYK image"),
     "alpha": (lambda path: convert(path, "RGBA", "PNG"), "note", "transparent image"),
@@ -108,6 +108,7 @@ MASK_FAULTS = {
     "blurred": (lambda path: save_grey(path, cv2.blur(load_grey(path), (5, 5))), "note", "mask is not binary"),
     "16 bits": (convert_to_16_bits, "note", "16-bit mask"),
     "alpha": (lambda path: convert(path, "RGBA", "PNG"), "note", "transparent mask"),
+    "colours": (lambda path: save_image(path, np.full((64, 80, 3), (9, 9, 99), np.uint8)), "error", "cannot be read"),
 }
 
 
@@ -218,7 +219,7 @@ def test_masks_of_a_voc_tree(tree, tmp_path):
     masks = tree / "SegmentationClass"
     save_label(masks / f"{first}.png", np.where(load_label(masks / f"{first}.png") > 0, 77, 0).astype(np.uint8))
     save_label(masks / f"{second}.png", np.full((64, 80), 255, np.uint8))
-    save_image(masks / f"{third}.png", np.full((64, 80, 3), 9, np.uint8))
+    save_image(masks / f"{third}.png", np.full((64, 80, 3), (9, 9, 8), np.uint8))
     save_label(masks / "alone.png", np.ones((64, 80), np.uint8))
     (tree / f"SegmentationClassAug/{load_names(tree, 'val')[0]}.png").unlink()  # SegmentationClass has it
     status, found = check(VOC, tmp_path)
@@ -276,6 +277,19 @@ def test_files_of_other_stages(tree, tmp_path):
     ]
     _, found = check(f"{VOC} --list val_id.txt --saliency_dir HERE/maps", tmp_path)
     assert ("error", "list without any saliency map", "val_id.txt") in found
+
+
+def test_folders_that_teach_nothing(tree, tmp_path):
+    """Labels of 0 and 255, maps of 0."""
+    for name in load_names(tree, "train_aug"):
+        save_label(tmp_path / f"labels/{name}.png", np.eye(64, 80, dtype=np.uint8) * 255)
+        save_grey(tmp_path / f"maps/{name}.png", np.zeros((64, 80), np.uint8))
+    status, found = check(f"{VOC} --list train_aug_id.txt --label_name HERE/labels --saliency_dir HERE/maps", tmp_path)
+    assert status == 1
+    assert {row for row in found if not row[2].endswith(".png")} == {
+        ("error", "only 0 and 255, no class", "labels"),
+        ("note", "all saliency maps are empty", "maps"),
+    }
 
 
 def test_the_same_picture_in_training_and_test_data(pairs, tree, tmp_path):

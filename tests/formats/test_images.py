@@ -11,16 +11,19 @@ from PIL import Image
 
 from formats.errors import InputError
 from formats.images import (
+    check_size,
     decode_grey,
     decode_image,
     decode_size,
     image_size,
     image_stems,
+    load_aligned_grey,
     load_grey,
     load_image,
     load_mask,
     save_grey,
     save_image,
+    scale_maps,
 )
 from formats.labels import decode_label, load_label, save_label
 
@@ -33,6 +36,79 @@ def test_maps_in_any_mode(tmp_path, mode):
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.png")
     assert np.array_equal(load_grey(tmp_path / "a.png"), grey)
+
+
+def encode(picture: np.ndarray, format: str = "PNG", **settings) -> bytes:
+    file, image = io.BytesIO(), Image.fromarray(picture)
+    if "palette" in settings:
+        image.putpalette(settings.pop("palette"))
+    image.save(file, format, **settings)
+    return file.getvalue()
+
+
+RAMP = np.repeat(np.array([0, 1, 90, 255], np.uint8), 400).reshape(40, 40)
+HEAT = cv2.applyColorMap(RAMP, cv2.COLORMAP_JET)
+OPAQUE, WHITE = np.full_like(RAMP, 7), np.full_like(RAMP, 255)
+INVERSE = np.repeat(np.arange(256, dtype=np.uint8)[::-1], 3).tobytes()
+MAPS = {
+    "constant alpha": encode(np.dstack([RAMP, RAMP, RAMP, OPAQUE])),
+    "grey, constant alpha": encode(np.dstack([RAMP, OPAQUE])),
+    "palette of greys": encode(255 - RAMP, palette=INVERSE),
+    "16-bit colours": cv2.imencode(".png", np.dstack([RAMP.astype(np.uint16) * 257] * 3))[1].tobytes(),
+    "WebP": encode(np.dstack([RAMP] * 3), "WEBP", lossless=True),
+    "white on transparent": encode(np.dstack([np.where(RAMP, 255, 9)] * 3 + [RAMP]).astype(np.uint8)),
+    "white on transparent, grey": encode(np.dstack([WHITE, RAMP])),
+}
+NO_MAPS = {
+    "heat map": (encode(HEAT), "colours"),
+    "heat map, JPEG": (encode(HEAT, "JPEG"), "colours"),
+    "red mask": (encode(RAMP // 255, palette=bytes([0, 0, 0, 128, 0, 0])), "a palette of colours"),
+    "cut-out": (encode(np.dstack([HEAT, RAMP])), "transparency"),
+    "black on transparent": (encode(np.dstack([RAMP * 0, RAMP])), "transparency"),
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_pictures_that_show_a_grey_map(kind):
+    assert np.array_equal(decode_grey(MAPS[kind], "a"), RAMP)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_lossy_grey_maps_are_as_before(format):
+    content = encode(np.dstack([RNG.integers(0, 256, (40, 40)).astype(np.uint8)] * 3), format)
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert np.array_equal(decode_grey(content, "a"), expected)
+
+
+@pytest.mark.parametrize("kind", NO_MAPS)
+def test_pictures_that_are_no_grey_map(kind):
+    content, found = NO_MAPS[kind]
+    with pytest.raises(InputError, match=rf"^a\.png holds {found}, so it is no grey map: save it as 8-bit grey"):
+        decode_grey(content, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("largest", "scale"), [([1, 0, 1], 255), ([0, 0, 0], 1), ([1, 0, 2], 1), ([0, 90, 1], 1), ([None, 1], 255)]
+)
+def test_scale_of_the_maps_of_a_folder(largest, scale, tmp_path, capsys):
+    """Of 0 and 1 only if all are; None: a damaged map."""
+    paths = [tmp_path / f"{number}.png" for number in range(len(largest))]
+    for path, value in zip(paths, largest):
+        path.write_bytes(b"no picture") if value is None else save_grey(path, np.array([[0, value]], np.uint8))
+    maps = scale_maps(paths)
+    assert maps == [(path, scale) for path in paths]
+    assert load_aligned_grey(maps[1], "a.jpg", (1, 2)).tolist() == [[0, scale * largest[1]]]
+    assert ("all 3 maps are empty" in capsys.readouterr().err) == (not any(largest))
+    with pytest.raises(InputError, match=r"none\.png does not exist"):  # no map can be read
+        scale_maps([tmp_path / "none.png"])
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "way_out"), [((30, 40), "EXIF rotation is ignored, so turn"), ((20, 15), "resize it to 30×40 px")]
+)
+def test_sizes_that_differ(size_hw, way_out):
+    with pytest.raises(InputError, match=rf"a\.png is {size_hw[1]}×{size_hw[0]} px, but b\.jpg is 30×40 px: {way_out}"):
+        check_size("a.png", size_hw, "b.jpg", (40, 30))
 
 
 def test_masks(tmp_path):

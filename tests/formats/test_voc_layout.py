@@ -4,9 +4,11 @@ import os
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
+import numpy as np
 import pytest
 
 from formats.errors import InputError, MissingInputError
+from formats.images import save_grey
 from formats.saliency_layout import find_data_sets, saliency_pairs, training_pairs
 from formats.voc_layout import (
     VOC_CLASSES,
@@ -252,6 +254,19 @@ def test_saliency_data_sets(tmp_path, scenes):
     (tmp_path / "DUTS-TR/DUTS-TR-Image").mkdir(parents=True)
     with pytest.raises(MissingInputError, match=r"holds none.*Images/ and Masks/.* there is .*DUTS-TR-Image: rename"):
         find_data_sets(tmp_path)
+
+
+@pytest.mark.parametrize(("values", "largest"), [((0, 128), 128), ((0, 2), 2), ((0, 0), 0), ((0, 1), 0), ((9, 255), 0)])
+def test_masks_without_any_object(values, largest, tmp_path):
+    """They are refused if they have values; empty masks may be meant. largest: value named, 0 if nothing is wrong."""
+    for number, value in enumerate(values):
+        for place in (f"Images/{number}.png", f"Masks/{number}.png"):
+            save_grey(tmp_path / place, np.array([[0, value]], np.uint8))
+    if largest:
+        with pytest.raises(InputError, match=rf"none of the 2 masks .* the largest value is {largest}: save masks of"):
+            training_pairs([tmp_path])
+    else:
+        assert len(training_pairs([tmp_path])) == 2
 
 
 def test_missing_mask(tmp_path):

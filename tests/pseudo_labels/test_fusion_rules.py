@@ -7,7 +7,7 @@ import pytest
 
 from formats.cams import save_cams
 from formats.errors import InputError
-from formats.images import save_grey, save_image
+from formats.images import GreyMap, save_grey, save_image
 from pseudo_labels.fusion_inputs import load_evidence
 from pseudo_labels.fusion_rules import RULES, check_parameters, evidence_of, fuse, parameters_of
 
@@ -273,7 +273,8 @@ def test_real_crf(tmp_path):
     for rule in ("none", "affinity", "rca"):
         evidence = load_evidence(
             evidence_of(rule),
-            *(tmp_path / name for name in ("cams.npz", "none", "image.png", "saliency.png")),
+            *(tmp_path / name for name in ("cams.npz", "none", "image.png")),
+            GreyMap(tmp_path / "saliency.png"),
             np.array([False, True]),
         )
         labels[rule] = fuse(rule, evidence, {})
