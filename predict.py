@@ -35,7 +35,7 @@ from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
-from models.saliency_prediction import predict_saliency, scaled_side
+from models.saliency_prediction import predict_saliency, scale_side
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
@@ -77,7 +77,7 @@ def main(args) -> None:
     side_px = settings.get("image_size", SIDE_PX)
     network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
     if stage == "saliency":
-        network.backbone.check_sides({scaled_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
+        network.backbone.check_sides({scale_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device), {}

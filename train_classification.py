@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
@@ -64,7 +64,7 @@ def main(args) -> None:
     val_split = load_split(args, args.val_list, voc_root, classes) if args.val_list != "none" else None
     maps = scale_maps(files_of_ids(args.saliency_dir, ids, ".png"), world.is_main) if args.saliency_dir else None
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
-    batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    batches = DistributedBatchSampler(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
@@ -96,13 +96,13 @@ def main(args) -> None:
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
             train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
         losses = state.finish_epoch()
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+        run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if validates:
             score, f1 = validate(network, *val_split[:2], world)
-            run.scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
+            run.log_scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
             line += f"  mAP {score:.4f}  F1 {f1:.4f}"
         run.log(line)
 

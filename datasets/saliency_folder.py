@@ -37,12 +37,12 @@ class SaliencyTraining(Dataset):
         colour_jitter: float = 1.0,
     ):
         self.pairs, self.seed, self.edges, self.colour_jitter = pairs, seed, edges, colour_jitter
-        self.contents = {path: read_bytes(path) for index in cached for path in self.paths_of(index)}
+        self.contents = {path: read_bytes(path) for index in cached for path in self.list_paths(index)}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def paths_of(self, index: int) -> list[Path]:
+    def list_paths(self, index: int) -> list[Path]:
         return [*self.pairs[index], *([self.edges[index].path] if self.edges else [])]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:

@@ -84,7 +84,7 @@ def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, n
     return images, pixels
 
 
-def labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
+def find_labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
     """Find the image and the label of every id, with labels in `folder`.
 
     Raises `InputError` for missing files, and if the labels hold 255, but no class.

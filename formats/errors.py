@@ -13,7 +13,7 @@ class MissingInputError(InputError, FileNotFoundError):
     """Missing file or folder."""
 
 
-def existing_folder(folder) -> Path:
+def require_folder(folder) -> Path:
     """Return the path of a folder. Raises `InputError` if it is a file, `MissingInputError` if it does not exist."""
     if Path(folder).is_dir():
         return Path(folder)

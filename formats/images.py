@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from formats.atomic_files import write_bytes
-from formats.errors import InputError, MissingInputError, existing_folder, first_line
+from formats.errors import InputError, MissingInputError, first_line, require_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow would try many more
@@ -169,7 +169,7 @@ def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
 def image_stems(folder) -> dict[str, Path]:
     """Map the stem of every image file in `folder` to its path, sorted by name. Two files of one stem are an error."""
     found: dict[str, Path] = {}
-    for path in image_paths(existing_folder(folder)):
+    for path in image_paths(require_folder(folder)):
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
         found[path.stem] = path

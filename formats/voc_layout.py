@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from formats.atomic_files import write_text
-from formats.errors import InputError, MissingInputError, existing_folder, folder_below, shorten
+from formats.errors import InputError, MissingInputError, folder_below, require_folder, shorten
 from formats.images import IMAGE_SUFFIXES, read_bytes
 
 # fmt: off
@@ -39,7 +39,7 @@ def find_voc_root(data_dir, searches: bool = True) -> Path:
 
     Raises `MissingInputError` if there is none, `InputError` if there are several.
     """
-    data_dir = existing_folder(data_dir)
+    data_dir = require_folder(data_dir)
     places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
         if (root / "JPEGImages").is_dir():
@@ -167,7 +167,7 @@ def save_ids(path, ids) -> None:
 
 def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
-    folder = existing_folder(folder)
+    folder = require_folder(folder)
     missing = [ids[index] for index in absent_files(folder, ids, suffix)]
     if missing:
         found = f"{len(missing)} of {len(ids)} files are missing ({shorten((n + suffix for n in missing), 3)})"

@@ -16,7 +16,7 @@ from utils.checkpoint import load_torch_file
 
 HUB_FILES, HUB_TIMEOUT_S = ("model.safetensors", "pytorch_model.bin"), 10
 TIMM_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order of timm
-RESIZED = ("relative_position_bias_table", "pos_embed")
+POSITION_TABLES = ("relative_position_bias_table", "pos_embed")
 
 
 def check_hub_weights(full_name: str) -> None:
@@ -76,7 +76,7 @@ def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> No
         return weight.shape, weight.detach().double().sum().item()
 
     in_file = {fingerprint(weight) for weight in weights.values()}
-    own = {name: weight for name, weight in network.named_parameters() if not name.endswith(RESIZED)}
+    own = {name: weight for name, weight in network.named_parameters() if not name.endswith(POSITION_TABLES)}
     missing = [name for name, weight in own.items() if fingerprint(weight) not in in_file]
     if missing:
         raise InputError(

@@ -155,7 +155,7 @@ def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
     return sum(gather_from_processes([counts]))
 
 
-def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
+def agree_on_signal(device: torch.device, may_wait: bool) -> int | None:
     """The number of a signal that any process has received, equal in all processes, or None. On GPUs the exchange makes
     processes wait, so it is left out unless they `may_wait`.
     """

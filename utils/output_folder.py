@@ -84,7 +84,7 @@ def record_options(folder, options: dict, suffix: str) -> None:
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
         raise InputError(f"{folder} contains {suffix} files but no options.json of theirs: choose another folder")
-    recorded = recorded_options(folder)
+    recorded = load_options(folder)
     if not recorded:
         write_json(path, options)
         return
@@ -103,7 +103,7 @@ def describe_difference(name: str, old, new) -> str:
     return f"{name} = {old}, not {new}"
 
 
-def recorded_options(folder) -> dict:
+def load_options(folder) -> dict:
     """The options that the files of a folder were made with; empty if unknown."""
     path = Path(folder) / "options.json"
     return load_json(path) if path.is_file() else {}
@@ -111,7 +111,7 @@ def recorded_options(folder) -> dict:
 
 def folder_origin(folder, made_by: dict | None = None) -> dict:
     """A folder and the options that its files were made with; by default those recorded in it."""
-    return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
+    return {"folder": str(Path(folder)), "made_by": load_options(folder) if made_by is None else made_by}
 
 
 def load_json(path) -> dict:
@@ -125,7 +125,7 @@ def load_json(path) -> dict:
     return content
 
 
-def versions_of(packages) -> dict[str, str | None]:
+def find_versions(packages) -> dict[str, str | None]:
     """Package → installed version, None if it is not installed; and the version of Python."""
     installed = {package.name: package.version for package in distributions()}
     return {name: installed.get(name) for name in packages} | {"python": platform.python_version()}

@@ -9,7 +9,7 @@ import pytest
 
 from formats.errors import InputError, MissingInputError
 from formats.images import save_grey
-from formats.saliency_layout import find_data_sets, saliency_pairs, training_pairs
+from formats.saliency_layout import find_training_sets, saliency_pairs, training_pairs
 from formats.voc_layout import (
     VOC_CLASSES,
     files_of_ids,
@@ -242,10 +242,10 @@ def test_official_lists(real_data):
 
 
 def test_saliency_data_sets(tmp_path, scenes):
-    assert [path.name for path in find_data_sets(scenes / "dataset")] == ["DRAWN-TR"]
+    assert [path.name for path in find_training_sets(scenes / "dataset")] == ["DRAWN-TR"]
     for tested in ("benchmark", "benchmark/DRAWN-TE"):
         with pytest.raises(InputError, match="is for testing"):
-            find_data_sets(scenes / "dataset" / tested)
+            find_training_sets(scenes / "dataset" / tested)
     with pytest.raises(InputError, match="twice"):
         training_pairs([scenes / "dataset", scenes / "dataset/DRAWN-TR"])
     pairs = saliency_pairs(scenes / "dataset/DRAWN-TR")
@@ -253,7 +253,7 @@ def test_saliency_data_sets(tmp_path, scenes):
     assert all(image.stem == mask.stem for image, mask in pairs)
     (tmp_path / "DUTS-TR/DUTS-TR-Image").mkdir(parents=True)
     with pytest.raises(MissingInputError, match=r"holds none.*Images/ and Masks/.* there is .*DUTS-TR-Image: rename"):
-        find_data_sets(tmp_path)
+        find_training_sets(tmp_path)
 
 
 @pytest.mark.parametrize(("values", "largest"), [((0, 128), 128), ((0, 2), 2), ((0, 0), 0), ((0, 1), 0), ((9, 255), 0)])
@@ -285,7 +285,7 @@ def test_missing_mask(tmp_path):
 def test_a_project_in_a_folder_called_benchmark(tmp_path):
     for data_set in ("dataset/TR", "dataset/benchmark/TE"):
         (tmp_path / "benchmark" / data_set / "Images").mkdir(parents=True)
-    assert [path.name for path in find_data_sets(tmp_path / "benchmark/dataset")] == ["TR"]
+    assert [path.name for path in find_training_sets(tmp_path / "benchmark/dataset")] == ["TR"]
     for tested in ("dataset/benchmark", "dataset/benchmark/TE"):
         with pytest.raises(InputError, match="is for testing"):
-            find_data_sets(tmp_path / "benchmark" / tested)
+            find_training_sets(tmp_path / "benchmark" / tested)

@@ -11,7 +11,7 @@ from formats.errors import InputError
 from utils import interruption
 
 
-class EpochBatches:
+class DistributedBatchSampler:
     """Batches of keys (epoch, index) for process `rank` of `size` processes.
 
     Each epoch permutes the images. Global batch b consists of the images b * batch_size to (b + 1) * batch_size - 1 of
@@ -54,13 +54,13 @@ class EpochBatches:
         return max(1, self.num_samples // self.batch_size)
 
     def __iter__(self):
-        order = self.order_of(self.epoch)
+        order = self.draw_order(self.epoch)
         for step in range(self.first_step, len(self)):
             yield self._keys(order, step)
 
     def last_keys(self) -> list[tuple]:
         """Return the keys of this process in the last step of the epoch."""
-        return self._keys(self.order_of(self.epoch), len(self) - 1)
+        return self._keys(self.draw_order(self.epoch), len(self) - 1)
 
     def _keys(self, order: np.ndarray, step: int) -> list[tuple]:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -69,12 +69,12 @@ class EpochBatches:
             side = (int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px)),)
         return [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
-    def order_of(self, epoch: int) -> np.ndarray:
+    def draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
-    def indices_of(self, epoch: int, step: int) -> list[int]:
+    def list_indices(self, epoch: int, step: int) -> list[int]:
         """Return the indices of the images of a step, over all processes."""
-        return self.order_of(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return self.draw_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
