@@ -12,7 +12,7 @@ from formats.images import (
     binarize_mask,
     check_size,
     decode_image,
-    decode_size,
+    image_size,
     load_aligned_grey,
     load_image,
     load_mask,
@@ -49,7 +49,7 @@ class SaliencyTraining(Dataset):
         epoch, index, side_px = key
         image_path, mask_path = self.pairs[index]
         content = self.read(image_path)
-        image_hw = decode_size(content, image_path)
+        image_hw = image_size(content, image_path)
         rng = np.random.default_rng([self.seed, epoch, index])
         crop = draw_saliency_crop(image_hw, side_px, rng)
         files = [GreyMap(mask_path), *([self.edges[index]] if self.edges else [])]

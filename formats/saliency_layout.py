@@ -19,7 +19,7 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     data_set = Path(data_set)
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
-        raise InputError(f"{data_set / 'Images'} holds no image")
+        raise InputError(f"{data_set / 'Images'} holds no image: add the images, or name another data set")
     for kind, found, partner, others in (("image", images, "mask", masks), ("mask", masks, "image", images)):
         alone = [stem for stem in found if stem not in others]
         if alone:
@@ -35,7 +35,7 @@ def training_pairs(roots) -> list[tuple[Path, Path]]:
     """
     data_sets = [data_set for root in roots for data_set in find_training_sets(root)]
     if len({data_set.resolve() for data_set in data_sets}) < len(data_sets):
-        raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}")
+        raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}: name each once")
     pairs = [saliency_pairs(data_set) for data_set in data_sets]
     for found in pairs:
         _check_objects([mask for _, mask in found])
@@ -48,7 +48,7 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
 
     Raises `MissingInputError` if any is missing.
     """
-    edge_dir = require_folder(edge_dir)
+    edge_dir = require_folder(edge_dir, "--edge_dir")
     data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
     is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
     folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]
@@ -65,7 +65,7 @@ def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
     data_sets = [data_set for root in roots for data_set in find_data_sets(Path(root))]
     names = [data_set.resolve().name for data_set in data_sets]
     if len(set(names)) < len(names):
-        raise InputError(f"two data sets share a name: {shorten(data_sets)}")
+        raise InputError(f"two data sets share a name: {shorten(data_sets)}: rename or omit one")
     return {name: saliency_pairs(data_set) for name, data_set in zip(names, data_sets)}
 
 
@@ -83,10 +83,8 @@ def find_data_sets(root: Path) -> list[Path]:
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
-        names = [path.relative_to(root) for path in sorted([*root.glob("*/"), *root.glob("*/*/")])]
-        expected = (
-            f"expected Images/ and Masks/ in it, but there is {shorten(names) or 'no folder'}: rename the folders"
-        )
+        names = shorten(path.relative_to(root) for path in sorted([*root.glob("*/"), *root.glob("*/*/")]))
+        expected = f"expected Images/ and Masks/ in it, but there is {names or 'no folder'}: rename the folders"
         raise MissingInputError(f"{root} is no saliency data set and holds none: {expected}")
     return found
 
