@@ -68,6 +68,7 @@ def main(args) -> None:
     settings = options.backbone_settings(args) | {"decoder_width": args.decoder_width, "image_size": args.image_size}
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
+    # also on CPUs, where only the split attention of the other scripts' ResNeSts is slow in this layout
     network = network.to(world.device, memory_format=torch.channels_last)
     network.backbone.check_sides(set(sides_px), "--image_size or --train_scales")
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
@@ -148,7 +149,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
     """
     scores = {}
     for name, pairs in data_sets.items():
-        state, share = np.zeros(STATE_SIZE), pairs[world.rank :: world.size]
+        state, share = np.zeros(STATE_SIZE), world.share(pairs)
         batches = [share[first : first + VAL_BATCH] for first in range(0, len(share), VAL_BATCH)]
         for _, loaded in read_ahead(lambda batch: [load_pair(*pair) for pair in batch], batches):
             images, masks = zip(*loaded)

@@ -35,9 +35,7 @@ def main(args) -> None:
     check_output_file("--output", args.output)
 
     # model
-    checkpoint = load_checkpoint(args.load_path)
-    if checkpoint["stage"] != "saliency":
-        raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
+    checkpoint = load_checkpoint(args.load_path, ["saliency"])
     network = rebuild(build_saliency_net, checkpoint, args.load_path)
     side_px = checkpoint["settings"]["image_size"]
 

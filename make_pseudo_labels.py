@@ -167,14 +167,12 @@ def map_dir(args) -> Path:
 
 def progress(work, world: World, title: str):
     """Iterate over this process's share of the work, with a progress bar."""
-    return tqdm(work[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+    return tqdm(world.share(work), desc=title, disable=not world.is_main, mininterval=1, leave=False)
 
 
 def load_network(builder, path, flag: str, stage: str, device: torch.device, classes: tuple[str, ...] = ()):
     """Load a network for inference. Raises `InputError` for a checkpoint of another stage or, if given, classes."""
-    checkpoint = load_checkpoint(path)
-    if checkpoint["stage"] != stage:
-        raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
+    checkpoint = load_checkpoint(path, [stage])
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
         found = f"{flag} {path} has {len(trained)} classes ({shorten(trained, 3)}), the data has {len(classes)}"

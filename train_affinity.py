@@ -75,10 +75,8 @@ def main(args) -> None:
             train_step(model, state, batch, args, world)
         losses = state.finish_epoch()
         if losses["loss"] == 0:  # impossible if there is any pair
-            raise InputError(
-                f"no crop of epoch {epoch + 1} holds two labelled pixels closer than --radius {args.radius} px of the "
-                "edge map: use labels of larger areas, a larger --crop_size or a larger --radius"
-            )
+            found = f"no crop of epoch {epoch + 1} holds two labelled pixels closer than --radius {args.radius} px"
+            raise InputError(f"{found}: use labels of larger areas, a larger --crop_size or a larger --radius")
         run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
         run.log(f"{title}  loss {losses['loss']:.4f}")
 

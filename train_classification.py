@@ -37,14 +37,13 @@ from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.memory import advise_on_full_memory, memory_format
+from utils.memory import WHOLE_IMAGES_ADVICE, advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
 BG_THRESHOLDS = np.arange(1, 13) / 20  # compared at the end
-LARGE_IMAGES = "validation uses whole images: remove the largest from --val_list"
 
 
 def main(args) -> None:
@@ -121,7 +120,8 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
         labels = f"--image_labels {args.image_labels}"
-        raise InputError(f"{list_name}: by {labels} none of the {len(ids)} images holds a class")
+        found = f"{list_name}: by {labels} none of the {len(ids)} images holds a class"
+        raise InputError(f"{found}: choose other labels, or correct the list")
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
@@ -148,14 +148,13 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
 
 
 @interruption.at_once()
-@advise_on_full_memory(LARGE_IMAGES)
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
     """Compute mAP and macro F1 (at probability 0.5) over images at their own size; each process takes its share."""
     network.eval()
     rows = []
-    share = range(world.rank, len(images), world.size)
-    for index, image in read_ahead(lambda index: load_image(images[index]), share):
+    for index, image in read_ahead(lambda index: load_image(images[index]), world.share(range(len(images)))):
         image = image_to_tensor(image, world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
         rows.append((index, require_finite(logits.float()).cpu().numpy()))
@@ -165,7 +164,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 
 
 @interruption.at_once()
-@advise_on_full_memory(LARGE_IMAGES)
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
@@ -174,7 +173,7 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
     if not truth:
         return
     matrices = {background: ConfusionMatrix(num_labels) for background in BG_THRESHOLDS}
-    for index in range(world.rank, len(images), world.size):
+    for index in world.share(range(len(images))):
         if ids[index] in truth and image_labels[index].any():
             image, mask = load_labelled(images[index], truth[ids[index]], num_labels)
             ((cams, labels),) = compute_cams(network, image[None], image_labels[[index]], world.device)

@@ -33,7 +33,7 @@ from models.segmentation_prediction import predict_segmentation
 from utils import distributed, interruption
 from utils.checkpoint import load_checkpoint, load_weights
 from utils.file_threads import read_ahead
-from utils.memory import advise_on_full_memory, memory_format
+from utils.memory import WHOLE_IMAGES_ADVICE, advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
@@ -127,7 +127,7 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     loads = bool(args.load_path) and not resumes
     network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, args.dropout)
     if loads:
-        content = load_checkpoint(args.load_path, from_puzzle_cam)
+        content = load_checkpoint(args.load_path, ["segmentation"], from_puzzle_cam)
         trained, classes = content["settings"].get("classes", []), settings["classes"]
         if trained and len(trained) != len(classes):
             found = f"--load_path {args.load_path} has {len(trained)} classes, the data has {len(classes)}"
@@ -141,7 +141,7 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
 
 def compute_class_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
     """Compute the class weights, float32 [L], from all training labels; each process reads its share."""
-    images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
+    images, pixels = count_labels(world.share(dataset.labels), dataset.num_labels)
     images, pixels = (torch.from_numpy(distributed.sum_counts_over_processes(counts)) for counts in (images, pixels))
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
@@ -172,12 +172,12 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 
 @interruption.at_once()
-@advise_on_full_memory("validation uses whole images: remove the largest from --val_list")
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """Compute the mIoU over all whole images, each process taking its share; also return pictures of the first few."""
     matrix, pictures = ConfusionMatrix(num_labels), {}
-    share = pairs[world.rank :: world.size]
-    for (image_path, _), (image, truth) in read_ahead(lambda pair: load_labelled(*pair, num_labels), share):
+    loaded = read_ahead(lambda pair: load_labelled(*pair, num_labels), world.share(pairs))
+    for (image_path, _), (image, truth) in loaded:
         (prediction,) = predict_segmentation(network, image[None], world.device, amp=amp)
         matrix.add(prediction, truth)
         if len(pictures) < PICTURES:

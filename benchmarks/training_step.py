@@ -81,7 +81,7 @@ class Segmentation:
         return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_LABEL)
 
     def train_step(self, network: nn.Module, state: TrainingState, batch: list[Tensor]) -> None:
-        world = World(rank=0, size=1, device=batch[0].device, is_main=True)
+        world = World(rank=0, size=1, device=batch[0].device)
         train_segmentation.train_step(network, state, batch, None, self.args, world)
 
 

@@ -91,10 +91,8 @@ def find_labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, P
     """
     images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
     if lack_classes(labels):
-        raise InputError(
-            f"{folder}: every pixel of the {len(labels)} labels is 255 (ignored) or 0 (background), so that there is "
-            "nothing to learn or to score; masks of one class are 0 and 1: create them again or choose other labels"
-        )
+        found = f"{folder}: the {len(labels)} labels hold only 255 (ignored) and 0 (background), no class"
+        raise InputError(f"{found}: save masks of one class as 0 and 1, or choose other labels")
     return list(zip(images, labels))
 
 

@@ -38,7 +38,7 @@ DAMAGE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.er
 NUM_IMAGES = {"train_id.txt": 1464, "train_aug_id.txt": 10582, "val_id.txt": 1449, "test_id.txt": 1456}  # of VOC 2012
 
 
-def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
+def unpack_voc12(data_dir, list_dir, trainval_path, aug_path, test_path=None) -> None:
     """Write the tree of VOC 2012 below `data_dir`, and lists and image labels to `list_dir`, from these archives.
 
     Files of the right size are kept. Raises `InputError` before anything is written if an archive is a wrong one or
@@ -50,9 +50,9 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
         if found.resolve() != voc_root.resolve():  # the other scripts would use it
             raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
     with (
-        open_archive(trainval) as trainval,
-        open_archive(aug) as aug,
-        open_archive(test) if test else nullcontext() as test,
+        open_archive(trainval_path) as trainval,
+        open_archive(aug_path) as aug,
+        open_archive(test_path) if test_path else nullcontext() as test,
     ):
         # check what they hold
         files, masks = find_files(trainval, "train"), find_archived_masks(aug)

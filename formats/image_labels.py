@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +15,7 @@ from formats.images import read_bytes
 from formats.pickles import load_object_array
 from formats.voc_layout import decode_text, drop_image_suffix, files_of_ids
 
-IdsAndClasses = Iterator[tuple[str, list[int]]]  # indices of the classes of each image
+IdsAndClasses = Iterator[tuple[str, Sequence[int]]]  # indices of the classes of each image
 
 
 def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
@@ -38,11 +38,14 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
     elif suffix == ".txt":
         found = _read_class_numbers(path, classes)
     else:
-        return _load_class_vectors(path, ids, classes)
+        found = _read_class_vectors(path, ids, classes)
     rows: dict[str, np.ndarray] = {}
     for name, indices in found:
         rows.setdefault(name, np.zeros(len(classes), bool))[indices] = True
-    _check_ids(path, ids, rows)
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        lacks = f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)})"
+        raise MissingInputError(f"{lacks}: add them, or remove them from the list")
     return np.stack([rows[name] for name in ids])
 
 
@@ -52,22 +55,20 @@ def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
         np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
 
 
-def _load_class_vectors(path, ids, classes) -> np.ndarray:
+def _read_class_vectors(path, ids, classes) -> IdsAndClasses:
     labels = load_object_array(path)
     labels = labels.item() if labels.shape == () else labels
     if not isinstance(labels, dict):
         raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
     labels = {_id_of_key(key): row for key, row in labels.items()}
-    _check_ids(path, ids, labels)
-    rows = [np.asarray(labels[name]) for name in ids]
-    for name, row in zip(ids, rows):
+    for name in filter(labels.__contains__, ids):
+        row = np.asarray(labels[name])
         if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
             found = f"{path}: {name} has {row.dtype} {list(row.shape)}"
             raise InputError(f"{found}, expected a vector of {len(classes)} numbers, one per class (see classes.txt)")
-    rows = np.stack(rows)
-    if not np.isfinite(rows).all():
-        raise InputError(f"{path} holds numbers that are not finite: create it again")
-    return rows > 0.5
+        if not np.isfinite(row).all():
+            raise InputError(f"{path}: {name} has numbers that are not finite: create the file again")
+        yield name, np.flatnonzero(row > 0.5)
 
 
 def _id_of_key(key) -> str:
@@ -131,10 +132,3 @@ def _find_class(name: str, classes, where) -> int:
     if name not in classes:
         raise InputError(f"{where}: unknown class {name!r}; known are {shorten(classes, 20)}")
     return classes.index(name)
-
-
-def _check_ids(path, ids, labels) -> None:
-    missing = [name for name in ids if name not in labels]
-    if missing:
-        found = f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)})"
-        raise MissingInputError(f"{found}: add them, or remove them from the list")

@@ -38,11 +38,7 @@ def load_label(path) -> np.ndarray:
     """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG: in colours of the VOC palette,
     or of three equal channels. Raises `InputError` for other modes, VOC's colours at other indices, and damaged files.
     """
-    return decode_label(read_bytes(path), path)
-
-
-def decode_label(content: bytes, path) -> np.ndarray:
-    """Do the same as `load_label` with the bytes of a file; `path` appears in error messages."""
+    content = read_bytes(path)
     with open_verified_png(content, path) as image:
         if image.mode in ("RGB", "RGBA"):
             return _find_colours(np.asarray(image.convert("RGB")), path)

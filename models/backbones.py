@@ -132,8 +132,7 @@ def build_backbone(
     pretrained: "imagenet" (from the hub), "none" (random weights), or the path of a weights file: one of timm, or a
         checkpoint of this project, from which the backbone is loaded.
     output_stride: 8 or 16 dilates convolutional networks.
-    all_stages: return all maps of the network instead of four: for a ResNet also the map of stride 2, for a
-        transformer four.
+    all_stages: return all maps of the network (a ResNet has a fifth, of stride 2) instead of the last four.
 
     Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """

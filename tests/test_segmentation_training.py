@@ -134,7 +134,7 @@ def one_step(flags: str) -> dict[str, torch.Tensor]:
         "segmentation", NARROW, network, optimizer, scaler, list("abcd"), DistributedBatchSampler(4, 4, seed=0)
     )
     class_weights = torch.tensor([0.5, 1.0, 2.0]) if args.class_balance else None
-    train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU, True))
+    train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU))
     return network.state_dict()
 
 

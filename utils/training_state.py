@@ -65,8 +65,8 @@ class TrainingState:
         """Yield the remaining batches of the epoch on the device, with a progress bar; the caller steps after each.
 
         The state is saved every `save_every` steps (0: never). On a signal, all processes save after the same step and
-        raise `Interrupted`. `validates`: whether a validation follows the epoch. Its last step is then saved too,
-        because a signal stops a validation immediately.
+        raise `Interrupted`. `validates`: whether a validation follows the epoch. The last step of the epoch is then
+        saved too, because a signal stops a validation immediately.
         """
         num_steps = len(self.batches)
         self.batches.epoch, self.batches.first_step = self.epoch, self.step
@@ -170,7 +170,7 @@ class TrainingState:
 
     def load(self, path) -> None:
         """Restore what `save` wrote. Raises `InputError` if it does not belong to this training."""
-        content = load_checkpoint(path)
+        content = load_checkpoint(path, [self.stage])
         training = content["training"]
         if training.get("names_digest") != self.names_digest:
             numbers = f"{training.get('num_samples')} then, {len(self.names)} now"

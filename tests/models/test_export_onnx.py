@@ -53,7 +53,7 @@ def test_deeplab_exports_with_free_batch_and_size(tmp_path):
 
 
 def test_refusals(networks, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="is a classification checkpoint"):
+    with pytest.raises(InputError, match="is of stage classification"):
         run_main("export onnx", f"--load_path {networks}/classification.pth --output {tmp_path}/a.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError, match=r"--output .* is a folder: name a file"):
