@@ -208,8 +208,8 @@ def truth_folder(voc_root, ids) -> Path:
 def find_masks(voc_root, ids) -> dict[str, Path]:
     """Map the ids that have a mask in `truth_folder` to its path."""
     folder = truth_folder(voc_root, ids)
-    absent = set(absent_files(folder, ids, ".png"))
-    return {name: folder / f"{name}.png" for index, name in enumerate(ids) if index not in absent}
+    present = _names_in(folder)
+    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in present}
 
 
 def label_folder(label_name: str, voc_root) -> Path:

@@ -159,10 +159,8 @@ def build_backbone(
         reason = first_line(error)
         if given and type(error) in PYTHON_ERRORS and "unexpected keyword" not in reason:
             reason = "check the values of --backbone_args"
-        raise InputError(
-            f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained} (imagenet, none, or "
-            f"the file of its weights): {reason}"
-        ) from error
+        found = f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained}"
+        raise InputError(f"{found} (imagenet, none, or the file of its weights): {reason}") from error
     for part in network.modules():  # timm keeps the weights of the file there
         getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
     if "resnest" in full_name:

@@ -79,9 +79,8 @@ def one_step(flags: str, scaler=None) -> dict[str, torch.Tensor]:
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).eval()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState(
-        "saliency", {}, network, optimizer, scaler, list("abcd"), DistributedBatchSampler(4, 4, seed=0)
-    )
+    names, batches = list("abcd"), DistributedBatchSampler(4, 4, seed=0)
+    state = TrainingState("saliency", {}, network, optimizer, scaler, names, batches)
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     masks = 255 * (torch.rand(4, 1, 64, 64, generator=generator) > 0.5).to(torch.uint8)

@@ -130,9 +130,8 @@ def one_step(flags: str) -> dict[str, torch.Tensor]:
     network = build_deeplabv3plus(NARROW, dropout=0.0).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState(
-        "segmentation", NARROW, network, optimizer, scaler, list("abcd"), DistributedBatchSampler(4, 4, seed=0)
-    )
+    names, batches = list("abcd"), DistributedBatchSampler(4, 4, seed=0)
+    state = TrainingState("segmentation", NARROW, network, optimizer, scaler, names, batches)
     class_weights = torch.tensor([0.5, 1.0, 2.0]) if args.class_balance else None
     train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU))
     return network.state_dict()
