@@ -20,15 +20,15 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
 
-from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.saliency_folder import SaliencyTraining, cached_share, load_pair
 from formats.images import scale_maps
 from formats.saliency_layout import benchmark_pairs, edge_paths, training_pairs
 from metrics.saliency import STATE_SIZE, measure_map, score_states
 from models.edge_head import edge_target
-from models.saliency_losses import saliency_objective, to_unit_range
+from models.saliency_and_edge_losses import saliency_objective, to_unit_range
 from models.saliency_net import SaliencyNet, build_saliency_net
-from models.saliency_prediction import COARSEST_STRIDE, predict_saliency, scaled_side
+from models.saliency_prediction import COARSEST_STRIDE, predict_saliency, scale_side
 from utils import interruption
 from utils.distributed import gradients_stay_local, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
@@ -59,8 +59,8 @@ def main(args) -> None:
     val_sets = benchmark_pairs(args.val_root)
     cached = cached_share(args.cache_mode, len(pairs), world.rank, world.size)
     dataset = SaliencyTraining(pairs, args.seed, edges, cached, args.colour_jitter)
-    sides_px = [scaled_side(args.image_size, scale) for scale in args.train_scales]
-    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size, sides_px)
+    sides_px = [scale_side(args.image_size, scale) for scale in args.train_scales]
+    batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, world.rank, world.size, sides_px)
     batches.check_parts(args.accumulate, norm_needs_two=min(sides_px) <= COARSEST_STRIDE)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
@@ -68,6 +68,7 @@ def main(args) -> None:
     settings = options.backbone_settings(args) | {"decoder_width": args.decoder_width, "image_size": args.image_size}
     pretrained = "none" if run.resumes else args.pretrained
     network = build_saliency_net(settings, pretrained, dropout=args.dropout, edge_drop_path=args.edge_drop_path)
+    # also on CPUs, where only the split attention of the other scripts' ResNeSts is slow in this layout
     network = network.to(world.device, memory_format=torch.channels_last)
     network.backbone.check_sides(set(sides_px), "--image_size or --train_scales")
     ema = ModelEmaV3(network, args.ema, use_warmup=True) if args.ema else None
@@ -96,16 +97,16 @@ def main(args) -> None:
         for batch in state.batches_of_epoch(loader, run, title, args.save_every, validates):
             train_step(model, state, batch, args)
         losses = state.finish_epoch()
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+        run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         scores = {}
         if validates:
             scores = validate(state.result, val_sets, args.image_size, world, args.amp)
-            run.scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
+            run.log_scalars(state.total_steps, {f"val/{name}": value for name, value in scores.items()})
             if world.is_main:
                 picture = progress_picture(state.result, dataset, batches, world.device)
-                run.picture(state.total_steps, "image, mask, map, edge target, edge", picture)
+                run.log_picture(state.total_steps, "image, mask, map, edge target, edge", picture)
         line = "  ".join(f"{name} {value:.4f}" for name, value in (losses | scores).items())
         run.log(f"{title}  {line}")
 
@@ -148,7 +149,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
     """
     scores = {}
     for name, pairs in data_sets.items():
-        state, share = np.zeros(STATE_SIZE), pairs[world.rank :: world.size]
+        state, share = np.zeros(STATE_SIZE), world.share(pairs)
         batches = [share[first : first + VAL_BATCH] for first in range(0, len(share), VAL_BATCH)]
         for _, loaded in read_ahead(lambda batch: [load_pair(*pair) for pair in batch], batches):
             images, masks = zip(*loaded)
@@ -163,7 +164,7 @@ def validate(network: SaliencyNet, data_sets: dict, image_size: int, world, amp:
 
 
 @torch.inference_mode()
-def progress_picture(network: SaliencyNet, dataset, batches: EpochBatches, device) -> np.ndarray:
+def progress_picture(network: SaliencyNet, dataset, batches: DistributedBatchSampler, device) -> np.ndarray:
     """Draw a few images of the last step of the epoch, RGB uint8, a row each: image, mask, map, edge target, edge."""
     samples = [dataset[key] for key in batches.last_keys()[:PICTURE_ROWS]]
     images, masks, *edges = (tensor.to(device) for tensor in default_collate(samples))

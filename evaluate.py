@@ -32,7 +32,7 @@ import numpy as np
 from datasets.voc_submission import SUBMISSION_FOLDER, check_submission
 from formats import voc_layout
 from formats.atomic_files import check_output_file, write_json
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, require_folder, shorten
 from formats.image_labels import load_image_labels
 from formats.images import image_size, load_mask, scale_maps
 from metrics.bootstrap import MethodScores, comparison_table, interval_table
@@ -49,7 +49,7 @@ from pseudo_labels.fusion_inputs import fuse_files
 from pseudo_labels.fusion_rules import RULES, evidence_of
 from pseudo_labels.selector import ImageSelector, Thresholds
 from utils.interruption import run_script
-from utils.output_folder import current_commit, versions_of
+from utils.output_folder import current_commit, find_versions
 
 PAPER_THRESHOLDS = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 SALIENCY_CONVENTIONS = [
@@ -133,7 +133,7 @@ def record_origin(args) -> dict:
         conventions.append("--strict_reference: as PySODMetrics, even if above 1 or undefined")
     if args.bootstrap:
         conventions.append(f"[ , ]: 95 % intervals over {args.bootstrap} Poisson bootstrap resamples of the images")
-    versions = versions_of(("numpy", "opencv-python-headless")) | {"commit": current_commit()}
+    versions = find_versions(("numpy", "opencv-python-headless")) | {"commit": current_commit()}
     return {"conventions": conventions, "versions": versions}
 
 
@@ -235,7 +235,7 @@ def build_selector(args, data: LabelData) -> ImageSelector | None:
 def find_labels(folder: str, data: LabelData, args) -> LabelSource:
     """The label maps, or score dictionaries, of a folder. Missing files are an error without --allow_missing."""
     suffixes = SUFFIXES if args.kind == "labels" else (".png",)
-    stems = {path.stem for path in existing_folder(folder).iterdir() if path.suffix in suffixes}
+    stems = {path.stem for path in require_folder(folder).iterdir() if path.suffix in suffixes}
     missing = [name for name in data.ids if name not in stems]
     if missing and not (args.allow_missing and len(missing) < len(data.ids)):
         raise MissingInputError(

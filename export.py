@@ -24,20 +24,18 @@ from models.saliency_net import build_saliency_net
 from utils.checkpoint import load_checkpoint, rebuild
 from utils.interruption import run_script
 
-REQUIRED = ("onnx", "onnxscript", "onnxruntime")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
 
 
 def main(args) -> None:
-    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"{', '.join(missing)} not installed: pip install -r requirements-onnx.txt")
     check_output_file("--output", args.output)
 
     # model
-    checkpoint = load_checkpoint(args.load_path)
-    if checkpoint["stage"] != "saliency":
-        raise InputError(f"{args.load_path} is a {checkpoint['stage']} checkpoint: only saliency networks are exported")
+    checkpoint = load_checkpoint(args.load_path, ["saliency"])
     network = rebuild(build_saliency_net, checkpoint, args.load_path)
     side_px = checkpoint["settings"]["image_size"]
 

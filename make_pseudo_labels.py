@@ -49,7 +49,7 @@ from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
-from utils.output_folder import folder_origin, lock_output_folder, recorded_options
+from utils.output_folder import folder_origin, load_options, lock_output_folder
 from utils.processes import do_in_processes
 
 
@@ -132,7 +132,7 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
 
     cams, expanded, maps = None, None, None
     if not args.baseline_dir or args.multi_class == "split":
-        cams = recorded_options(args.cam_dir)  # without a checkpoint all maps exist
+        cams = load_options(args.cam_dir)  # without a checkpoint all maps exist
         if args.load_path:
             cams = chosen("scales", "flip", "combine") | {"checkpoint": file_digest(args.load_path)}
         if args.affinity_path:
@@ -167,14 +167,12 @@ def map_dir(args) -> Path:
 
 def progress(work, world: World, title: str):
     """Iterate over this process's share of the work, with a progress bar."""
-    return tqdm(work[world.rank :: world.size], desc=title, disable=not world.is_main, mininterval=1, leave=False)
+    return tqdm(world.share(work), desc=title, disable=not world.is_main, mininterval=1, leave=False)
 
 
 def load_network(builder, path, flag: str, stage: str, device: torch.device, classes: tuple[str, ...] = ()):
     """Load a network for inference. Raises `InputError` for a checkpoint of another stage or, if given, classes."""
-    checkpoint = load_checkpoint(path)
-    if checkpoint["stage"] != stage:
-        raise InputError(f"{flag} {path} is a {checkpoint['stage']} checkpoint, not one of train_{stage}.py")
+    checkpoint = load_checkpoint(path, [stage])
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
         found = f"{flag} {path} has {len(trained)} classes ({shorten(trained, 3)}), the data has {len(classes)}"

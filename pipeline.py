@@ -32,7 +32,7 @@ import torch
 from datasets.drawn_scenes import write_demo_scenes
 from formats.atomic_files import write_json
 from formats.cams import load_cams
-from formats.errors import InputError, existing_folder
+from formats.errors import InputError, require_folder
 from formats.images import load_grey, load_image
 from formats.labels import load_label, paint_label
 from formats.voc_layout import find_voc_root, load_ids
@@ -166,7 +166,7 @@ def voc12_stages(args, out: str) -> list[Stage]:
     if args.baseline_dir:
         thresholds = "--t0 0.4 --t1 0.2"  # the paper's, for strong labels
         stages += f"""
-        labels: make_pseudo_labels.py {voc} --baseline_dir {quote(existing_folder(args.baseline_dir))} \
+        labels: make_pseudo_labels.py {voc} --baseline_dir {quote(require_folder(args.baseline_dir))} \
             --label_name {labels}/before
         """
     else:  # CAMs of a Puzzle-CAM classifier, expanded by a random walk, refined by a CRF

@@ -35,7 +35,7 @@ from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_net import build_saliency_net
-from models.saliency_prediction import predict_saliency, scaled_side
+from models.saliency_prediction import predict_saliency, scale_side
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
@@ -69,19 +69,17 @@ def main(args) -> None:
     missing = {stem for stem in images if not is_complete(output, stem, args.overlay)}
 
     # model
-    checkpoint = load_checkpoint(args.load_path, from_puzzle_cam)
+    checkpoint = load_checkpoint(args.load_path, BUILDERS, from_puzzle_cam)
     stage, settings = checkpoint["stage"], checkpoint["settings"]
-    if stage not in BUILDERS:
-        raise InputError(f"--load_path {args.load_path} is of stage {stage}: predict.py takes {', '.join(BUILDERS)}")
     check_segmentation_flags(args, stage, settings)
     side_px = settings.get("image_size", SIDE_PX)
     network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
     if stage == "saliency":
-        network.backbone.check_sides({scaled_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
+        network.backbone.check_sides({scale_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
 
     # save
     batches, unreadable = find_batches(stage, images, args, world.device), {}
-    share = [stems for stems in batches if missing.intersection(stems)][world.rank :: world.size]
+    share = world.share([stems for stems in batches if missing.intersection(stems)])
     with lock_output_folder(world, output, result_options(args), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
         results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
@@ -229,11 +227,11 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
     return [(row[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()) for row, labels in present]
 
 
-def save_results(results, num_images: int, stage: str, output: Path, args, sharing: int) -> None:
+def save_results(results, num_images: int, stage: str, output: Path, args, num_callers: int) -> None:
     """Write the files of all results in threads or, with --crf, in processes (see `do_in_processes`)."""
     save = partial(save_result, stage, output, args)
     if args.crf:
-        return do_in_processes(save, results, num_images, args.workers, sharing)
+        return do_in_processes(save, results, num_images, args.workers, num_callers)
     with write_behind() as write:
         for result in results:
             write(save, result)

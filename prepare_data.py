@@ -31,13 +31,13 @@ from datasets import checks
 from datasets.checks import ERROR, SALIENCY_TRAINING, TEST, Finding, Picture
 from datasets.voc_archives import unpack_voc12
 from formats.atomic_files import check_output_file, write_csv
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
-from formats.saliency_layout import data_sets_in, find_data_sets
+from formats.errors import InputError, MissingInputError, require_folder, shorten
+from formats.saliency_layout import find_data_sets, find_training_sets
 from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names
 from utils.interruption import run_script
 from utils.processes import measure_all
 
-README_PLACES = {"dataset": find_data_sets, "dataset/benchmark": data_sets_in, "data/voc12": find_voc_root}
+README_PLACES = {"dataset": find_training_sets, "dataset/benchmark": find_data_sets, "data/voc12": find_voc_root}
 MAX_NAMES_SHOWN = 3
 
 
@@ -54,8 +54,8 @@ def check(args) -> int:
     if not voc_trees and (args.label_name or args.saliency_dir or args.cam_dir):
         raise InputError("--label_name, --saliency_dir and --cam_dir belong to a VOC tree: set --data_dir")
     findings: list[Finding] = []
-    data_sets = [(data_set, SALIENCY_TRAINING) for root in train_roots for data_set in find_data_sets(root)]
-    data_sets += [(data_set, TEST) for root in benchmarks for data_set in data_sets_in(root)]
+    data_sets = [(data_set, SALIENCY_TRAINING) for root in train_roots for data_set in find_training_sets(root)]
+    data_sets += [(data_set, TEST) for root in benchmarks for data_set in find_data_sets(root)]
     pictures: list[Picture] = []
     for data_set, use in data_sets:
         pictures += checks.check_saliency_set(data_set, use, findings)
@@ -111,8 +111,8 @@ def check_voc_tree(args, voc_root: Path, findings: list[Finding]) -> list[Pictur
             f"--list_dir: no *_id.txt in {list_dir}: run prepare_data.py voc12, or write lists of one id per line"
         )
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
-    folders += [("saliency map", existing_folder(folder)) for folder in args.saliency_dir]
-    folders += [("CAM", existing_folder(folder)) for folder in args.cam_dir]
+    folders += [("saliency map", require_folder(folder)) for folder in args.saliency_dir]
+    folders += [("CAM", require_folder(folder)) for folder in args.cam_dir]
     lists = checks.check_lists(paths, voc_root / "JPEGImages", findings)
     checks.check_image_labels(list_path(list_dir, args.image_labels or "cls_labels.npy"), lists, classes, findings)
     return checks.check_voc(voc_root, lists, folders, len(classes) + 1, findings)

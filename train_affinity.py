@@ -16,8 +16,8 @@ if __name__ == "__main__":
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, labelled_images
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
+from datasets.voc12 import SegmentationTraining, find_labelled_images
 from formats.errors import InputError
 from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 from models.affinity_net import build_affinity_net
@@ -45,9 +45,9 @@ def main(args) -> None:
     voc_root = find_voc_root(args.data_dir)
     num_labels = len(load_class_names(voc_root)) + 1
     ids = load_ids(list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
-    pairs = labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
+    pairs = find_labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
     dataset = SegmentationTraining(*zip(*pairs), num_labels, args.crop_size, args.long_side, args.seed)
-    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
+    batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     loader = build_loader(dataset, batches, args.workers, world.device)
 
     # model
@@ -75,11 +75,9 @@ def main(args) -> None:
             train_step(model, state, batch, args, world)
         losses = state.finish_epoch()
         if losses["loss"] == 0:  # impossible if there is any pair
-            raise InputError(
-                f"no crop of epoch {epoch + 1} holds two labelled pixels closer than --radius {args.radius} px of the "
-                "edge map: use labels of larger areas, a larger --crop_size or a larger --radius"
-            )
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+            found = f"no crop of epoch {epoch + 1} holds two labelled pixels closer than --radius {args.radius} px"
+            raise InputError(f"{found}: use labels of larger areas, a larger --crop_size or a larger --radius")
+        run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
         run.log(f"{title}  loss {losses['loss']:.4f}")
 
         # save

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.voc12 import ClassificationTraining, load_labelled
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
@@ -37,14 +37,13 @@ from pseudo_labels.fusion_rules import constant_background
 from utils import interruption
 from utils.distributed import gather_from_processes, start_processes, stop_distributed, sum_counts_over_processes
 from utils.file_threads import read_ahead
-from utils.memory import advise_on_full_memory, memory_format
+from utils.memory import WHOLE_IMAGES_ADVICE, advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler, require_finite
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr
 from utils.training_state import TrainingState
 
 BG_THRESHOLDS = np.arange(1, 13) / 20  # compared at the end
-LARGE_IMAGES = "validation uses whole images: remove the largest from --val_list"
 
 
 def main(args) -> None:
@@ -64,7 +63,7 @@ def main(args) -> None:
     val_split = load_split(args, args.val_list, voc_root, classes) if args.val_list != "none" else None
     maps = scale_maps(files_of_ids(args.saliency_dir, ids, ".png"), world.is_main) if args.saliency_dir else None
     dataset = ClassificationTraining(images, image_labels, args.crop_size, args.long_side, args.seed, maps)
-    batches = EpochBatches(len(images), args.train_batch, args.seed, world.rank, world.size)
+    batches = DistributedBatchSampler(len(images), args.train_batch, args.seed, world.rank, world.size)
     batches.check_parts()
     loader = build_loader(dataset, batches, args.workers, world.device)
 
@@ -96,13 +95,13 @@ def main(args) -> None:
             set_lr(optimizer, polynomial_decay(state.total_steps, total_steps, args.power))
             train_step(model, state, batch, puzzle_weight(state.total_steps, total_steps), args, world)
         losses = state.finish_epoch()
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+        run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if validates:
             score, f1 = validate(network, *val_split[:2], world)
-            run.scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
+            run.log_scalars(state.total_steps, {"val/mAP": score, "val/F1": f1})
             line += f"  mAP {score:.4f}  F1 {f1:.4f}"
         run.log(line)
 
@@ -121,7 +120,8 @@ def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
         labels = f"--image_labels {args.image_labels}"
-        raise InputError(f"{list_name}: by {labels} none of the {len(ids)} images holds a class")
+        found = f"{list_name}: by {labels} none of the {len(ids)} images holds a class"
+        raise InputError(f"{found}: choose other labels, or correct the list")
     return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
 
 
@@ -148,14 +148,13 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], alpha: fl
 
 
 @interruption.at_once()
-@advise_on_full_memory(LARGE_IMAGES)
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 @torch.inference_mode()
 def validate(network: CamClassifier, images, image_labels: np.ndarray, world) -> tuple[float, float]:
     """Compute mAP and macro F1 (at probability 0.5) over images at their own size; each process takes its share."""
     network.eval()
     rows = []
-    share = range(world.rank, len(images), world.size)
-    for index, image in read_ahead(lambda index: load_image(images[index]), share):
+    for index, image in read_ahead(lambda index: load_image(images[index]), world.share(range(len(images)))):
         image = image_to_tensor(image, world.device)
         logits = network(network.backbone.normalise(image))["logits"][0]  # [C]
         rows.append((index, require_finite(logits.float()).cpu().numpy()))
@@ -165,7 +164,7 @@ def validate(network: CamClassifier, images, image_labels: np.ndarray, world) ->
 
 
 @interruption.at_once()
-@advise_on_full_memory(LARGE_IMAGES)
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 @torch.inference_mode()
 def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, ids, voc_root, run, world) -> None:
     """Log the mIoU of single-scale CAM labels by background threshold, over the images with masks."""
@@ -174,7 +173,7 @@ def sweep_background(network: CamClassifier, images, image_labels: np.ndarray, i
     if not truth:
         return
     matrices = {background: ConfusionMatrix(num_labels) for background in BG_THRESHOLDS}
-    for index in range(world.rank, len(images), world.size):
+    for index in world.share(range(len(images))):
         if ids[index] in truth and image_labels[index].any():
             image, mask = load_labelled(images[index], truth[ids[index]], num_labels)
             ((cams, labels),) = compute_cams(network, image[None], image_labels[[index]], world.device)

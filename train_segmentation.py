@@ -20,20 +20,20 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.epoch_batches import EpochBatches, build_loader
-from datasets.voc12 import SegmentationTraining, count_labels, labelled_images, load_labelled
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
+from datasets.voc12 import SegmentationTraining, count_labels, find_labelled_images, load_labelled
 from formats import voc_layout
 from formats.errors import InputError, shorten
 from formats.labels import absent_labels, paint_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.puzzle_cam_checkpoint import from_puzzle_cam
-from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
+from models.segmentation_losses import class_balanced_weights, count_pixels, sum_cross_entropy
 from models.segmentation_prediction import predict_segmentation
 from utils import distributed, interruption
 from utils.checkpoint import load_checkpoint, load_weights
 from utils.file_threads import read_ahead
-from utils.memory import advise_on_full_memory, memory_format
+from utils.memory import WHOLE_IMAGES_ADVICE, advise_on_full_memory, memory_format
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
 from utils.schedules import build_optimizer, parameter_groups, polynomial_decay, set_lr, warm_up
@@ -56,12 +56,12 @@ def main(args) -> None:
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
     ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
-    pairs = labelled_images(ids, voc_root, voc_layout.label_folder(args.label_name, voc_root))
+    pairs = find_labelled_images(ids, voc_root, voc_layout.label_folder(args.label_name, voc_root))
     val_list = voc_layout.list_path(args.list_dir, args.val_list)
     val_ids = [] if args.val_list == "none" else voc_layout.load_ids(val_list, voc_root / "JPEGImages")
-    val_pairs = labelled_images(val_ids, voc_root, voc_layout.truth_folder(voc_root, val_ids)) if val_ids else []
+    val_pairs = find_labelled_images(val_ids, voc_root, voc_layout.truth_folder(voc_root, val_ids)) if val_ids else []
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
-    batches = EpochBatches(len(pairs), args.train_batch, args.seed, world.rank, world.size)
+    batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, world.rank, world.size)
     trains_batch_norm = args.mode == "normal" or not args.use_gn
     synchronises = trains_batch_norm and world.size > 1 and world.device.type == "cuda"
     batches.check_parts(args.accumulate, norm_needs_two=trains_batch_norm and not synchronises)
@@ -82,7 +82,7 @@ def main(args) -> None:
     # optimizer
     groups = parameter_groups(network, args.head_lr, bias_factor=2.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
-    class_weights = balanced_weights(dataset, args.class_balance, world) if args.class_balance else None
+    class_weights = compute_class_weights(dataset, args.class_balance, world) if args.class_balance else None
     scaler = loss_scaler(world.device, args.amp)
     state = TrainingState("segmentation", settings, network, optimizer, scaler, ids, batches, ema)
 
@@ -103,15 +103,15 @@ def main(args) -> None:
             set_lr(optimizer, decay * warm_up(state.total_steps, args.warmup_steps))
             train_step(model, state, batch, class_weights, args, world)
         losses = state.finish_epoch()
-        run.scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
+        run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})
 
         # evaluate
         line, score = f"{title}  loss {losses['loss']:.4f}", None
         if validates:
             score, pictures = validate(state.result, val_pairs, len(classes) + 1, world, args.amp)
-            run.scalars(state.total_steps, {"val/mIoU": score})
+            run.log_scalars(state.total_steps, {"val/mIoU": score})
             for name, picture in pictures.items():
-                run.picture(state.total_steps, f"{name}: image, prediction, truth", picture)
+                run.log_picture(state.total_steps, f"{name}: image, prediction, truth", picture)
             line += f"  mIoU {score:.4f}"
         run.log(line)
 
@@ -127,7 +127,7 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     loads = bool(args.load_path) and not resumes
     network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, args.dropout)
     if loads:
-        content = load_checkpoint(args.load_path, from_puzzle_cam)
+        content = load_checkpoint(args.load_path, ["segmentation"], from_puzzle_cam)
         trained, classes = content["settings"].get("classes", []), settings["classes"]
         if trained and len(trained) != len(classes):
             found = f"--load_path {args.load_path} has {len(trained)} classes, the data has {len(classes)}"
@@ -139,9 +139,9 @@ def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     return network
 
 
-def balanced_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
+def compute_class_weights(dataset: SegmentationTraining, beta: float, world) -> torch.Tensor:
     """Compute the class weights, float32 [L], from all training labels; each process reads its share."""
-    images, pixels = count_labels(dataset.labels[world.rank :: world.size], dataset.num_labels)
+    images, pixels = count_labels(world.share(dataset.labels), dataset.num_labels)
     images, pixels = (torch.from_numpy(distributed.sum_counts_over_processes(counts)) for counts in (images, pixels))
     return class_balanced_weights(images, pixels, beta).to(world.device)
 
@@ -164,7 +164,7 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
             inputs = state.network.backbone.normalise(images)
             with autocast(world.device, args.amp):
                 logits = model(inputs)
-            losses = summed_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
+            losses = sum_cross_entropy(logits, labels, args.label_smoothing, class_weights, args.ohem)
             loss = world.size * losses / count
             state.scaler.scale(loss).backward()
         total = total + loss.detach()
@@ -172,12 +172,12 @@ def train_step(model, state: TrainingState, batch: list[torch.Tensor], class_wei
 
 
 @interruption.at_once()
-@advise_on_full_memory("validation uses whole images: remove the largest from --val_list")
+@advise_on_full_memory(WHOLE_IMAGES_ADVICE)
 def validate(network: DeepLabV3Plus, pairs, num_labels: int, world, amp: bool | str) -> tuple[float, dict]:
     """Compute the mIoU over all whole images, each process taking its share; also return pictures of the first few."""
     matrix, pictures = ConfusionMatrix(num_labels), {}
-    share = pairs[world.rank :: world.size]
-    for (image_path, _), (image, truth) in read_ahead(lambda pair: load_labelled(*pair, num_labels), share):
+    loaded = read_ahead(lambda pair: load_labelled(*pair, num_labels), world.share(pairs))
+    for (image_path, _), (image, truth) in loaded:
         (prediction,) = predict_segmentation(network, image[None], world.device, amp=amp)
         matrix.add(prediction, truth)
         if len(pictures) < PICTURES:

@@ -23,7 +23,7 @@ from torchvision.transforms import functional as TF
 
 from benchmarks.report import save_page
 from benchmarks.timing import milliseconds
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from datasets.saliency_folder import SaliencyTraining
 from datasets.transforms import MEAN_COLOUR
 from datasets.voc12 import SegmentationTraining
@@ -84,7 +84,7 @@ def saliency_row(pairs: list) -> list[str]:
 
 def compare(plain: Dataset, ours: Dataset, num_images: int, sides_px=()) -> list[str]:
     """Cells of a row: ms per image of both sides, and their ratio."""
-    keys = [key for batch in EpochBatches(num_images, BATCH, seed=0, sides_px=sides_px) for key in batch]
+    keys = [key for batch in DistributedBatchSampler(num_images, BATCH, seed=0, sides_px=sides_px) for key in batch]
     ways = {"plain": partial(collate_batches, plain), "ours": partial(collate_batches, ours)}
     ms = milliseconds(ways, list(split_chunks(keys, BATCH * BATCHES)), TURNS)
     return [f"{ms['plain']:.2f}", f"{ms['ours']:.2f}", f"{ms['plain'] / ms['ours']:.1f} ×"]

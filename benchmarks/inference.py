@@ -112,7 +112,7 @@ def our_cams(network, images: dict[str, Path], folder: Path, device, flags: list
     args = options.make_pseudo_labels().parse_args([*flags, "--label_name", "benchmark", "--cam_dir", str(folder)])
     labels = np.tile(np.isin(np.arange(len(VOC_CLASSES)), CLASSES), (len(images), 1))  # [N, C]
     files = make_pseudo_labels.Images(list(images), VOC_CLASSES, list(images.values()), labels, None, None)
-    world = World(0, 1, device, is_main=True)
+    world = World(0, 1, device)
     make_pseudo_labels.write_cams(network, files, set(range(len(images))), args, world)
 
 
@@ -120,7 +120,7 @@ def our_segmentations(network, images: dict[str, Path], folder: Path, device, fl
     args = options.predict().parse_args([*flags, *f"--load_path none --input none --output {folder}".split()])
     batches = predict.find_batches("segmentation", images, args, device)
     results = predict.predictions("segmentation", network, {}, images, batches, {}, args, device)
-    predict.save_results(results, len(images), "segmentation", folder, args, sharing=1)
+    predict.save_results(results, len(images), "segmentation", folder, args, num_callers=1)
 
 
 KINDS = [  # results, the builder of their network, and both sides

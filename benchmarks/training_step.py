@@ -26,15 +26,15 @@ import SOD_train
 import train_segmentation
 from benchmarks.report import device_kind, save_page
 from benchmarks.timing import milliseconds
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
-from datasets.epoch_batches import EpochBatches, build_loader
 from datasets.saliency_folder import SaliencyTraining
-from datasets.voc12 import SegmentationTraining
+from datasets.voc12 import SegmentationTraining, find_labelled_images
 from formats.labels import IGNORE_LABEL
 from formats.saliency_layout import training_pairs
 from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
 from metrics.tables import markdown_table
-from models.saliency_losses import saliency_objective, to_unit_range
+from models.saliency_and_edge_losses import saliency_objective, to_unit_range
 from models.saliency_net import build_saliency_net
 from utils.distributed import World
 from utils.memory import memory_format
@@ -56,10 +56,10 @@ class Segmentation:
         args = self.args = options.train_segmentation().parse_args(flags)
         voc_root = find_voc_root(args.data_dir)
         ids = load_ids(list_path(args.list_dir, args.train_list))
-        pairs = train_segmentation.labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
+        pairs = find_labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
         self.classes = list(load_class_names(voc_root))
         self.data = SegmentationTraining(*zip(*pairs), len(self.classes) + 1, args.crop_size, args.long_side, args.seed)
-        self.batches = EpochBatches(len(pairs), args.train_batch, args.seed)
+        self.batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed)
         self.side_px = args.crop_size
 
     def build(self) -> nn.Module:
@@ -81,7 +81,7 @@ class Segmentation:
         return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_LABEL)
 
     def train_step(self, network: nn.Module, state: TrainingState, batch: list[Tensor]) -> None:
-        world = World(rank=0, size=1, device=batch[0].device, is_main=True)
+        world = World(rank=0, size=1, device=batch[0].device)
         train_segmentation.train_step(network, state, batch, None, self.args, world)
 
 
@@ -92,7 +92,7 @@ class Saliency:
         args = self.args = options.SOD_train().parse_args(flags)
         pairs = training_pairs(args.train_root)
         self.data = SaliencyTraining(pairs, args.seed, colour_jitter=args.colour_jitter)
-        self.batches = EpochBatches(len(pairs), args.train_batch, args.seed, sides_px=[args.image_size])
+        self.batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, sides_px=[args.image_size])
         self.side_px, self.clip = args.image_size, args.clip
 
     def build(self) -> nn.Module:
@@ -171,7 +171,7 @@ def our_step(task, device: torch.device, batch: list[Tensor]) -> Callable[[], No
     layout = torch.channels_last if isinstance(task, Saliency) else memory_format(device)
     network = task.build().to(device, memory_format=layout).train()
     names, scaler = [str(number) for number in range(len(batch[0]))], loss_scaler(device, task.args.amp)
-    batches = EpochBatches(len(names), len(names), seed=0)
+    batches = DistributedBatchSampler(len(names), len(names), seed=0)
     state = TrainingState("", {}, network, task.optimizer(network), scaler, names, batches)
     return lambda: task.train_step(network, state, [tensor.to(device, non_blocking=True) for tensor in batch])
 

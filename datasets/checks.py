@@ -3,7 +3,6 @@
 The checks add to a list of findings, so that one run reports everything.
 """
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -216,7 +215,7 @@ def check_picture(picture: Picture) -> tuple[list[Finding], np.ndarray | None]:
 def find_traits(content: bytes, path) -> list[str]:
     """List the properties of an image file that the scripts ignore or convert."""
     orientation = 1
-    with images.open_image(io.BytesIO(content), path) as image:
+    with images.open_image(content, path) as image:
         mode, has_alpha = image.mode, image.has_transparency_data
         with suppress(*images.PILLOW_ERRORS):  # damaged EXIF data, which no script reads
             # image.getexif() of a PNG would decode all pixels

@@ -7,17 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.transforms import change_colours, channels_first, crop_image, crop_map, draw_saliency_crop
-from formats.images import (
-    GreyMap,
-    binarize_mask,
-    check_size,
-    decode_image,
-    decode_size,
-    load_aligned_grey,
-    load_image,
-    load_mask,
-    read_bytes,
-)
+from formats import images
 
 
 class SaliencyTraining(Dataset):
@@ -32,41 +22,41 @@ class SaliencyTraining(Dataset):
         self,
         pairs: list[tuple[Path, Path]],
         seed: int,
-        edges: list[GreyMap] | None = None,
+        edges: list[images.GreyMap] | None = None,
         cached=(),
         colour_jitter: float = 1.0,
     ):
         self.pairs, self.seed, self.edges, self.colour_jitter = pairs, seed, edges, colour_jitter
-        self.contents = {path: read_bytes(path) for index in cached for path in self.paths_of(index)}
+        self.contents = {path: images.read_bytes(path) for index in cached for path in self.list_paths(index)}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def paths_of(self, index: int) -> list[Path]:
+    def list_paths(self, index: int) -> list[Path]:
         return [*self.pairs[index], *([self.edges[index].path] if self.edges else [])]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
         epoch, index, side_px = key
         image_path, mask_path = self.pairs[index]
         content = self.read(image_path)
-        image_hw = decode_size(content, image_path)
+        image_hw = images.image_size(content, image_path)
         rng = np.random.default_rng([self.seed, epoch, index])
         crop = draw_saliency_crop(image_hw, side_px, rng)
-        files = [GreyMap(mask_path), *([self.edges[index]] if self.edges else [])]
-        mask, *edges = (load_aligned_grey(file, image_path, image_hw, self.read) for file in files)
-        maps = [crop_map(grey, crop) for grey in (binarize_mask(mask).view(np.uint8) * 255, *edges)]
-        image = crop_image(decode_image(content, image_path, crop.reduction), crop)
+        files = [images.GreyMap(mask_path), *([self.edges[index]] if self.edges else [])]
+        mask, *edges = (images.load_aligned_grey(file, image_path, image_hw, self.read) for file in files)
+        maps = [crop_map(grey, crop) for grey in (images.binarize_mask(mask).view(np.uint8) * 255, *edges)]
+        image = crop_image(images.decode_image(content, image_path, crop.reduction), crop)
         image = change_colours(image, rng, self.colour_jitter)
         return channels_first(image), *(torch.from_numpy(grey)[None] for grey in maps)
 
     def read(self, path: Path) -> bytes:
-        return self.contents[path] if path in self.contents else read_bytes(path)
+        return self.contents[path] if path in self.contents else images.read_bytes(path)
 
 
 def load_pair(image_path, mask_path) -> tuple[np.ndarray, np.ndarray]:
     """Load an image, RGB uint8 [H, W, 3], and its mask, bool [H, W], at their original size."""
-    image, mask = load_image(image_path), load_mask(mask_path)
-    check_size(mask_path, mask.shape, image_path, image.shape[:2])
+    image, mask = images.load_image(image_path), images.load_mask(mask_path)
+    images.check_size(mask_path, mask.shape, image_path, image.shape[:2])
     return image, mask
 
 

@@ -50,8 +50,8 @@ class Crop:
 def draw_crop(image_hw: Pair, side_px: int, long_side_px: Pair, rng: np.random.Generator) -> Crop:
     """Draw a scale at which the longer side is in `long_side_px`, a window of side_px × side_px, and a flip (p 0.5).
 
-    An image smaller than the window lies at a random place in it. The scale is rounded to whole pixels of the image, so
-    that windows begin and end between pixels.
+    An image smaller than the window lies at a random place in it. The scale is rounded so that a window consists of
+    whole pixels of the image.
     """
     scale = rng.uniform(*long_side_px) / max(image_hw)
     window_px = max(1, round(side_px / scale))

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from datasets.transforms import Crop, channels_first, check_long_side, crop_image, crop_map, draw_crop
 from formats.errors import InputError
-from formats.images import check_size, decode_image, decode_size, load_aligned_grey, load_image, read_bytes
+from formats.images import check_size, decode_image, image_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
 from formats.voc_layout import files_of_ids
 
@@ -69,7 +69,7 @@ class SegmentationTraining(Dataset):
 def load_random_crop(path, crop_px: int, long_side_px, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:
     """Draw a crop of an image file and decode no more than it needs. Returns uint8 [S, S, 3] and the crop."""
     content = read_bytes(path)
-    crop = draw_crop(decode_size(content, path), crop_px, long_side_px, rng)
+    crop = draw_crop(image_size(content, path), crop_px, long_side_px, rng)
     return crop_image(decode_image(content, path, crop.reduction), crop), crop
 
 
@@ -84,17 +84,15 @@ def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, n
     return images, pixels
 
 
-def labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
+def find_labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, Path]]:
     """Find the image and the label of every id, with labels in `folder`.
 
     Raises `InputError` for missing files, and if the labels hold 255, but no class.
     """
     images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
     if lack_classes(labels):
-        raise InputError(
-            f"{folder}: every pixel of the {len(labels)} labels is 255 (ignored) or 0 (background), so that there is "
-            "nothing to learn or to score; masks of one class are 0 and 1: create them again or choose other labels"
-        )
+        found = f"{folder}: the {len(labels)} labels hold only 255 (ignored) and 0 (background), no class"
+        raise InputError(f"{found}: save masks of one class as 0 and 1, or choose other labels")
     return list(zip(images, labels))
 
 

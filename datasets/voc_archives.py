@@ -1,7 +1,8 @@
 """VOC 2012 from its archives: VOCtrainval_11-May-2012.tar, VOC2012test.tar and SegmentationClassAug.zip.
 
 An archive is a .zip, a .tar, a .tar.gz, or a folder that was unpacked before. Nothing is extracted: members are listed,
-read into memory, and written only to places that `NEEDED` and `MASK` match, so that no archive leads elsewhere.
+read into memory, and written only to places that `FILE_PATTERN` and `MASK_PATTERN` match, so that no archive leads
+elsewhere.
 """
 
 import gzip
@@ -27,17 +28,17 @@ from utils.output_folder import hold_folder
 
 AUG = "SegmentationClassAug"
 NAME = r"[^./\\:][^/\\:]*"  # not hidden, as files of macOS are, and without separators and the colon of a drive
-NEEDED = re.compile(
+FILE_PATTERN = re.compile(
     rf"JPEGImages/{NAME}\.jpg|Annotations/{NAME}\.xml|SegmentationClass/{NAME}\.png"
     rf"|ImageSets/Segmentation/{NAME}\.txt|classes\.txt"
 )
-MASK = re.compile(rf"(.*/)?{NAME}\.png")
+MASK_PATTERN = re.compile(rf"(.*/)?{NAME}\.png")
 LIST_PLACE = "ImageSets/Segmentation/{}.txt"
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
+DAMAGE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 NUM_IMAGES = {"train_id.txt": 1464, "train_aug_id.txt": 10582, "val_id.txt": 1449, "test_id.txt": 1456}  # of VOC 2012
 
 
-def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
+def unpack_voc12(data_dir, list_dir, trainval_path, aug_path, test_path=None) -> None:
     """Write the tree of VOC 2012 below `data_dir`, and lists and image labels to `list_dir`, from these archives.
 
     Files of the right size are kept. Raises `InputError` before anything is written if an archive is a wrong one or
@@ -49,12 +50,12 @@ def unpack_voc12(data_dir, list_dir, trainval, aug, test=None) -> None:
         if found.resolve() != voc_root.resolve():  # the other scripts would use it
             raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
     with (
-        open_archive(trainval) as trainval,
-        open_archive(aug) as aug,
-        open_archive(test) if test else nullcontext() as test,
+        open_archive(trainval_path) as trainval,
+        open_archive(aug_path) as aug,
+        open_archive(test_path) if test_path else nullcontext() as test,
     ):
         # check what they hold
-        files, masks = find_files(trainval, "train"), find_masks(aug)
+        files, masks = find_files(trainval, "train"), find_archived_masks(aug)
         ids = {name: read_ids(trainval, files, name) for name in ("train", "val")}
         ids["train_aug"] = sorted({PurePosixPath(place).stem for place in masks} - set(ids["val"]))
         labelled = sorted({*ids["train"], *ids["train_aug"], *ids["val"]})
@@ -139,7 +140,7 @@ def _sizes_in_folder(folder: Path) -> dict[str, int]:
 def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except DAMAGE:
+    except DAMAGE_ERRORS:
         raise InputError(f"{path} is damaged, cut short, or neither .zip nor .tar: fetch it again") from None
 
 
@@ -153,14 +154,14 @@ def find_files(archive: Archive, list_name: str) -> dict[str, str]:
     if len(roots) != 1:
         raise InputError(f"{archive.path} should hold one {ending}, found {len(roots)}: pass an archive of VOC 2012")
     below = {name.removeprefix(roots[0]): name for name in archive.sizes if name.startswith(roots[0])}
-    return {place: name for place, name in below.items() if NEEDED.fullmatch(place)}
+    return {place: name for place, name in below.items() if FILE_PATTERN.fullmatch(place)}
 
 
-def find_masks(archive: Archive) -> dict[str, str]:
+def find_archived_masks(archive: Archive) -> dict[str, str]:
     """Map the path below VOC2012 of each mask to its name in the archive: PNGs in SegmentationClassAug, or all PNGs if
     there is no such folder.
     """
-    folders = {name: PurePosixPath(name).parent.name for name in archive.sizes if MASK.fullmatch(name)}
+    folders = {name: PurePosixPath(name).parent.name for name in archive.sizes if MASK_PATTERN.fullmatch(name)}
     names = [name for name, folder in folders.items() if folder == AUG] or list(folders)
     if not names or not {"SegmentationClass", "SegmentationObject"}.isdisjoint(map(folders.get, names)):
         raise InputError(f"{archive.path} should hold masks <id>.png of {AUG}: is it {AUG}.zip?")

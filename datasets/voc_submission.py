@@ -15,7 +15,7 @@ import numpy as np
 
 from formats.atomic_files import atomic_path
 from formats.errors import InputError, MissingInputError, first_line, shorten
-from formats.images import open_image, read_bytes
+from formats.images import open_verified_png, read_bytes
 from formats.labels import IGNORE_LABEL, VOC_PALETTE
 from formats.voc_layout import VOC_CLASSES, files_of_ids
 
@@ -96,9 +96,7 @@ def _read_masks(path, sizes: dict[str, Size], problems: Problems) -> dict[str, b
 def _check_mask(name: str, content: bytes, size_hw: Size, problems: Problems) -> np.ndarray:
     """Find faults of a mask. Returns the labels in it, uint8 [N]; none if it cannot be read."""
     try:
-        with open_image(io.BytesIO(content), name, formats=("PNG",)) as image:
-            image.verify()  # finds a file that is cut short after its last pixel
-        with open_image(io.BytesIO(content), name, formats=("PNG",)) as image:
+        with open_verified_png(content, name) as image:
             mask, mode, palette = np.asarray(image), image.mode, image.getpalette()
     except InputError:
         problems["masks that are damaged or no PNG"].append(name)

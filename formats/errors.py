@@ -13,13 +13,13 @@ class MissingInputError(InputError, FileNotFoundError):
     """Missing file or folder."""
 
 
-def existing_folder(folder) -> Path:
+def require_folder(folder, flag: str = "folder") -> Path:
     """Return the path of a folder. Raises `InputError` if it is a file, `MissingInputError` if it does not exist."""
     if Path(folder).is_dir():
         return Path(folder)
     if Path(folder).exists():
-        raise InputError(f"{folder} is a file: name a folder")
-    raise MissingInputError(f"folder {folder} does not exist")
+        raise InputError(f"{flag} {folder} is a file: name a folder")
+    raise MissingInputError(f"{flag} {folder} does not exist")
 
 
 def folder_below(parent, name: str, flag: str) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,8 @@ from formats.errors import InputError, MissingInputError, first_line, shorten
 from formats.images import read_bytes
 from formats.pickles import load_object_array
 from formats.voc_layout import decode_text, drop_image_suffix, files_of_ids
+
+IdsAndClasses = Iterator[tuple[str, Sequence[int]]]  # indices of the classes of each image
 
 
 def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
@@ -27,13 +30,23 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
 
     Raises `InputError` if the content is invalid or lacks an id.
     """
+    suffix = Path(path).suffix.lower()
     if Path(path).is_dir():
-        return _load_annotations(path, ids, classes)
-    if Path(path).suffix.lower() == ".csv":
-        return _load_table(path, ids, classes)
-    if Path(path).suffix.lower() == ".txt":
-        return _load_class_numbers(path, ids, classes)
-    return _load_class_vectors(path, ids, classes)
+        found = _read_annotations(path, ids, classes)
+    elif suffix == ".csv":
+        found = _read_table(path, classes)
+    elif suffix == ".txt":
+        found = _read_class_numbers(path, classes)
+    else:
+        found = _read_class_vectors(path, ids, classes)
+    rows: dict[str, np.ndarray] = {}
+    for name, indices in found:
+        rows.setdefault(name, np.zeros(len(classes), bool))[indices] = True
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        lacks = f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)})"
+        raise MissingInputError(f"{lacks}: add them, or remove them from the list")
+    return np.stack([rows[name] for name in ids])
 
 
 def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
@@ -42,22 +55,20 @@ def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
         np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
 
 
-def _load_class_vectors(path, ids, classes) -> np.ndarray:
+def _read_class_vectors(path, ids, classes) -> IdsAndClasses:
     labels = load_object_array(path)
     labels = labels.item() if labels.shape == () else labels
     if not isinstance(labels, dict):
         raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
     labels = {_id_of_key(key): row for key, row in labels.items()}
-    _check_ids(path, ids, labels)
-    rows = [np.asarray(labels[name]) for name in ids]
-    for name, row in zip(ids, rows):
+    for name in filter(labels.__contains__, ids):
+        row = np.asarray(labels[name])
         if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
             found = f"{path}: {name} has {row.dtype} {list(row.shape)}"
             raise InputError(f"{found}, expected a vector of {len(classes)} numbers, one per class (see classes.txt)")
-    rows = np.stack(rows)
-    if not np.isfinite(rows).all():
-        raise InputError(f"{path} holds numbers that are not finite: create it again")
-    return rows > 0.5
+        if not np.isfinite(row).all():
+            raise InputError(f"{path}: {name} has numbers that are not finite: create the file again")
+        yield name, np.flatnonzero(row > 0.5)
 
 
 def _id_of_key(key) -> str:
@@ -66,27 +77,19 @@ def _id_of_key(key) -> str:
     return drop_image_suffix(str(key))
 
 
-def _load_class_numbers(path, ids, classes) -> np.ndarray:
-    labels: dict[str, np.ndarray] = {}
+def _read_class_numbers(path, classes) -> IdsAndClasses:
     for number, line in enumerate(decode_text(read_bytes(path), path).splitlines(), start=1):
-        name, *numbers = line.split() or [""]
-        if len(set(numbers)) < len(numbers) or not all(
-            text.isdecimal() and int(text) < len(classes) for text in numbers
-        ):
+        name, *words = line.split() or [""]
+        indices = [int(word) if word.isdecimal() else len(classes) for word in words]
+        if len(set(indices)) < len(indices) or max(indices, default=0) >= len(classes):
             expected = f"expected an id and different class numbers, counted from 0 to {len(classes) - 1}"
-            raise InputError(f"{path}, line {number}: {expected}, not {shorten(numbers)!r}")
-        row = labels.setdefault(drop_image_suffix(name), np.zeros(len(classes), bool))
-        row[list(map(int, numbers))] = True
-    _check_ids(path, ids, labels)
-    return np.stack([labels[name] for name in ids])
+            raise InputError(f"{path}, line {number}: {expected}, not {shorten(words)!r}")
+        yield drop_image_suffix(name), indices
 
 
-def _load_annotations(folder, ids, classes) -> np.ndarray:
-    rows = np.zeros((len(ids), len(classes)), bool)
-    for row, path in zip(rows, files_of_ids(folder, ids, ".xml")):
-        for name in _read_object_names(path):
-            row[_find_class(name, classes, path)] = True
-    return rows
+def _read_annotations(folder, ids, classes) -> IdsAndClasses:
+    for name, path in zip(ids, files_of_ids(folder, ids, ".xml")):
+        yield name, [_find_class(class_name, classes, path) for class_name in _read_object_names(path)]
 
 
 def _read_object_names(path: Path) -> list[str]:
@@ -101,7 +104,7 @@ def _read_object_names(path: Path) -> list[str]:
     return names
 
 
-def _load_table(path, ids, classes) -> np.ndarray:
+def _read_table(path, classes) -> IdsAndClasses:
     text = decode_text(read_bytes(path), path)
     try:
         lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
@@ -109,18 +112,14 @@ def _load_table(path, ids, classes) -> np.ndarray:
         raise InputError(f"{path} cannot be read as a table: {error}") from None
     if not lines or [cell.lower() for cell in lines[0]] != ["id", "classes"]:
         raise InputError(f"{path} must begin with the line id,classes")
-    labels: dict[str, np.ndarray] = {}
     for number, cells in enumerate(lines[1:], start=2):
         if not any(cells):
             continue
         if len(cells) != 2 or not cells[0]:
             found = f"{path}, line {number}: {len(cells)} columns instead of an id and its classes"
             raise InputError(f"{found}; classes separated by commas need quotes")
-        row = labels.setdefault(drop_image_suffix(cells[0]), np.zeros(len(classes), bool))
-        for class_name in _split_names(cells[1], classes):
-            row[_find_class(class_name, classes, f"{path}, line {number}, id {cells[0]}")] = True
-    _check_ids(path, ids, labels)
-    return np.stack([labels[name] for name in ids])
+        where, names = f"{path}, line {number}, id {cells[0]}", _split_names(cells[1], classes)
+        yield drop_image_suffix(cells[0]), [_find_class(name, classes, where) for name in names]
 
 
 def _split_names(text: str, classes) -> list[str]:
@@ -133,9 +132,3 @@ def _find_class(name: str, classes, where) -> int:
     if name not in classes:
         raise InputError(f"{where}: unknown class {name!r}; known are {shorten(classes, 20)}")
     return classes.index(name)
-
-
-def _check_ids(path, ids, labels) -> None:
-    missing = [name for name in ids if name not in labels]
-    if missing:
-        raise MissingInputError(f"{path} lacks {len(missing)} of {len(ids)} ids ({shorten(missing)}) of the list")

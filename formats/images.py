@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from formats.atomic_files import write_bytes
-from formats.errors import InputError, MissingInputError, existing_folder, first_line
+from formats.errors import InputError, MissingInputError, first_line, require_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow would try many more
@@ -46,6 +46,7 @@ def decode_image(content: bytes, name, reduction: int = 1) -> np.ndarray:
 
     A `reduction` of 2, 4 or 8 divides both sides by that factor, which makes decoding JPEG files faster.
     """
+    image_size(content, name)  # OpenCV would decode more formats, and more pixels than Pillow allows
     if reduction == 1:
         return _decode(content, name, cv2.IMREAD_COLOR_RGB)
     return _decode(content, name, REDUCED_COLOR[reduction])[:, :, ::-1]
@@ -67,12 +68,12 @@ def decode_grey(content: bytes, name) -> np.ndarray:
     Of white on transparent, the alpha channel is the map. 16-bit images are reduced to their upper 8 bits, unless all
     values are below 256 (8-bit values in a 16-bit file). Raises `InputError` for colours and for other transparency.
     """
-    with open_image(io.BytesIO(content), name) as header:
+    with open_image(content, name) as header:
         mode, is_lossy = header.mode, header.format in ("JPEG", "MPO", "WEBP")
     if mode in ("1", "L") or mode.startswith(("I", "F")):
-        image = _decode_pixels(content, name, GREY)
+        image = _decode(content, name, GREY)
     else:
-        image = _decode_grey_colours(content, name, mode, is_lossy)
+        image = _decode_grey_colours(content, name, is_lossy)
     if image.dtype == np.uint16:
         image = (image >> 8 if image.max() > 255 else image).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -118,9 +119,9 @@ def scale_maps(paths: list[Path], warns: bool = True) -> list[GreyMap]:
 
 
 def load_aligned_grey(grey_map: GreyMap, image_path, image_hw: tuple[int, int], read: Callable = read_bytes):
-    """Load a map of an image, such as its saliency or edges, uint8 [H, W].
+    """Load a map, such as saliency or edges, uint8 [H, W], of the size `image_hw` of the file `image_path`.
 
-    `read` returns the bytes of a path. Raises `InputError` if the map does not have the size of the image.
+    `read` returns the bytes of a path. Raises `InputError` if the sizes differ.
     """
     grey = decode_grey(read(grey_map.path), grey_map.path)
     check_size(grey_map.path, grey.shape, image_path, image_hw)
@@ -137,26 +138,27 @@ def binarize_mask(grey: np.ndarray) -> np.ndarray:
     return grey > 128 if grey.max(initial=0) > 1 else grey == 1
 
 
-def image_size(path) -> tuple[int, int]:
-    """Read (H, W) of an image file from its header; EXIF rotation is ignored."""
-    with open_image(path, path) as image:
+def image_size(file, name=None) -> tuple[int, int]:
+    """Read (H, W) from the header of an image file, given by its path or its content and a name for messages."""
+    with open_image(file, name or file) as image:
         return image.height, image.width
 
 
-def decode_size(content: bytes, name) -> tuple[int, int]:
-    """Do the same as `image_size` with the bytes of a file, `name` in error messages."""
-    with open_image(io.BytesIO(content), name) as image:
-        return image.height, image.width
+def open_verified_png(content: bytes, name):
+    """Open a PNG file as `open_image` does, after its checksums, which decoding ignores, were verified."""
+    with open_image(content, name, formats=("PNG",)) as image:
+        image.verify()  # the image cannot be used afterwards
+    return open_image(content, name, formats=("PNG",))
 
 
 @contextmanager
 def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
-    """Open an image by Pillow, which reads its header, from a path or a stream; `name` appears in error messages.
+    """Open an image by Pillow, which reads its header, from a path or bytes; `name` appears in error messages.
 
     Raises `InputError` if the file has another format, is damaged, or exceeds Pillow's limit of 178,956,970 px.
     """
     try:
-        with Image.open(file, formats=formats) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
             yield image
     except InputError:  # of the block
         raise
@@ -169,7 +171,7 @@ def open_image(file, name, formats=FORMATS) -> Iterator[Image.Image]:
 def image_stems(folder) -> dict[str, Path]:
     """Map the stem of every image file in `folder` to its path, sorted by name. Two files of one stem are an error."""
     found: dict[str, Path] = {}
-    for path in image_paths(existing_folder(folder)):
+    for path in image_paths(require_folder(folder)):
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} share a stem: remove one of them")
         found[path.stem] = path
@@ -193,11 +195,6 @@ def check_size(path, size_hw, other, other_hw) -> None:
 
 
 def _decode(content: bytes, name, flags: int) -> np.ndarray:
-    decode_size(content, name)  # OpenCV would decode more formats, and more pixels than Pillow allows
-    return _decode_pixels(content, name, flags)
-
-
-def _decode_pixels(content: bytes, name, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -207,9 +204,9 @@ def _decode_pixels(content: bytes, name, flags: int) -> np.ndarray:
     return image
 
 
-def _decode_grey_colours(content: bytes, name, mode: str, is_lossy: bool) -> np.ndarray:
+def _decode_grey_colours(content: bytes, name, is_lossy: bool) -> np.ndarray:
     """Decode a grey map from a file with colours or transparency, as described in `decode_grey`: [H, W]."""
-    channels = cv2.split(_decode_pixels(content, name, cv2.IMREAD_UNCHANGED))
+    channels = cv2.split(_decode(content, name, cv2.IMREAD_UNCHANGED))
     if len(channels) == 4 and np.ptp(channels[3]) > 0:
         opaque = channels[3] > 0
         if all((channel[opaque] == np.iinfo(channel.dtype).max).all() for channel in channels[:3]):
@@ -217,9 +214,8 @@ def _decode_grey_colours(content: bytes, name, mode: str, is_lossy: bool) -> np.
         way_out = "save it as 8-bit grey; of a cut-out, save the alpha channel alone, e.g. by rembg i -om"
         raise InputError(f"{name} holds transparency, so it is no grey map: {way_out}")
     if max(cv2.absdiff(channels[0], channel).max() for channel in channels[:3]) > MAX_CHROMA * is_lossy:
-        found = "a palette of colours" if mode == "P" else "colours"
-        raise InputError(f"{name} holds {found}, so it is no grey map: save it as 8-bit grey")
-    return _decode_pixels(content, name, GREY) if is_lossy else channels[0]
+        raise InputError(f"{name} holds colours, so it is no grey map: save it as 8-bit grey")
+    return _decode(content, name, GREY) if is_lossy else channels[0]
 
 
 def _encode(suffix: str, image: np.ndarray) -> bytes:

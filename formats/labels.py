@@ -1,6 +1,5 @@
 """Label maps as files: 8-bit palette PNG with the VOC palette; 0 = background, 255 = ignore."""
 
-import io
 import zlib
 from functools import lru_cache
 
@@ -10,7 +9,7 @@ from PIL import Image
 
 from formats.atomic_files import atomic_path
 from formats.errors import InputError, shorten
-from formats.images import PNG_BIT_DEPTH, open_image, read_bytes
+from formats.images import PNG_BIT_DEPTH, open_verified_png, read_bytes
 
 IGNORE_LABEL = 255
 
@@ -37,22 +36,14 @@ def save_label(path, label: np.ndarray) -> None:
 
 def load_label(path) -> np.ndarray:
     """Load class indices, uint8 [H, W], from a palette or grey PNG, or from an RGB PNG: in colours of the VOC palette,
-    or of three equal channels.
-
-    Raises `InputError` if it has another mode, more than 8 bits, VOC's colours at other indices, or is damaged.
+    or of three equal channels. Raises `InputError` for other modes, VOC's colours at other indices, and damaged files.
     """
-    return decode_label(read_bytes(path), path)
-
-
-def decode_label(content: bytes, path) -> np.ndarray:
-    """Do the same as `load_label` with the bytes of a file; `path` appears in error messages."""
-    with open_image(io.BytesIO(content), path, formats=("PNG",)) as image:
-        image.verify()  # checksums, which decoding ignores; Pillow wants the file to be opened again afterwards
-    with open_image(io.BytesIO(content), path, formats=("PNG",)) as image:
+    content = read_bytes(path)
+    with open_verified_png(content, path) as image:
         if image.mode in ("RGB", "RGBA"):
             return _find_colours(np.asarray(image.convert("RGB")), path)
         if image.mode not in ("P", "L", "1"):
-            raise InputError(f"{path} has the mode {image.mode}: labels are 8-bit palette PNGs")
+            raise InputError(f"{path} has the mode {image.mode}: save it as 8-bit palette PNG")
         label = np.array(image).astype(np.uint8)
         if image.mode == "P":
             _check_palette(label, image.palette.palette, path)
@@ -91,7 +82,8 @@ def check_labels(label: np.ndarray, num_labels: int, path) -> None:
     """Raise `InputError` unless a label map holds only 0..num_labels-1 and 255."""
     unknown = shorten(np.unique(label[(label >= num_labels) & (label != IGNORE_LABEL)]))
     if unknown:
-        raise InputError(f"{path} holds the labels [{unknown}], but there are only 0 to {num_labels - 1} and 255")
+        found = f"{path} holds the labels [{unknown}], but there are only 0 to {num_labels - 1} and 255"
+        raise InputError(f"{found}: check classes.txt, or make the label again")
 
 
 def paint_label(label: np.ndarray) -> np.ndarray:
@@ -110,19 +102,15 @@ def _voc_labels(palette: bytes) -> dict[int, int | None]:
 def _check_palette(label: np.ndarray, palette: bytes, path) -> None:
     """Raise `InputError` if the labels have colours of VOC at other indices, as after an optimiser of PNG files."""
     places = _voc_labels(palette)
-    if not places:
-        return
-    labels = {value: places.get(value) for value in sorted(find_values(label))}
-    moved = next((value for value in labels if labels[value] != value), None)
+    labels = {value: places.get(value) for value in find_values(label)} if places else {}
+    moved = next((value for value in sorted(labels) if labels[value] != value), None)
     if moved is not None and None not in labels.values() and len(set(labels.values())) == len(labels):
         found = f"{path} holds the label {moved} in the colour of VOC's label {labels[moved]}"
         raise InputError(f"{found}: save it as RGB if the colours are right, or as grey if the numbers are")
 
 
 def _find_colours(rgb: np.ndarray, path) -> np.ndarray:
-    """Convert RGB [H, W, 3] to labels [H, W] by the VOC palette. If a colour is not in it, three equal channels are the
-    labels, and others are an `InputError`.
-    """
+    """Convert RGB [H, W, 3] to labels [H, W] by the VOC palette or, if it lacks a colour, from three equal channels."""
     colours, places = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
     unknown = next((colour for colour in colours.tolist() if tuple(colour) not in LABEL_OF_COLOUR), None)
     if unknown:

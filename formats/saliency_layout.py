@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, require_folder, shorten
 from formats.images import binarize_mask, image_stems, load_grey
 
 BENCHMARK_FOLDER = "benchmark"
@@ -19,7 +19,7 @@ def saliency_pairs(data_set) -> list[tuple[Path, Path]]:
     data_set = Path(data_set)
     images, masks = image_stems(data_set / "Images"), image_stems(data_set / "Masks")
     if not images:
-        raise InputError(f"{data_set / 'Images'} holds no image")
+        raise InputError(f"{data_set / 'Images'} holds no image: add the images, or name another data set")
     for kind, found, partner, others in (("image", images, "mask", masks), ("mask", masks, "image", images)):
         alone = [stem for stem in found if stem not in others]
         if alone:
@@ -33,9 +33,9 @@ def training_pairs(roots) -> list[tuple[Path, Path]]:
 
     Raises `InputError` if the masks of a data set have values, but no object.
     """
-    data_sets = [data_set for root in roots for data_set in find_data_sets(root)]
+    data_sets = [data_set for root in roots for data_set in find_training_sets(root)]
     if len({data_set.resolve() for data_set in data_sets}) < len(data_sets):
-        raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}")
+        raise InputError(f"--train_root contains a data set twice: {shorten(data_sets)}: name each once")
     pairs = [saliency_pairs(data_set) for data_set in data_sets]
     for found in pairs:
         _check_objects([mask for _, mask in found])
@@ -48,7 +48,7 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
 
     Raises `MissingInputError` if any is missing.
     """
-    edge_dir = existing_folder(edge_dir)
+    edge_dir = require_folder(edge_dir, "--edge_dir")
     data_sets = [image.parent.parent.resolve().name for image, _ in pairs]
     is_flat = len(set(data_sets)) == 1 and not (edge_dir / data_sets[0]).is_dir()
     folders = [edge_dir if is_flat else edge_dir / name for name in data_sets]
@@ -62,31 +62,29 @@ def edge_paths(edge_dir, pairs) -> list[Path]:
 
 def benchmark_pairs(roots) -> dict[str, list[tuple[Path, Path]]]:
     """Map the names of all data sets in `roots` to their pairs; each root is a data set or a folder of data sets."""
-    data_sets = [data_set for root in roots for data_set in data_sets_in(Path(root))]
+    data_sets = [data_set for root in roots for data_set in find_data_sets(Path(root))]
     names = [data_set.resolve().name for data_set in data_sets]
     if len(set(names)) < len(names):
-        raise InputError(f"two data sets share a name: {shorten(data_sets)}")
+        raise InputError(f"two data sets share a name: {shorten(data_sets)}: rename or omit one")
     return {name: saliency_pairs(data_set) for name, data_set in zip(names, data_sets)}
 
 
-def find_data_sets(root) -> list[Path]:
-    """Find the training sets of a root, as `data_sets_in`. Raises `InputError` for test sets, i.e. below benchmark/."""
-    data_sets = data_sets_in(Path(root))
+def find_training_sets(root) -> list[Path]:
+    """Find the data sets of a root. Raises `InputError` for test sets, i.e. below benchmark/."""
+    data_sets = find_data_sets(Path(root))
     if any(data_set.resolve().parent.name == BENCHMARK_FOLDER for data_set in data_sets):
         raise InputError(f"{root} belongs to {BENCHMARK_FOLDER}/, which is for testing: choose a training set")
     return data_sets
 
 
-def data_sets_in(root: Path) -> list[Path]:
+def find_data_sets(root: Path) -> list[Path]:
     """Return `root` if it is a data set (it holds Images/), else the data sets directly below, except `benchmark/`."""
-    if (existing_folder(root) / "Images").is_dir():
+    if (require_folder(root) / "Images").is_dir():
         return [root]
     found = [path for path in sorted(root.iterdir()) if (path / "Images").is_dir() and path.name != BENCHMARK_FOLDER]
     if not found:
-        names = [path.relative_to(root) for path in sorted([*root.glob("*/"), *root.glob("*/*/")])]
-        expected = (
-            f"expected Images/ and Masks/ in it, but there is {shorten(names) or 'no folder'}: rename the folders"
-        )
+        names = shorten(path.relative_to(root) for path in sorted([*root.glob("*/"), *root.glob("*/*/")]))
+        expected = f"expected Images/ and Masks/ in it, but there is {names or 'no folder'}: rename the folders"
         raise MissingInputError(f"{root} is no saliency data set and holds none: {expected}")
     return found
 

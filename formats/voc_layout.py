@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from formats.atomic_files import write_text
-from formats.errors import InputError, MissingInputError, existing_folder, folder_below, shorten
+from formats.errors import InputError, MissingInputError, folder_below, require_folder, shorten
 from formats.images import IMAGE_SUFFIXES, read_bytes
 
 # fmt: off
@@ -39,7 +39,7 @@ def find_voc_root(data_dir, searches: bool = True) -> Path:
 
     Raises `MissingInputError` if there is none, `InputError` if there are several.
     """
-    data_dir = existing_folder(data_dir)
+    data_dir = require_folder(data_dir, "--data_dir")
     places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
         if (root / "JPEGImages").is_dir():
@@ -57,8 +57,8 @@ def find_voc_root(data_dir, searches: bool = True) -> Path:
 def load_class_names(voc_root) -> tuple[str, ...]:
     """Load the names of the foreground classes; label i + 1 is the class with index i.
 
-    Annotation tools also list background (label 0) first, `__ignore__` (label 255) before it, and numbers from 0 or 1
-    before the names; these are left out. Raises `InputError` for a background in a later line.
+    Left out is what annotation tools add: `__ignore__` (label 255) and background (label 0) in the first lines, and
+    numbers from 0 or 1 before the names. Raises `InputError` for a background in a later line.
     """
     path = Path(voc_root) / "classes.txt"
     if not path.is_file():
@@ -93,11 +93,9 @@ def list_path(list_dir, name: str) -> Path:
 def load_ids(path, images: Path | Collection[str] = ()) -> list[str]:
     """Load the ids of a list, one per line, with or without the suffix of the image.
 
-    A line of several words is an id if that is the stem of one of the `images`, given by their folder or their stems.
-    Else it is a pair of paths, as in VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`), or an id with
-    class numbers.
-
-    Raises `InputError` for an empty list, repeated ids, ids that are not file names, and lines with two meanings.
+    A line of several words is an id if it is the stem of one of the `images`, given by their folder or their stems;
+    else a pair of paths, as in VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`), or an id with class
+    numbers. Raises `InputError` for an empty list, repeated ids, ids that are not file names, and ambiguous lines.
     """
     return parse_ids(read_bytes(path), path, images)
 
@@ -167,7 +165,7 @@ def save_ids(path, ids) -> None:
 
 def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
-    folder = existing_folder(folder)
+    folder = require_folder(folder)
     missing = [ids[index] for index in absent_files(folder, ids, suffix)]
     if missing:
         found = f"{len(missing)} of {len(ids)} files are missing ({shorten((n + suffix for n in missing), 3)})"
@@ -202,9 +200,7 @@ def mask_folder(voc_root, name: str) -> Path:
 
 
 def truth_folder(voc_root, ids) -> Path:
-    """Return the folder of the masks of `ids`: SegmentationClass, or SegmentationClassAug if the former lacks some, as
-    it does of VOC's train_aug.
-    """
+    """Return the folder of the masks of `ids`: SegmentationClass, or SegmentationClassAug if the former lacks some."""
     folder, augmented = (mask_folder(voc_root, name) for name in MASK_FOLDERS)
     return augmented if augmented.is_dir() and absent_files(folder, ids, ".png") else folder
 
@@ -212,14 +208,12 @@ def truth_folder(voc_root, ids) -> Path:
 def find_masks(voc_root, ids) -> dict[str, Path]:
     """Map the ids that have a mask in `truth_folder` to its path."""
     folder = truth_folder(voc_root, ids)
-    absent = set(absent_files(folder, ids, ".png"))
-    return {name: folder / f"{name}.png" for index, name in enumerate(ids) if index not in absent}
+    present = _names_in(folder)
+    return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in present}
 
 
 def label_folder(label_name: str, voc_root) -> Path:
-    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below experiments/. Raises
-    `MissingInputError` if there are none.
-    """
+    """Find the labels of `--label_name`: a path, a folder of the VOC tree, or a name below `LABEL_ROOT`."""
     candidates = [LABEL_ROOT / label_name, mask_folder(voc_root, label_name), Path(label_name)]
     if _is_path(label_name):
         candidates.reverse()
@@ -231,7 +225,7 @@ def label_folder(label_name: str, voc_root) -> Path:
 
 
 def new_label_folder(label_name: str) -> Path:
-    """Return the folder to write labels to: a path is kept, a plain name is below experiments/."""
+    """Return the folder to write labels to: a path is kept, a plain name is below `LABEL_ROOT`."""
     folder = Path(label_name) if _is_path(label_name) else folder_below(LABEL_ROOT, label_name, "--label_name")
     if folder.is_file():
         raise InputError(f"--label_name {label_name} is a file: name a folder")
@@ -239,7 +233,6 @@ def new_label_folder(label_name: str) -> Path:
 
 
 def _is_path(name: str) -> bool:
-    """Return whether a name contains a folder."""
     return "/" in name or "\\" in name
 
 

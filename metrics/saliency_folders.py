@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from formats.errors import MissingInputError, existing_folder, shorten
+from formats.errors import MissingInputError, require_folder, shorten
 from formats.images import image_stems, load_grey, load_mask
 from formats.voc_layout import hint_at_names
 from metrics.bootstrap import Bootstrap, MethodScores
@@ -37,7 +37,7 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
     `allow_missing`, one map per data set is enough.
     """
     for folder in (method, gt_root):
-        existing_folder(folder)
+        require_folder(folder)
     found = {}
     for data_set in sorted(path.parent.name for path in gt_root.glob("*/Masks")):
         if not (method / data_set).is_dir():

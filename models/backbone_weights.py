@@ -16,7 +16,7 @@ from utils.checkpoint import load_torch_file
 
 HUB_FILES, HUB_TIMEOUT_S = ("model.safetensors", "pytorch_model.bin"), 10
 TIMM_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order of timm
-RESIZED = ("relative_position_bias_table", "pos_embed")
+POSITION_TABLES = ("relative_position_bias_table", "pos_embed")
 
 
 def check_hub_weights(full_name: str) -> None:
@@ -29,9 +29,9 @@ def check_hub_weights(full_name: str) -> None:
 def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     """Read the state dict in the file of `--pretrained PATH`.
 
-    Returns (weights, True) for the backbone in a checkpoint of this project or of Puzzle-CAM, by our names, and
-    (weights, False) for a file of timm, by timm's names: the content of the file, or what it holds under one key, such
-    as `model`. Raises `InputError` for any other file.
+    Returns (weights, True) for the backbone in a checkpoint of this project or of Puzzle-CAM, and (weights, False) for
+    a file with timm's names: its content, or what it holds under one key, such as `model`. Raises `InputError` for any
+    other file.
     """
     name = f"--pretrained {path}"
     if not Path(path).exists():
@@ -44,12 +44,12 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     content = from_puzzle_cam(load_torch_file(path, [argparse.Namespace]), name)  # timm's trainings save their options
     content = content if isinstance(content, dict) else {}
     if {"stage", "network"} <= content.keys():
-        ours = {key: value for key, value in content["network"].items() if key.startswith("backbone.")}
-        return {key.removeprefix("backbone."): value for key, value in ours.items()}, True
+        prefix, weights = "backbone.", content["network"]
+        return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, True
     dicts = {key: value for key, value in {"": content, **content}.items() if isinstance(value, dict)}
     states = {key: state for key, state in dicts.items() if state and all(map(torch.is_tensor, state.values()))}
-    keys = [key for key in ("", *TIMM_KEYS) if key in states] or list(states)
-    if not keys or (len(keys) > 1 and keys[0] not in TIMM_KEYS):
+    keys = [key for key in TIMM_KEYS if key in states][:1] or list(states)
+    if len(keys) != 1:
         expected = f"expected one state dict, found {shorten(keys) or 'none'}"
         raise InputError(f"{name} cannot be read as weights: {expected}: save the state dict of the backbone alone")
     return states[keys[0]], False
@@ -68,18 +68,15 @@ def strip_prefix(weights: dict[str, Tensor], full_name: str, backbone_args: dict
 def check_all_loaded(network: nn.Module, weights: dict[str, Tensor], path) -> None:
     """Raise `InputError` if the file lacks weights of the network, which timm silently leaves at random values.
 
-    timm renames weights while it loads them, so they are compared by shape and sum. Position tables are skipped,
-    because timm resizes them.
+    timm renames weights and resizes position tables, so weights are compared by shape and sum, without those tables.
     """
 
     def fingerprint(weight: Tensor) -> tuple:
         return weight.shape, weight.detach().double().sum().item()
 
     in_file = {fingerprint(weight) for weight in weights.values()}
-    own = {name: weight for name, weight in network.named_parameters() if not name.endswith(RESIZED)}
+    own = {name: weight for name, weight in network.named_parameters() if not name.endswith(POSITION_TABLES)}
     missing = [name for name, weight in own.items() if fingerprint(weight) not in in_file]
     if missing:
-        raise InputError(
-            f"--pretrained {path} lacks {len(missing)} weights of the backbone, such as {missing[0]}: "
-            "pass the weights file of the network that --backbone names"
-        )
+        found = f"--pretrained {path} lacks {len(missing)} weights of the backbone, such as {missing[0]}"
+        raise InputError(f"{found}: pass the weights file of the network that --backbone names")

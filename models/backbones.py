@@ -41,7 +41,7 @@ README_NAMES = {
 WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 PYTHON_ERRORS = (TypeError, ValueError, KeyError, IndexError)  # for wrong settings; messages are about timm's code
 NUM_STAGES = 4
-DILATABLE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
+STRIDE_ADVICE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
 
 
@@ -111,7 +111,7 @@ def find_timm_name(name: str, dilates: bool = False) -> str:
     if timm.is_model(name):
         return name
     close = difflib.get_close_matches(name, [*README_NAMES, *timm.list_models()], n=5, cutoff=0.5)
-    choice = DILATABLE if dilates else f"choose a timm name, such as {', '.join(close or README_NAMES)}"
+    choice = STRIDE_ADVICE if dilates else f"choose a timm name, such as {', '.join(close or README_NAMES)}"
     raise InputError(f"--backbone {name} is unknown: {choice}")
 
 
@@ -132,8 +132,7 @@ def build_backbone(
     pretrained: "imagenet" (from the hub), "none" (random weights), or the path of a weights file: one of timm, or a
         checkpoint of this project, from which the backbone is loaded.
     output_stride: 8 or 16 dilates convolutional networks.
-    all_stages: return all maps of the network instead of four: for a ResNet also the map of stride 2, for a
-        transformer four.
+    all_stages: return all maps of the network (a ResNet has a fifth, of stride 2) instead of the last four.
 
     Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """
@@ -156,14 +155,12 @@ def build_backbone(
     except Exception as error:  # timm passes the settings on to code that fails in many ways
         given = "".join(f" {key}={value}" for key, value in backbone_args.items())
         settings = f" --backbone_args{given} and" if given else ""
-        stride = f" at output stride {output_stride} ({DILATABLE})" if output_stride else ""
+        stride = f" at output stride {output_stride} ({STRIDE_ADVICE})" if output_stride else ""
         reason = first_line(error)
         if given and type(error) in PYTHON_ERRORS and "unexpected keyword" not in reason:
             reason = "check the values of --backbone_args"
-        raise InputError(
-            f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained} (imagenet, none, or "
-            f"the file of its weights): {reason}"
-        ) from error
+        found = f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained}"
+        raise InputError(f"{found} (imagenet, none, or the file of its weights): {reason}") from error
     for part in network.modules():  # timm keeps the weights of the file there
         getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
     if "resnest" in full_name:
@@ -171,7 +168,7 @@ def build_backbone(
     mean, std = (settings[f"pixel_{name}"] or network.pretrained_cfg[name] for name in ("mean", "std"))
     backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
     if output_stride and backbone.strides[-1] != output_stride:
-        raise InputError(f"--backbone {name} has stride {backbone.strides[-1]}, not {output_stride}: {DILATABLE}")
+        raise InputError(f"--backbone {name} has stride {backbone.strides[-1]}, not {output_stride}: {STRIDE_ADVICE}")
     if is_own:
         load_weights(backbone, weights, f"--pretrained {pretrained}")
     elif weights is not None:

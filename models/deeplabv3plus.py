@@ -102,8 +102,7 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)  # R1 [B, C_1, H / 4, W / 4] … R4 [B, C_4, H / s, W / s], s the output stride
         logits = self.decoder(self.aspp(features[-1]), features[0])  # [B, L, H / 4, W / 4]
-        logits = logits.float()  # [B, L, H / 4, W / 4]
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
+        return F.interpolate(logits.float(), images.shape[-2:], mode="bilinear", align_corners=True)  # [B, L, H, W]
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -117,12 +116,11 @@ class DeepLabV3Plus(nn.Module):
 def build_deeplabv3plus(settings: dict, pretrained: str = "none", dropout: float = 0.5) -> DeepLabV3Plus:
     """Build the network described by the settings of a checkpoint.
 
-    settings: those of `build_backbone`, classes (names), head_width, use_gn, mode ("fix" or "normal") and output_stride
-    (default 16). `pretrained`: see `build_backbone`. Raises `InputError` for settings that do not fit together.
+    settings: those of `build_backbone`, classes (names), head_width, use_gn, mode ("fix" or "normal") and
+    output_stride. `pretrained`: see `build_backbone`. Raises `InputError` for settings that do not fit together.
     """
-    output_stride = settings.get("output_stride", 16)  # absent from the first checkpoints
     if settings["use_gn"] and settings["head_width"] % NORM_GROUPS:
         raise InputError(f"--head_width {settings['head_width']} must be a multiple of {NORM_GROUPS} with GroupNorm")
-    backbone = build_backbone(settings, pretrained, output_stride=output_stride)
+    backbone = build_backbone(settings, pretrained, output_stride=settings["output_stride"])
     num_labels, fixes = len(settings["classes"]) + 1, settings["mode"] == "fix"
     return DeepLabV3Plus(backbone, num_labels, settings["head_width"], settings["use_gn"], fixes, dropout)

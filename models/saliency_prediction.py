@@ -43,7 +43,7 @@ def predict_saliency(
     return maps
 
 
-def scaled_side(image_size: int, scale: float) -> int:
+def scale_side(image_size: int, scale: float) -> int:
     """Side of the network input at a scale, px: a multiple of the coarsest stride, except at scale 1."""
     return image_size if scale == 1 else max(1, round(image_size * scale / COARSEST_STRIDE)) * COARSEST_STRIDE
 

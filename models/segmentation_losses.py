@@ -10,7 +10,7 @@ from torch import Tensor
 from formats.labels import IGNORE_LABEL
 
 
-def summed_cross_entropy(
+def sum_cross_entropy(
     logits: Tensor,
     labels: Tensor,
     label_smoothing: float = 0.0,
@@ -42,7 +42,7 @@ def summed_cross_entropy(
 
 
 def count_pixels(labels: Tensor, hard_share: float = 1.0) -> Tensor:
-    """Number of pixels of each image in `summed_cross_entropy`. labels [B, H, W] → int64 [B]."""
+    """Number of pixels of each image in `sum_cross_entropy`. labels [B, H, W] → int64 [B]."""
     labelled = (labels != IGNORE_LABEL).flatten(1).sum(dim=1)  # [B]
     return labelled if hard_share == 1 else (labelled * hard_share).ceil().long()
 

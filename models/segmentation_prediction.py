@@ -21,8 +21,9 @@ def segmentation_logits(
     window_px: int | None = None,
     stride_px: int | None = None,
 ) -> Tensor:
-    """Sum of logits over scales and mirror images: RGB uint8 [B, H, W, 3] → float32 [B, L, H, W].
+    """Sum (not mean) of logits over scales and mirror images: RGB uint8 [B, H, W, 3] → float32 [B, L, H, W].
 
+    The dense CRF uses the softmax of this sum, as in Puzzle-CAM.
     scales: factors on the image size; flip: also predict mirror images; amp: see `half_type`; window_px, stride_px:
     images larger than a window at their scale are predicted with `slide_windows`.
     """

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from formats.cams import load_named_arrays
-from formats.errors import InputError, MissingInputError, existing_folder, shorten
+from formats.errors import InputError, MissingInputError, require_folder, shorten
 from formats.images import check_size
 from formats.labels import check_labels, load_label
 from formats.pickles import load_object_array
@@ -33,7 +33,7 @@ def find_baseline(folder, ids: list[str]) -> list[Path]:
 
     Raises `MissingInputError` if the folder or a file is missing, `InputError` if an id has two files.
     """
-    folder = existing_folder(folder)
+    folder = require_folder(folder)
     present = {path.name for path in folder.iterdir()}
     found = [[name + suffix for suffix in SUFFIXES if name + suffix in present] for name in ids]
     missing = [name for name, names in zip(ids, found) if not names]

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_RESNEST, TINY_SWIN, labels_in, run_main
 from training_commands import log_of
 
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from formats.cams import save_cams
 from formats.errors import InputError
 from formats.image_labels import save_image_labels
@@ -152,7 +152,7 @@ def test_labels_of_maps_of_one_value(cam, saliency, tmp_path):
 @pytest.mark.parametrize("flags", LOSSES)
 def test_images_that_are_ignored(flags, tmp_path):
     """Other images are learned if one image, or a whole batch, has no label but 255."""
-    first_batch = EpochBatches(4, 2, seed=0).indices_of(epoch=0, step=0)
+    first_batch = DistributedBatchSampler(4, 2, seed=0).list_indices(epoch=0, step=0)
     for ignored in (first_batch[:1], first_batch):
         labels = objects(4) | {f"image{index}": IGNORED for index in ignored}
         root = write_tree(tmp_path / f"{len(ignored)}", labels, objects(1))
@@ -168,11 +168,11 @@ def test_labels_that_are_all_ignored(flags, label, tmp_path):
     ignored = dict.fromkeys(objects(4), label)
     for script in ("train_affinity", "train_segmentation") if not flags else ("train_segmentation",):
         root = write_tree(tmp_path / script, ignored, {"val": objects(1)["image0"]})
-        with pytest.raises(InputError, match="every pixel of the 4 labels is 255"):
+        with pytest.raises(InputError, match=r"the 4 labels hold only 255 \(ignored\)"):
             train(script, root, flags)
         assert not (root / "run").exists()
     root = write_tree(tmp_path / "val", objects(4), {"val": label})
-    with pytest.raises(InputError, match="every pixel of the 1 labels is 255"):
+    with pytest.raises(InputError, match=r"the 1 labels hold only 255 \(ignored\)"):
         train("train_segmentation", root, flags)
     assert not (root / "run").exists()
 
@@ -224,7 +224,7 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
     network = torch.nn.BatchNorm1d(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState("segmentation", {}, network, optimizer, scaler, ["a"], EpochBatches(1, 1, 0))
+    state = TrainingState("segmentation", {}, network, optimizer, scaler, ["a"], DistributedBatchSampler(1, 1, 0))
     loss = network(torch.tensor([[-3e19], [3e19]])).sum()
     loss.backward()
     state.take_step({"loss": loss})

@@ -211,7 +211,7 @@ def test_refusals_of_predict(runs, tmp_path):
         run_main("predict", f"{load} --input {tmp_path} --list {tmp_path}/ids.txt")
     affinity = load_checkpoint(f"{runs}/saliency/last.pth") | {"stage": "affinity"}
     torch.save(affinity, tmp_path / "affinity.pth")
-    with pytest.raises(InputError, match="is of stage affinity: predict"):
+    with pytest.raises(InputError, match="is of stage affinity: name a checkpoint"):
         run_main("predict", f"--load_path {tmp_path}/affinity.pth --input {tmp_path}/a.png --output {tmp_path}/out")
     torch.save({"epoch": 1}, tmp_path / "other.pth")
     for path, words in (

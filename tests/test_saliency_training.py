@@ -15,7 +15,7 @@ import options
 import SOD_train
 import train_classification
 import train_segmentation
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from datasets.saliency_folder import SaliencyTraining, cached_share
 from formats.errors import InputError, MissingInputError
 from formats.images import load_grey, load_image, save_grey, scale_maps
@@ -79,7 +79,8 @@ def one_step(flags: str, scaler=None) -> dict[str, torch.Tensor]:
     network = tiny_network(dropout=0.0, edge_drop_path=0.0).eval()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState("saliency", {}, network, optimizer, scaler, list("abcd"), EpochBatches(4, 4, seed=0))
+    names, batches = list("abcd"), DistributedBatchSampler(4, 4, seed=0)
+    state = TrainingState("saliency", {}, network, optimizer, scaler, names, batches)
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     masks = 255 * (torch.rand(4, 1, 64, 64, generator=generator) > 0.5).to(torch.uint8)
@@ -106,7 +107,7 @@ def test_gradients_are_clipped_after_the_scale_is_removed():
 def test_running_mean_of_the_weights():
     network, scaler = torch.nn.Linear(1, 1), loss_scaler(torch.device("cpu"), True)
     optimizer, ema = torch.optim.SGD(network.parameters(), lr=1.0), ModelEmaV3(network, 0.9)
-    state = TrainingState("saliency", {}, network, optimizer, scaler, ["a"], EpochBatches(1, 1, seed=0), ema)
+    state = TrainingState("saliency", {}, network, optimizer, scaler, ["a"], DistributedBatchSampler(1, 1, seed=0), ema)
     before = network.weight.detach().clone()
     for _ in range(2):  # the first step sets the mean, the second moves it by a tenth of the way
         network.weight.grad, network.bias.grad = torch.ones(1, 1), torch.ones(1)
@@ -130,7 +131,7 @@ def test_sixteen_bit_types(monkeypatch):
 
 
 def test_each_batch_draws_a_side():
-    batches = EpochBatches(12, 4, seed=0, sides_px=[32, 64, 96])
+    batches = DistributedBatchSampler(12, 4, seed=0, sides_px=[32, 64, 96])
     sides = []
     for batches.epoch in range(8):
         for batch in batches:
@@ -140,8 +141,8 @@ def test_each_batch_draws_a_side():
 
 
 def test_sides_of_scales():
-    assert [SOD_train.scaled_side(224, scale) for scale in (1, 0.75, 1.25, 0.01)] == [224, 160, 288, 32]
-    assert SOD_train.scaled_side(100, 1) == 100
+    assert [SOD_train.scale_side(224, scale) for scale in (1, 0.75, 1.25, 0.01)] == [224, 160, 288, 32]
+    assert SOD_train.scale_side(100, 1) == 100
 
 
 def test_shares_of_cache_modes():

@@ -18,13 +18,13 @@ from training_commands import COMMANDS, TWO_PROCESSES, log_of, weights
 
 import options
 import train_segmentation
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from datasets.voc12 import count_labels
 from formats.errors import InputError
 from formats.labels import load_label, save_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
-from models.segmentation_losses import class_balanced_weights, count_pixels, summed_cross_entropy
+from models.segmentation_losses import class_balanced_weights, count_pixels, sum_cross_entropy
 from utils.distributed import World
 from utils.memory import advise_on_full_memory
 from utils.run_folder import RunFolder
@@ -64,14 +64,14 @@ def batch_of(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def test_cross_entropy_is_the_mean_over_labelled_pixels():
     logits, labels = torch.randn(4, 3, 48, 48), batch_of()[1]
     expected = F.cross_entropy(logits, labels.long(), ignore_index=255)
-    assert torch.allclose(summed_cross_entropy(logits, labels) / count_pixels(labels).sum(), expected)
+    assert torch.allclose(sum_cross_entropy(logits, labels) / count_pixels(labels).sum(), expected)
 
 
 def test_label_smoothing_by_hand():
     logits = torch.tensor([[[[2.0]], [[0.0]], [[-1.0]]]])
     log_probs = (logits[0, :, 0, 0]).log_softmax(dim=0)
     expected = -(0.7 * log_probs[0] + 0.3 * log_probs.mean())
-    assert torch.allclose(summed_cross_entropy(logits, torch.zeros(1, 1, 1, dtype=torch.int64), 0.3), expected)
+    assert torch.allclose(sum_cross_entropy(logits, torch.zeros(1, 1, 1, dtype=torch.int64), 0.3), expected)
 
 
 def test_hard_examples_by_hand():
@@ -81,13 +81,13 @@ def test_hard_examples_by_hand():
     labels = torch.tensor([[[0, 0, 0, 255]], [[255, 255, 255, 255]]])
     assert count_pixels(labels, 0.5).sum() == 2
     expected = math.log1p(math.exp(1)) + math.log1p(math.exp(-2))
-    assert summed_cross_entropy(logits, labels, hard_share=0.5).item() == pytest.approx(expected, rel=1e-6)
+    assert sum_cross_entropy(logits, labels, hard_share=0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_hard_examples_are_chosen_image_by_image():
     logits, labels = torch.randn(4, 3, 48, 48), batch_of()[1]
-    whole = summed_cross_entropy(logits, labels, hard_share=0.2)
-    parts = sum(summed_cross_entropy(*pair, hard_share=0.2) for pair in zip(logits.split([1, 3]), labels.split([1, 3])))
+    whole = sum_cross_entropy(logits, labels, hard_share=0.2)
+    parts = sum(sum_cross_entropy(*pair, hard_share=0.2) for pair in zip(logits.split([1, 3]), labels.split([1, 3])))
     assert torch.allclose(whole, parts)
     expected = [math.ceil(0.2 * (label != 255).sum().item()) for label in labels]
     assert count_pixels(labels, 0.2).tolist() == expected
@@ -130,9 +130,10 @@ def one_step(flags: str) -> dict[str, torch.Tensor]:
     network = build_deeplabv3plus(NARROW, dropout=0.0).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState("segmentation", NARROW, network, optimizer, scaler, list("abcd"), EpochBatches(4, 4, seed=0))
+    names, batches = list("abcd"), DistributedBatchSampler(4, 4, seed=0)
+    state = TrainingState("segmentation", NARROW, network, optimizer, scaler, names, batches)
     class_weights = torch.tensor([0.5, 1.0, 2.0]) if args.class_balance else None
-    train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU, True))
+    train_segmentation.train_step(network, state, list(batch_of()), class_weights, args, World(0, 1, CPU))
     return network.state_dict()
 
 
@@ -242,17 +243,17 @@ def test_a_loss_that_is_not_finite_names_its_images(scenes, tmp_path, monkeypatc
     """The loss is read after the weights are already NaN: they are not saved."""
     run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 2"))
     before = (tmp_path / "run/last.pth").read_bytes()
-    taken, cross_entropy = [], train_segmentation.summed_cross_entropy
+    taken, cross_entropy = [], train_segmentation.sum_cross_entropy
 
     def spoilt(*given):
         taken.append(1)
         return cross_entropy(*given) * (math.nan if len(taken) == 2 else 1)
 
-    monkeypatch.setattr(train_segmentation, "summed_cross_entropy", spoilt)
+    monkeypatch.setattr(train_segmentation, "sum_cross_entropy", spoilt)
     with pytest.raises(InputError) as error:
         run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 4 --resume --save_every 3"))
     ids = (scenes / "voc12/train_aug_id.txt").read_text().split()
-    batch = [ids[index] for index in EpochBatches(len(ids), 4, seed=0).indices_of(epoch=2, step=1)]
+    batch = [ids[index] for index in DistributedBatchSampler(len(ids), 4, seed=0).list_indices(epoch=2, step=1)]
     assert "not finite in epoch 3, step 2" in str(error.value)
     assert all(name in str(error.value) for name in batch)
     assert not any(name in str(error.value) for name in set(ids) - set(batch))
@@ -265,7 +266,7 @@ def test_weights_that_are_not_finite_are_not_saved(scenes, tmp_path):
     before = (tmp_path / "run/last.pth").read_bytes()
     network, scaler = torch.nn.Linear(2, 1), torch.amp.GradScaler("cpu", enabled=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e38)
-    state = TrainingState("segmentation", {}, network, optimizer, scaler, ["a"], EpochBatches(1, 1, seed=0))
+    state = TrainingState("segmentation", {}, network, optimizer, scaler, ["a"], DistributedBatchSampler(1, 1, seed=0))
     loss = (network(torch.full((1, 2), 1e10)) ** 2).sum()
     loss.backward()
     state.take_step({"loss": loss})

@@ -11,7 +11,7 @@ import torch
 from conftest import PROJECT, TINY_SWIN, run_main
 from training_commands import COMMANDS, log_of, losses_of, saliency_command, voc_command, weights
 
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from formats.errors import InputError, MissingInputError
 from formats.images import save_grey
 from formats.labels import load_label, save_label
@@ -112,9 +112,9 @@ def test_masks_of_another_size(scenes, tmp_path):
 
 def test_batch_that_processes_cannot_share():
     with pytest.raises(InputError, match=r"--train_batch 5 .* 2 processes"):
-        EpochBatches(num_samples=20, batch_size=5, seed=0, rank=0, size=2)
+        DistributedBatchSampler(num_samples=20, batch_size=5, seed=0, rank=0, size=2)
     with pytest.raises(InputError, match=r"1 images .* 2 processes"):
-        EpochBatches(num_samples=1, batch_size=4, seed=0, rank=0, size=2)
+        DistributedBatchSampler(num_samples=1, batch_size=4, seed=0, rank=0, size=2)
 
 
 @pytest.mark.parametrize(

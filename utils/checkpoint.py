@@ -9,7 +9,7 @@ training   further state that --resume needs: see utils/training_state.py
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -34,9 +34,11 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
             raise
 
 
-def load_checkpoint(path, convert=None) -> dict:
-    """Load a checkpoint onto the CPU. Raises `InputError` for any other file, which `convert(content, path)` may have
-    translated.
+def load_checkpoint(path, stages: Collection[str] = (), convert=None) -> dict:
+    """Load a checkpoint of one of the `stages`, if given, onto the CPU.
+
+    `convert(content, path)`, if given, first translates files of other projects. Raises `InputError` if the result is
+    not a checkpoint.
     """
     content = load_torch_file(path)
     if convert:
@@ -44,6 +46,8 @@ def load_checkpoint(path, convert=None) -> dict:
     missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise InputError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
+    if stages and content["stage"] not in stages:
+        raise InputError(f"{path} is of stage {content['stage']}: name a checkpoint of stage {' or '.join(stages)}")
     return content
 
 
@@ -92,5 +96,5 @@ def load_weights(network: nn.Module, state: dict, path) -> None:
     if missing or unexpected or misshapen:
         found = f"{len(missing)} weights missing {missing[:1]}, {len(unexpected)} unexpected {unexpected[:1]}"
         found += f", {len(misshapen)} of another shape {misshapen[:1]}"
-        raise InputError(f"{path} does not fit the network: {found}")
+        raise InputError(f"{path} does not fit the network: {found}: name one that was trained with the same flags")
     network.load_state_dict(state)

@@ -30,15 +30,21 @@ LAST_STEPS_S = 600  # time for workers to finish their step and save after a sig
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among all of the run. is_main: whether it writes and prints. local_size: number of
-    processes on this machine.
-    """
+    """The place of this process among all of the run. local_size: number of processes on this machine."""
 
     rank: int
     size: int
     device: torch.device
-    is_main: bool
     local_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def share(self, items):
+        """Return the share of this process in a sequence."""
+        return items[self.rank :: self.size]
 
     def wait_for_all(self) -> None:
         if self.size > 1:
@@ -46,9 +52,8 @@ class World:
 
 
 def start_processes(main, args) -> World | None:
-    """Run `main(args)` in one process per GPU of `args.gpu_id`, and set up `args.deterministic`.
-
-    Returns the place of this process, or None in the process that launched workers, after they have ended.
+    """With several GPUs, run `main(args)` in one process per GPU and return None after they have ended; otherwise,
+    return the `World` of this process. Also applies `args.deterministic`.
     """
     gpu_ids = choose_gpus(args.gpu_id, torch.cuda.device_count())
     if len(gpu_ids) > 1 and "RANK" not in os.environ:
@@ -79,7 +84,7 @@ def launch_workers(main, args, num_workers: int) -> None:
     # the launcher would log the traceback of a user's mistake
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_STEPS_S))
-    interruption.set_resume_hint("run the same command again, a training with --resume")
+    interruption.set_resume_hint(interruption.RESUME_ADVICE)
     with TemporaryDirectory() as reports:
         logs = DefaultLogsSpecs(log_dir=reports)
         place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
@@ -92,7 +97,7 @@ def launch_workers(main, args, num_workers: int) -> None:
                 worker.kill()
             raise Interrupted(error.sigval) from None
         except ChildFailedError:
-            # the launcher may first notice a worker that failed because another one made the mistake and left
+            # it may report a worker that failed only because another had exited, so look for the `InputError` itself
             for mistake in sorted(Path(reports).glob("mistake_*.txt")):
                 raise InputError(mistake.read_text(encoding="utf-8")) from None
             raise
@@ -125,7 +130,7 @@ def start_distributed(gpu_ids: list[int]) -> World:
     if rank == 0:
         on_cpu = f"the CPU ({torch.get_num_threads()} threads): no GPU is visible"
         print("running on", f"{size} GPU{'s' if size > 1 else ''}" if gpu_ids else on_cpu, flush=True)
-    return World(rank, size, device, is_main=rank == 0, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return World(rank, size, device, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def stop_distributed() -> None:
@@ -155,7 +160,7 @@ def sum_counts_over_processes(counts: np.ndarray) -> np.ndarray:
     return sum(gather_from_processes([counts]))
 
 
-def agreed_signal(device: torch.device, may_wait: bool) -> int | None:
+def agree_on_signal(device: torch.device, may_wait: bool) -> int | None:
     """The number of a signal that any process has received, equal in all processes, or None. On GPUs the exchange makes
     processes wait, so it is left out unless they `may_wait`.
     """

@@ -14,7 +14,10 @@ MAX_WAITING = 8  # results waiting to be written, which take memory
 
 
 def read_ahead(read: Callable, items: Iterable) -> Iterator:
-    """Yield (item, `read(item)`) in order, while the next items are being read; an exception comes at its place."""
+    """Yield (item, `read(item)`) in order, while the next items are being read.
+
+    An exception of `read` is raised when its item is reached.
+    """
     with ThreadPoolExecutor(READERS) as threads:
         items = iter(items)
         waiting = deque((item, threads.submit(read, item)) for item in islice(items, READERS))
@@ -32,8 +35,8 @@ def read_ahead(read: Callable, items: Iterable) -> Iterator:
 def write_behind():
     """Context manager whose value `save(write, *args)` calls `write(*args)` in a background thread.
 
-    On exit it waits for all calls, also after an exception. An exception of a call is raised by a later `save`, which
-    also waits while too many calls are queued, or on exit.
+    On exit it waits for all calls, also after an exception. An exception of a call is raised by a later `save` or on
+    exit. `save` waits while too many calls are queued.
     """
     waiting = deque[Future]()
 

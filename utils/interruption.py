@@ -20,6 +20,7 @@ from formats.errors import InputError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 2.0
+RESUME_ADVICE = "run the same command again, a training with --resume"
 
 # ENOENT and EEXIST are missing on purpose: they may as well be faults of the program
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -78,7 +79,7 @@ def at_once():
 
 
 def set_resume_hint(hint: str) -> None:
-    """Set what the user is told to do to resume a run that is stopped from now on."""
+    """Set the hint that is printed if the run is stopped from now on."""
     _request.resume_hint = hint
 
 
@@ -164,9 +165,8 @@ def explain_disk_errors():
     except OSError as error:
         if error.errno not in FULL_DISK + UNUSABLE_PATH:
             raise
-        way_out = "free disk space" if error.errno in FULL_DISK else "name another file or folder, or mend this one"
-        again = "run the same command again, a training with --resume"
-        raise InputError(f"{error.filename or 'disk'}: {error.strerror}: {way_out}, then {again}") from error
+        way_out = "free disk space" if error.errno in FULL_DISK else "name another file or folder, or repair this one"
+        raise InputError(f"{error.filename or 'disk'}: {error.strerror}: {way_out}, then {RESUME_ADVICE}") from error
 
 
 def _install_handlers() -> None:

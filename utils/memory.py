@@ -10,11 +10,12 @@ from formats.errors import InputError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FULL_BATCH_PX = 1_000_000  # largest image, at its largest scale, of which a whole batch is assumed to fit
+WHOLE_IMAGES_ADVICE = "validation uses whole images: remove the largest from --val_list"
 MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the faster layout for training on a device: channels last on GPUs, contiguous on CPUs."""
+    """Return the faster layout for training ResNeSts on a device: channels last on GPUs, contiguous on CPUs."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
@@ -24,7 +25,7 @@ def choose_batch_size(requested: int, device: torch.device, on_gpu: int) -> int:
 
 
 def batch_by_size(sizes_hw: list[tuple[int, int]], batch_size: int, largest_scale: float = 1.0) -> list[list[int]]:
-    """Divide images into batches of equal size, in order of their first image: sizes [(H, W)] → indices.
+    """Group images of equal size into batches, ordered by their first image: sizes [(H, W)] → indices.
 
     Batches of images with more than `FULL_BATCH_PX` pixels at their largest scale are smaller.
     """

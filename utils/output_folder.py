@@ -59,8 +59,8 @@ def _lock_path(folder) -> Path:
 def lock_output_folder(world, folder, options: dict, suffix: str, writes: bool = True):
     """Record the options as `record_options`, and keep other runs from writing to the folder if this run `writes`.
 
-    world: `World` of the processes, which wait for each other before and after the block. List existing files before
-    it, and write inside it.
+    world: `World` of the processes, which wait for each other before and after the block. Callers list existing files
+    before entering the block and write inside it.
     """
     holds = writes and world.is_main
     if holds:
@@ -84,7 +84,7 @@ def record_options(folder, options: dict, suffix: str) -> None:
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
         raise InputError(f"{folder} contains {suffix} files but no options.json of theirs: choose another folder")
-    recorded = recorded_options(folder)
+    recorded = load_options(folder)
     if not recorded:
         write_json(path, options)
         return
@@ -103,29 +103,29 @@ def describe_difference(name: str, old, new) -> str:
     return f"{name} = {old}, not {new}"
 
 
-def recorded_options(folder) -> dict:
+def load_options(folder) -> dict:
     """The options that the files of a folder were made with; empty if unknown."""
     path = Path(folder) / "options.json"
-    return load_json(path) if path.is_file() else {}
+    return load_json(path, "choose another folder, or delete this one") if path.is_file() else {}
 
 
 def folder_origin(folder, made_by: dict | None = None) -> dict:
     """A folder and the options that its files were made with; by default those recorded in it."""
-    return {"folder": str(Path(folder)), "made_by": recorded_options(folder) if made_by is None else made_by}
+    return {"folder": str(Path(folder)), "made_by": load_options(folder) if made_by is None else made_by}
 
 
-def load_json(path) -> dict:
-    """The object in a JSON file written by a script of this project. Raises `InputError` if it holds anything else."""
+def load_json(path, way_out: str) -> dict:
+    """The object in a JSON file of a script of this project. Raises `InputError`, with a way out, for anything else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{path} cannot be read as options: delete its folder, or choose another")
+        raise InputError(f"{path} cannot be read as options: {way_out}")
     return content
 
 
-def versions_of(packages) -> dict[str, str | None]:
+def find_versions(packages) -> dict[str, str | None]:
     """Package → installed version, None if it is not installed; and the version of Python."""
     installed = {package.name: package.version for package in distributions()}
     return {name: installed.get(name) for name in packages} | {"python": platform.python_version()}

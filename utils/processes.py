@@ -26,18 +26,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def measure_all(measure: Callable, tasks: list, processes: int) -> Iterator:
-    """Yield the results of `map_in_processes`, from at most `processes` (0: one per core), fewer for few tasks."""
-    processes = _choose_num_processes(len(tasks), processes, MIN_FILES_PER_PROCESS)
+def measure_all(measure: Callable, tasks: list, workers: int) -> Iterator:
+    """Yield the results of `map_in_processes`, from at most `workers` (0: one per core), fewer for few tasks."""
+    processes = _choose_num_processes(len(tasks), workers, MIN_FILES_PER_PROCESS)
     return map_in_processes(measure, tasks, processes, FILES_PER_CHUNK)
 
 
-def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, sharing: int) -> None:
+def do_in_processes(work: Callable, tasks: Iterable, num_tasks: int, workers: int, num_callers: int) -> None:
     """Run slow `work`, such as a CRF, on each of `num_tasks` tasks. Raises the first `InputError` of a task.
 
-    `sharing` processes on this machine call it at once; together they use at most `workers` (0: one per core).
+    `num_callers` processes on this machine call it at once; together they use at most `workers` (0: one per core).
     """
-    share = max(1, (workers or usable_cores()) // sharing)
+    share = max(1, (workers or usable_cores()) // num_callers)
     for outcome in map_in_processes(work, tasks, _choose_num_processes(num_tasks, share, MIN_CRFS_PER_PROCESS)):
         if isinstance(outcome, InputError):
             raise outcome
@@ -80,7 +80,7 @@ def _start_process(work: Callable) -> None:
     _WORK = work  # sent once, not with each chunk
     interruption.exit_with_parent(signal.SIGINT)  # SIGTERM ends it, or the pool would wait for it
     cv2.setNumThreads(1)  # the processes share the cores already
-    if "torch" in sys.modules:  # imported with `work`, or not needed
+    if "torch" in sys.modules:  # torch is loaded here only if `work` imports it
         sys.modules["torch"].set_num_threads(1)
 
 

@@ -16,14 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from formats.atomic_files import write_json, write_text
 from formats.errors import InputError, folder_below
-from utils import interruption
-from utils.output_folder import current_commit, describe_difference, hold_folder, load_json, release_folder, versions_of
+from utils import interruption, output_folder
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 # options that a resumed run may change, because the weights do not depend on them
 CHANGEABLE_OPTIONS = {"max_epoch", "resume", "tag", "log_path", "workers", "gpu_id", "cache_mode"}
 CHANGEABLE_OPTIONS |= {"val_root", "val_list", "val_every", "save_every"}
-OTHER_TAG = "choose another --tag"
+TAG_ADVICE = "choose another --tag"
 
 
 class RunFolder:
@@ -42,35 +41,38 @@ class RunFolder:
         if resume and not self.path.is_dir():
             raise InputError(f"--resume: there is no run folder {self.path}")
         if is_main and resume:
-            hold_folder(self.path, OTHER_TAG)
+            output_folder.hold_folder(self.path, TAG_ADVICE)
         elif is_main and self.path.exists():
-            raise InputError(f"run folder {self.path} exists: resume it with --resume, or {OTHER_TAG}")
+            raise InputError(f"run folder {self.path} exists: resume it with --resume, or {TAG_ADVICE}")
         if self.resumes:
             self.refuse_other_options()
 
     def refuse_other_options(self) -> None:
         """Raise `InputError` if an option that affects the weights differs from the recorded one, if there is one."""
-        recorded = load_json(self.path / "options.json").get("options")
+        way_out = "restore it, or start a new run with another --tag"
+        recorded = output_folder.load_json(self.path / "options.json", way_out).get("options")
         if not isinstance(recorded, dict):
-            raise InputError(f"{self.path / 'options.json'} records no options: delete its folder, or choose another")
+            raise InputError(f"{self.path / 'options.json'} records no options: {way_out}")
         for name, value in self.options.items():
             if name not in CHANGEABLE_OPTIONS and name in recorded and recorded[name] != value:
-                found = f"--resume: {self.path} was started with {describe_difference(name, recorded[name], value)}"
+                found = output_folder.describe_difference(name, recorded[name], value)
+                found = f"--resume: {self.path} was started with {found}"
                 raise InputError(f"{found}: use the same value, or start a new run with another --tag")
 
     def start(self, logged_steps: int) -> None:
         """Open the logs, and drop their rows after `logged_steps`: a killed run did not save those steps.
 
-        From now on a signal ends the run after a step, when that is saved.
+        From now on a signal ends the run after the current step has been saved.
         """
         interruption.set_resume_hint(f"run the same command with --tag {self.path.name} --resume")
         interruption.defer()
         if not self.is_main:
             return
-        hold_folder(self.path, OTHER_TAG)
+        output_folder.hold_folder(self.path, TAG_ADVICE)
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         machine = {"platform": platform.platform(), "gpus": gpus}
-        made_by = {"versions": versions_of(PACKAGES), "machine": machine, "commit": current_commit()}
+        versions, commit = output_folder.find_versions(PACKAGES), output_folder.current_commit()
+        made_by = {"versions": versions, "machine": machine, "commit": commit}
         write_json(self.path / "options.json", {"options": self.options, **made_by})
         self.drop_rows_after(logged_steps)
         # both stay open as long as the run, and every line is flushed
@@ -95,14 +97,14 @@ class RunFolder:
             print(line, flush=True)
             print(line, file=self.text, flush=True)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
+    def log_scalars(self, step: int, values: dict[str, float]) -> None:
         """Log numbers to log.jsonl and TensorBoard; `step` counts optimizer steps."""
         if self.is_main:
             print(json.dumps({"step": step, **values}), file=self.numbers, flush=True)
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, image) -> None:
+    def log_picture(self, step: int, name: str, image) -> None:
         """Log an RGB picture, uint8 [H, W, 3], to TensorBoard."""
         if self.is_main:
             self.events.add_image(name, image, step, dataformats="HWC")
@@ -112,4 +114,4 @@ class RunFolder:
             self.text.close()
             self.numbers.close()
             self.events.close()
-            release_folder(self.path)
+            output_folder.release_folder(self.path)

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from formats.errors import InputError
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from utils.distributed import agreed_signal, min_over_processes, share_buffers, stop_distributed, sum_over_processes
+from utils.distributed import agree_on_signal, min_over_processes, share_buffers, stop_distributed, sum_over_processes
 from utils.interruption import Interrupted
 
 NO_STEP = 2**62  # larger than any step
 LOSS_EVERY = 10  # steps between two readings of the loss, because each one synchronises the device
-RESTART = "start again with a lower --lr; earlier checkpoints are intact"
+RESTART_ADVICE = "start again with a lower --lr; earlier checkpoints are intact"
 ASK_EVERY = 10  # steps between two checks for a signal, where a check makes several GPUs wait
 
 
@@ -29,7 +29,7 @@ class TrainingState:
     stage        of the checkpoints: "saliency", "classification", "affinity" or "segmentation"
     settings     arguments of the function that builds the network, as saved in checkpoints
     names        names of the training images; a resumed run needs the same ones in the same order
-    batches      `EpochBatches`: the images of each step
+    batches      `DistributedBatchSampler`: the images of each step
     ema          None, or timm's `ModelEmaV3`, which keeps the running mean of the weights in `ema.module`
 
     epoch        number of finished epochs
@@ -65,8 +65,8 @@ class TrainingState:
         """Yield the remaining batches of the epoch on the device, with a progress bar; the caller steps after each.
 
         The state is saved every `save_every` steps (0: never). On a signal, all processes save after the same step and
-        raise `Interrupted`. `validates`: whether a validation follows the epoch. Its last step is then saved too,
-        because a signal stops a validation immediately.
+        raise `Interrupted`. `validates`: whether a validation follows the epoch. The last step of the epoch is then
+        saved too, because a signal stops a validation immediately.
         """
         num_steps = len(self.batches)
         self.batches.epoch, self.batches.first_step = self.epoch, self.step
@@ -80,7 +80,7 @@ class TrainingState:
                 self.check_finite()
                 bar.set_postfix(loss=f"{self.loss_sums['loss'].item() / self.step:.3f}")
             is_last = self.step == num_steps
-            signum = agreed_signal(self.device, may_wait=is_last or self.step % ASK_EVERY == 0)
+            signum = agree_on_signal(self.device, may_wait=is_last or self.step % ASK_EVERY == 0)
             if signum or (validates if is_last else save_every and self.step % save_every == 0):
                 self.save(run)
             if signum:
@@ -112,9 +112,9 @@ class TrainingState:
         """Raise `InputError` with the images of the first step of the epoch whose loss was not finite."""
         step = int(min_over_processes(self.first_bad_step).item())
         if step != NO_STEP:
-            images = ", ".join(self.names[index] for index in self.batches.indices_of(self.epoch, step))
+            images = ", ".join(self.names[index] for index in self.batches.list_indices(self.epoch, step))
             found = f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1}, for the images {images}"
-            raise InputError(f"{found}: check them, or {RESTART}")
+            raise InputError(f"{found}: check them, or {RESTART_ADVICE}")
 
     def finish_epoch(self) -> dict[str, float]:
         """Finish the epoch; return the mean of each loss over its steps and all processes.
@@ -122,7 +122,7 @@ class TrainingState:
         All processes then have the buffers (batch-norm statistics) of the main process, which are the saved ones.
         """
         self.check_finite()
-        means = {name: value / self.step for name, value in self._summed_losses().items()}
+        means = {name: value / self.step for name, value in self._sum_losses().items()}
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, {}
         share_buffers(self.network)
         if self.ema is not None:
@@ -150,7 +150,8 @@ class TrainingState:
         self.check_finite()
         is_finite = torch.stack([value.isfinite().all() for value in self.network.state_dict().values()]).all()
         if not min_over_processes(is_finite.int()):  # statistics differ between processes within an epoch
-            raise InputError(f"weights are not finite in epoch {self.epoch + 1} after step {self.step}: {RESTART}")
+            found = f"weights are not finite in epoch {self.epoch + 1} after step {self.step}"
+            raise InputError(f"{found}: {RESTART_ADVICE}")
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -161,7 +162,7 @@ class TrainingState:
             "best_score": self.best_score,
             "num_samples": len(self.names),
             "names_digest": self.names_digest,
-            "loss_sums": self._summed_losses(),
+            "loss_sums": self._sum_losses(),
         }
         if run.is_main:
             for path in [run.best, run.last] if is_best else [run.last]:  # best first: last.pth holds its score
@@ -169,7 +170,7 @@ class TrainingState:
 
     def load(self, path) -> None:
         """Restore what `save` wrote. Raises `InputError` if it does not belong to this training."""
-        content = load_checkpoint(path)
+        content = load_checkpoint(path, [self.stage])
         training = content["training"]
         if training.get("names_digest") != self.names_digest:
             numbers = f"{training.get('num_samples')} then, {len(self.names)} now"
@@ -186,6 +187,6 @@ class TrainingState:
         for name, value in training["loss_sums"].items():
             self.loss_sums[name] = torch.tensor(value, dtype=torch.float64, device=self.device)
 
-    def _summed_losses(self) -> dict[str, float]:
+    def _sum_losses(self) -> dict[str, float]:
         """The sums of the losses over the steps of the epoch, each the mean over all processes."""
         return {name: sum_over_processes(value).item() / self.batches.size for name, value in self.loss_sums.items()}

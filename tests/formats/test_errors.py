@@ -2,7 +2,7 @@
 
 import pytest
 
-from formats.errors import InputError, existing_folder, first_line, folder_below, shorten
+from formats.errors import InputError, first_line, folder_below, require_folder, shorten
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_messages_of_others_stay_short():
 def test_a_file_instead_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file is a file: name a folder"):
-        existing_folder(tmp_path / "file")
+        require_folder(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../other", "a/../../b", "/abs"])

@@ -14,7 +14,6 @@ from formats.images import (
     check_size,
     decode_grey,
     decode_image,
-    decode_size,
     image_size,
     image_stems,
     load_aligned_grey,
@@ -25,7 +24,7 @@ from formats.images import (
     save_image,
     scale_maps,
 )
-from formats.labels import decode_label, load_label, save_label
+from formats.labels import load_label, save_label
 
 RNG = np.random.default_rng(0)
 
@@ -62,7 +61,7 @@ MAPS = {
 NO_MAPS = {
     "heat map": (encode(HEAT), "colours"),
     "heat map, JPEG": (encode(HEAT, "JPEG"), "colours"),
-    "red mask": (encode(RAMP // 255, palette=bytes([0, 0, 0, 128, 0, 0])), "a palette of colours"),
+    "red mask": (encode(RAMP // 255, palette=bytes([0, 0, 0, 128, 0, 0])), "colours"),
     "cut-out": (encode(np.dstack([HEAT, RAMP])), "transparency"),
     "black on transparent": (encode(np.dstack([RAMP * 0, RAMP])), "transparency"),
 }
@@ -149,7 +148,7 @@ def test_images_of_every_kind(kind):
     picture.save(file, format, **settings)
     image = decode_image(file.getvalue(), "a")
     assert (image.shape, image.dtype) == ((24, 40, 3), np.uint8)
-    assert decode_size(file.getvalue(), "a") == (24, 40)
+    assert image_size(file.getvalue(), "a") == (24, 40)
     with Image.open(file) as expected:
         assert np.abs(image.astype(int) - np.asarray(expected.convert("RGB"))).mean() < 4
 
@@ -174,9 +173,10 @@ def test_damaged_pixels_of_a_png(tmp_path):
     for place in RNG.integers(whole.index(b"IDAT") + 4, len(whole) - 12, 50):
         content = bytearray(whole)
         content[place] ^= 1
-        for decode in (decode_label, decode_grey, decode_image):
-            with pytest.raises(InputError, match=r"^a "):
-                decode(bytes(content), "a")
+        (tmp_path / "a.png").write_bytes(content)
+        for load in (load_label, load_grey, load_image):
+            with pytest.raises(InputError, match=r"a\.png "):
+                load(tmp_path / "a.png")
 
 
 def test_images_in_other_formats_are_not_decoded(tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from formats.errors import InputError, MissingInputError
 from formats.images import save_image
-from formats.labels import VOC_PALETTE, absent_labels, decode_label, lack_classes, load_label, save_label
+from formats.labels import VOC_PALETTE, absent_labels, lack_classes, load_label, save_label
 
 RNG = np.random.default_rng(0)
 
@@ -71,8 +71,8 @@ def test_palettes(kind, tmp_path):
     image.putpalette(np.array([*colours, *[[0, 0, 0]] * 252, last or [9, 9, 9]], np.uint8).tobytes())
     image.save(tmp_path / "a.png")
     if last is None and kind != "own colours":
-        with pytest.raises(InputError, match=r"^a\.png holds the label \d in the colour of VOC's label \d+: save"):
-            decode_label((tmp_path / "a.png").read_bytes(), "a.png")
+        with pytest.raises(InputError, match=r"a\.png holds the label \d in the colour of VOC's label \d+: save"):
+            load_label(tmp_path / "a.png")
     else:
         assert np.array_equal(load_label(tmp_path / "a.png"), label)
 
@@ -91,8 +91,9 @@ def test_damaged_labels(tmp_path):
     save_label(tmp_path / "a.png", np.zeros((40, 40), np.uint8))
     whole = (tmp_path / "a.png").read_bytes()
     for length in (0, 20, 60, len(whole) - 14):
-        with pytest.raises(InputError, match=r"^cut\.png"):
-            decode_label(whole[:length], "cut.png")
+        (tmp_path / "cut.png").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.png"):
+            load_label(tmp_path / "cut.png")
     with pytest.raises(MissingInputError, match="does not exist"):
         load_label(tmp_path / "none.png")
     save_image(tmp_path / "a.jpg", np.zeros((5, 5, 3), np.uint8))

@@ -351,14 +351,6 @@ def test_backbone_args_that_undo_the_stride():
         build_deeplabv3plus(settings_of("resnest14", NARROW | {"output_stride": 32}))
 
 
-def test_checkpoints_without_a_stride_have_stride_16():
-    settings = settings_of("resnest14", NARROW)
-    del settings["output_stride"]
-    network = build_deeplabv3plus(settings)
-    assert network.backbone.strides == [4, 8, 16, 16]
-    assert [network.aspp.aspp2.atrous_conv.dilation[0], network.aspp.aspp4.atrous_conv.dilation[0]] == [6, 18]
-
-
 def test_dropout_probabilities():
     network = build_deeplabv3plus(settings_of("resnest14", NARROW), dropout=0.5)
     found = {name: module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout)}

@@ -33,7 +33,7 @@ def test_deeplab_exports_with_free_batch_and_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     narrow = {"channels": (8, 8, 16, 32), "stem_width": 8}
     settings = {"backbone": "resnest14", "backbone_args": narrow, "pixel_mean": None, "pixel_std": None}
-    settings |= {"classes": ["cat", "dog"], "head_width": 16, "use_gn": True, "mode": "fix"}
+    settings |= {"classes": ["cat", "dog"], "head_width": 16, "use_gn": True, "mode": "fix", "output_stride": 16}
     torch.manual_seed(0)
     network = build_deeplabv3plus(settings).eval()
     free = torch.export.Dim.DYNAMIC
@@ -53,7 +53,7 @@ def test_deeplab_exports_with_free_batch_and_size(tmp_path):
 
 
 def test_refusals(networks, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="is a classification checkpoint"):
+    with pytest.raises(InputError, match="is of stage classification"):
         run_main("export onnx", f"--load_path {networks}/classification.pth --output {tmp_path}/a.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError, match=r"--output .* is a folder: name a file"):

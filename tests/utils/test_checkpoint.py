@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 from formats.errors import InputError
 from models.backbone_weights import read_weights
 from models.backbones import build_backbone
@@ -176,7 +176,8 @@ def test_checkpoints_of_another_network(checkpoint, tmp_path):
 def training_state() -> TrainingState:
     network = torch.nn.Linear(2, 1)
     optimizer = torch.optim.Adam([{"params": network.parameters(), "initial_lr": 1e-3}])
-    scaler, batches, mean = torch.amp.GradScaler("cpu"), EpochBatches(1, 1, 0), timm.utils.ModelEmaV3(network)
+    scaler, batches = torch.amp.GradScaler("cpu"), DistributedBatchSampler(1, 1, 0)
+    mean = timm.utils.ModelEmaV3(network)
     return TrainingState("saliency", {}, network, optimizer, scaler, ["a"], batches, mean)
 
 

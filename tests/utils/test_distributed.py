@@ -30,7 +30,7 @@ sys.path.insert(0, {project!r})
 import torch
 from torch.nn.parallel import DistributedDataParallel
 import options, SOD_train
-from datasets.epoch_batches import EpochBatches, build_loader
+from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.saliency_folder import SaliencyTraining
 from models.saliency_net import build_saliency_net
 from formats.saliency_layout import saliency_pairs
@@ -44,7 +44,7 @@ settings = dict(options.backbone_settings(args), decoder_width=8, image_size=64)
 network = build_saliency_net(settings, dropout=0.0, edge_drop_path=0.0).eval()
 model = DistributedDataParallel(network) if world.size > 1 else network
 data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
-batches = EpochBatches(len(data), 4, 0, world.rank, world.size, sides_px=[64])
+batches = DistributedBatchSampler(len(data), 4, 0, world.rank, world.size, sides_px=[64])
 optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
 names = [str(index) for index in range(len(data))]
 scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -228,12 +228,12 @@ def test_refusals(scenes, label_parts, make, tmp_path):
         with pytest.raises(MissingInputError, match="nowhere does not exist"):
             make("labels", f"{flags} HERE/nowhere")
     for path, words in (
-        ("affinity", "is a affinity checkpoint, not one of train_classification"),
+        ("affinity", "is of stage affinity: name a checkpoint of stage classification"),
         ("nowhere", "exist"),
     ):
         with pytest.raises(InputError, match=words):
             make("labels", f"--load_path PARTS/{path}/last.pth", cams="HERE/cams")
-    with pytest.raises(InputError, match=r"is a classification checkpoint, not one of train_affinity\.py"):
+    with pytest.raises(InputError, match="is of stage classification"):
         make("labels", "--affinity_path PARTS/classifier/last.pth --expanded_dir HERE/expanded")
     with pytest.raises(InputError, match=r"has 10 classes \(ball.* the data has 20 \(aeroplane.*: name a classifier"):
         shutil.copytree(scenes / "data/VOCdevkit/VOC2012/JPEGImages", tmp_path / "voc/JPEGImages")

@@ -69,7 +69,7 @@ def test_a_process_that_dies():
 
 
 @pytest.mark.parametrize(
-    ("tasks", "workers", "sharing", "processes"),
+    ("tasks", "workers", "num_callers", "processes"),
     [
         (10 * MIN_CRFS_PER_PROCESS, 8, 2, 4),  # two callers on a machine share them
         (10 * MIN_CRFS_PER_PROCESS, 1, 2, 1),
@@ -77,14 +77,14 @@ def test_a_process_that_dies():
         (10 * MIN_CRFS_PER_PROCESS, 0, 1, 6),  # all cores
     ],
 )
-def test_slow_work_is_divided(tasks, workers, sharing, processes, monkeypatch):
+def test_slow_work_is_divided(tasks, workers, num_callers, processes, monkeypatch):
     asked = []
     monkeypatch.setattr("utils.processes.usable_cores", lambda: 6)
     monkeypatch.setattr("utils.processes.map_in_processes", lambda work, tasks, count: asked.append(count) or [])
-    do_in_processes(square_or_refuse, range(tasks), tasks, workers, sharing)
+    do_in_processes(square_or_refuse, range(tasks), tasks, workers, num_callers)
     assert asked == [processes]
 
 
 def test_slow_work_ends_with_the_first_mistake():
     with pytest.raises(InputError, match="7 is unlucky"):
-        do_in_processes(square_or_refuse, range(10), 10, workers=1, sharing=1)
+        do_in_processes(square_or_refuse, range(10), 10, workers=1, num_callers=1)

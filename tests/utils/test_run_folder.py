@@ -16,7 +16,7 @@ def test_run_folders(tmp_path):
     assert not run.path.exists()
     run.start(0)
     run.log("a line")
-    run.scalars(7, {"loss": 0.5})
+    run.log_scalars(7, {"loss": 0.5})
     run.close()
     assert "a line" in (tmp_path / "a/log.txt").read_text()
     assert json.loads((tmp_path / "a/log.jsonl").read_text()) == {"step": 7, "loss": 0.5}
@@ -70,14 +70,14 @@ def test_a_resumed_run_drops_what_it_logged_after_the_last_save(tmp_path):
     run = RunFolder(tmp_path, "a", resume=False, is_main=True, options={})
     run.start(0)
     for step in (3, 6):
-        run.scalars(step, {"loss": float(step)})
+        run.log_scalars(step, {"loss": float(step)})
     run.close()
     (tmp_path / "a/last.pth").touch()
     with open(tmp_path / "a/log.jsonl", "a") as log:
         log.write('{"step": 9, "lo')  # a line that was being written
     again = RunFolder(tmp_path, "a", resume=True, is_main=True, options={})
     again.start(3)
-    again.scalars(6, {"loss": 0.5})
+    again.log_scalars(6, {"loss": 0.5})
     again.close()
     rows = [json.loads(line) for line in (tmp_path / "a/log.jsonl").read_text().splitlines()]
     assert rows == [{"step": 3, "loss": 3.0}, {"step": 6, "loss": 0.5}]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.edge_head import edge_target
-from models.saliency_losses import boundary_weight, edge_loss, saliency_objective, structure_loss
+from models.saliency_and_edge_losses import boundary_weight, edge_loss, saliency_objective, structure_loss
 
 
 def half_mask(size: int = 64) -> torch.Tensor:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from datasets.epoch_batches import EpochBatches
+from datasets.distributed_batch_sampler import DistributedBatchSampler
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_processes_share_each_batch(size):
     alone, *shares = (
-        EpochBatches(21, 4, 3, rank, count) for rank, count in [(0, 1), *((r, size) for r in range(size))]
+        DistributedBatchSampler(21, 4, 3, rank, count) for rank, count in [(0, 1), *((r, size) for r in range(size))]
     )
     for batches in (alone, *shares):
         batches.epoch = 2

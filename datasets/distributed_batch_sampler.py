@@ -11,8 +11,8 @@ from formats.errors import InputError
 from utils import interruption
 
 
-class EpochBatches:
-    """Batches of keys (epoch, index) for process `rank` of `size` processes.
+class DistributedBatchSampler:
+    """Batches of keys (epoch, index) for process `rank` of `size` processes: a `batch_sampler` of PyTorch's DataLoader.
 
     Each epoch permutes the images. Global batch b consists of the images b * batch_size to (b + 1) * batch_size - 1 of
     the permutation, and each process takes every `size`-th of them. Images that do not fill the last batch are left
@@ -24,9 +24,8 @@ class EpochBatches:
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, size: int = 1, sides_px=()):
         if batch_size % size:
-            raise InputError(
-                f"--train_batch {batch_size} cannot be divided among {size} processes: choose a multiple of {size}"
-            )
+            found = f"--train_batch {batch_size} cannot be divided among {size} processes"
+            raise InputError(f"{found}: choose a multiple of {size}")
         if num_samples < size:
             raise InputError(f"{num_samples} images cannot be divided among {size} processes: use fewer processes")
         self.num_samples, self.batch_size, self.seed, self.rank, self.size = num_samples, batch_size, seed, rank, size
@@ -39,28 +38,24 @@ class EpochBatches:
         With `norm_needs_two`, each part must have two images, because batch norm of maps of 1×1 px fails for one.
         """
         if self.batch_size // self.size % parts:
-            raise InputError(
-                f"--accumulate {parts} must divide {self.batch_size // self.size}, the images per step and "
-                f"process (--train_batch {self.batch_size}, {self.size} processes)"
-            )
+            found = f"--accumulate {parts} must divide {self.batch_size // self.size}, the images per step and process"
+            raise InputError(f"{found} (--train_batch {self.batch_size}, {self.size} processes)")
         if min(self.batch_size, self.num_samples) // self.size // parts < 1 + norm_needs_two:
-            raise InputError(
-                f"--train_batch {self.batch_size} over {self.size} processes in {parts} parts, {self.num_samples} "
-                f"images: {'batch norm' if norm_needs_two else 'a step'} needs at least "
-                f"{'two images' if norm_needs_two else 'one image'} per part; raise --train_batch or lower --accumulate"
-            )
+            found = f"{self.num_samples} images, --train_batch {self.batch_size}, {self.size} processes, {parts} parts"
+            needed = "batch norm needs at least two images" if norm_needs_two else "a step needs at least one image"
+            raise InputError(f"{found}: {needed} per part; raise --train_batch or lower --accumulate")
 
     def __len__(self) -> int:
         return max(1, self.num_samples // self.batch_size)
 
     def __iter__(self):
-        order = self.order_of(self.epoch)
+        order = self.draw_order(self.epoch)
         for step in range(self.first_step, len(self)):
             yield self._keys(order, step)
 
     def last_keys(self) -> list[tuple]:
         """Return the keys of this process in the last step of the epoch."""
-        return self._keys(self.order_of(self.epoch), len(self) - 1)
+        return self._keys(self.draw_order(self.epoch), len(self) - 1)
 
     def _keys(self, order: np.ndarray, step: int) -> list[tuple]:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -69,12 +64,12 @@ class EpochBatches:
             side = (int(np.random.default_rng([self.seed, self.epoch, step, 1]).choice(self.sides_px)),)
         return [(self.epoch, int(index), *side) for index in batch[self.rank :: self.size]]
 
-    def order_of(self, epoch: int) -> np.ndarray:
+    def draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
-    def indices_of(self, epoch: int, step: int) -> list[int]:
+    def list_indices(self, epoch: int, step: int) -> list[int]:
         """Return the indices of the images of a step, over all processes."""
-        return self.order_of(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return self.draw_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
 
 def build_loader(dataset: Dataset, batches, workers: int, device: torch.device) -> DataLoader:
