@@ -39,7 +39,7 @@ def find_baseline(folder, ids: list[str], suffixes=LABEL_SUFFIXES, allow_missing
     missing = [name for name, names in found.items() if not names]
     if missing and not (allow_missing and len(missing) < len(ids)):
         lacking = f"{len(missing)} of {len(ids)} images ({shorten(missing)})"
-        advice = f"add <id>{' or <id>'.join(suffixes)}, or remove the ids from the list"
+        advice = f"add <id>{' or <id>'.join(suffixes)}, or remove their ids (evaluate.py: or --allow_missing)"
         raise MissingInputError(f"{folder} lacks the labels of {lacking}: {advice}")
     ambiguous = [names for names in found.values() if len(names) > 1]
     if ambiguous:
