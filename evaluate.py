@@ -8,11 +8,9 @@ r"""Stage 4: files → benchmark tables.
     python evaluate.py segmentation --pred experiments/segmentations/val --data_dir data/voc12 --list voc12/val_id.txt
     python evaluate.py submission --archive results.tar.gz --data_dir data/voc12 --list voc12/test_id.txt
 
-Maps of a method are METHOD_DIR/<data set>/<stem>.png, their ground truth GT_ROOT/<data set>/Masks/<stem>.png; labels
-and segmentations are DIR/<id>.png. A missing prediction is an error. Folders whose paths differ only in a last part
-seed<N> are runs of one setting: a table shows their mean ± standard deviation. With saliency maps, labels are scored
-before and after the selector, which works in memory and writes no labels. `submission` checks an archive as the test
-server of VOC does: files, sizes, palette, labels.
+A missing prediction is an error without --allow_missing. Folders whose paths differ only in a last part seed<N> are
+runs of one setting: a table shows their mean ± standard deviation. With saliency maps, labels are scored before and
+after the selector, which works in memory. `submission` checks an archive as the test server of VOC does.
 """
 
 import sys
@@ -32,7 +30,7 @@ import numpy as np
 from datasets.voc_submission import SUBMISSION_FOLDER, check_submission
 from formats import voc_layout
 from formats.atomic_files import check_output_file, write_json
-from formats.errors import InputError, MissingInputError, require_folder, shorten
+from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import image_size, load_mask, scale_maps
 from metrics.bootstrap import MethodScores, comparison_table, interval_table
@@ -44,10 +42,10 @@ from metrics.saliency_folders import find_maps, map_pictures, score_maps
 from metrics.saliency_tables import saliency_plots, saliency_tables
 from metrics.scored_files import FileReport
 from metrics.tables import Table, four_digits, percent, save_tables
-from pseudo_labels.external_labels import SUFFIXES, find_baseline, load_baseline
+from pseudo_labels.external_labels import LABEL_SUFFIXES, find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import fuse_files
-from pseudo_labels.fusion_rules import RULES, evidence_of
-from pseudo_labels.selector import ImageSelector, Thresholds
+from pseudo_labels.fusion_rules import RULES, list_inputs
+from pseudo_labels.selector import ImageSelector, ThresholdRule
 from utils.interruption import run_script
 from utils.output_folder import current_commit, find_versions
 
@@ -67,7 +65,7 @@ LABEL_CONVENTIONS = [
 class Evaluation:
     """Everything that an evaluation prints and writes.
 
-    scores: of the JSON file. failures: files that should have been scored and could not be. pictures: of the page.
+    scores: content of the JSON file. failures: files that could not be scored. pictures: shown on the page.
     """
 
     scores: dict = field(default_factory=dict)
@@ -85,7 +83,7 @@ class Evaluation:
             self.failures.append(f"{name}: {len(report.unusable)} images cannot be scored ({names}): {first}")
 
     def add_statistics(self, columns: list[str], methods: dict[tuple, MethodScores], show) -> None:
-        """Add tables of intervals and of differences from the first method. Arguments as of `interval_table`."""
+        """Add tables of intervals and of differences from the first method. Arguments: see `interval_table`."""
         comparison, notes = comparison_table(columns, methods, show)
         self.tables += [interval_table(columns, methods, show), *([comparison] if comparison.rows else [])]
         self.notes += notes
@@ -94,8 +92,7 @@ class Evaluation:
 def main(args) -> None:
     # evaluate
     check_outputs(args)
-    kinds = {"saliency": evaluate_saliency, "submission": evaluate_submission}
-    done = kinds.get(args.kind, evaluate_labels)(args)
+    done = KINDS[args.kind](args)
     for table in done.tables:
         if table.on_screen:
             print(f"{table.name}\n{table.markdown()}\n")
@@ -126,8 +123,8 @@ def check_outputs(args) -> None:
         raise InputError(f"--tables {args.tables} is a file: name a folder")
 
 
-def record_origin(args) -> dict:
-    """Conventions and versions, stored with each entry of the JSON file."""
+def describe_scoring(args) -> dict:
+    """Return the conventions and versions, which are stored with each entry of the JSON file."""
     conventions = list(SALIENCY_CONVENTIONS if args.kind == "saliency" else LABEL_CONVENTIONS)
     if args.kind == "saliency" and args.strict_reference:
         conventions.append("--strict_reference: as PySODMetrics, even if above 1 or undefined")
@@ -139,7 +136,7 @@ def record_origin(args) -> dict:
 
 def evaluate_saliency(args) -> Evaluation:
     """Score every data set that a method has maps of; `scores` is {method: {data set: scores}}."""
-    done, gt_root, origin = Evaluation(), Path(args.gt_root), record_origin(args)
+    done, gt_root, scoring = Evaluation(), Path(args.gt_root), describe_scoring(args)
     found = {method: find_maps(Path(method), gt_root, args.allow_missing) for method in args.pred}
     files = {(method, data_set): maps for method, sets in found.items() for data_set, maps in sets.items()}
     scored, entries = {}, {}
@@ -148,7 +145,7 @@ def evaluate_saliency(args) -> Evaluation:
         scores, scored_maps = score_maps(name, maps, args.strict_reference, args.bootstrap, args.workers)
         done.add_report(name, maps.report, args.allow_missing)
         if scores:
-            scored[key], entries[key] = scored_maps, scores | {"files": asdict(maps.report)} | origin
+            scored[key], entries[key] = scored_maps, scores | {"files": asdict(maps.report)} | scoring
             done.scores.setdefault(method, {})[data_set] = entries[key]
             if not any(load_mask(maps.truth[stem]).any() for stem in scored_maps.images):
                 done.notes.append(f"{name}: no mask of the truth holds an object: most scores mean nothing")
@@ -157,7 +154,7 @@ def evaluate_saliency(args) -> Evaluation:
     done.tables += saliency_tables(entries)
     if args.bootstrap:
         done.add_statistics(["method", "data set"], scored, four_digits)
-    done.notes += origin["conventions"]
+    done.notes += scoring["conventions"]
     done.plots, done.pictures = saliency_plots(entries), map_pictures(files, scored, gt_root, args.report_images)
     return done
 
@@ -168,8 +165,9 @@ def evaluate_labels(args) -> Evaluation:
     `scores` is {folder or rule: scores}.
     """
     voc_root = voc_layout.find_voc_root(args.data_dir)
-    data, done, scored, origin = load_label_data(args, voc_root), Evaluation(), {}, record_origin(args)
-    selector, sweep = build_selector(args, data), () if args.sweep is None else sorted(args.sweep) or PAPER_THRESHOLDS
+    data, done, scored, scoring = load_label_data(args, voc_root), Evaluation(), {}, describe_scoring(args)
+    selector = build_selector(args, data)
+    sweep = PAPER_THRESHOLDS if args.sweep == [] else sorted(args.sweep or [])
     sources = {name: find_labels(name, data, args) for name in args.pred} | list_rules(args, data, voc_root)
     if not sources:
         raise InputError("nothing to score: name folders by --pred, or --rules and --cam_dir")
@@ -181,17 +179,17 @@ def evaluate_labels(args) -> Evaluation:
         if not scores:
             continue
         scored |= versions
-        done.scores[name] = scores | {"files": asdict(source.report)} | origin
+        done.scores[name] = scores | {"files": asdict(source.report)} | scoring
         if selector:
             numbers = ", ".join(f"{key} {value:.2f}" for key, value in scores["selector"].items() if key != "classes")
             measured = "; thresholds are measured on this list and differ on others"
-            done.notes.append(f"{name} + selector: {numbers}{measured * selector.thresholds.depend_on_images}")
+            done.notes.append(f"{name} + selector: {numbers}{measured * selector.threshold_rule.depend_on_images}")
     if not scored:
         raise InputError(shorten(done.failures, 1))
     done.tables, done.plots = label_tables(args.kind, data.names, done.scores)
     if args.bootstrap:
         done.add_statistics([args.kind], {(name,): scores for name, scores in scored.items()}, percent)
-    done.notes += origin["conventions"]
+    done.notes += scoring["conventions"]
     done.pictures = label_pictures(sources, scored, data, voc_root / "JPEGImages", args.report_images)
     return done
 
@@ -209,7 +207,7 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     if args.single_class:
         chosen = np.flatnonzero(image_labels.sum(axis=1) == 1)
         if not chosen.size:
-            raise InputError(f"{args.list} has no image with exactly one class by {args.single_class}")
+            raise InputError(f"{args.list} has no single-class image: check --single_class {args.single_class}")
         ids, image_labels = [ids[index] for index in chosen], image_labels[chosen]
     truth = voc_layout.files_of_ids(voc_layout.truth_folder(voc_root, ids), ids, ".png")
     return LabelData(ids, names, truth, image_labels)
@@ -225,30 +223,23 @@ def build_selector(args, data: LabelData) -> ImageSelector | None:
         raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
     if args.multi_class == "split" and not args.cam_dir:
         raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
-    numbers = args.selector_form, args.t0, args.t1, args.tau
-    thresholds = Thresholds(data.names[1:], *numbers, args.non_salient_classes, args.salient_norm)
+    threshold_rule = ThresholdRule(data.names[1:], **options.selector_settings(args))
     maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png"))
     cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if args.multi_class == "split" else None
-    return ImageSelector(thresholds, args.saliency_threshold, data.image_labels, maps, cams, data.truth)
+    return ImageSelector(threshold_rule, args.saliency_threshold, data.image_labels, maps, cams, data.truth)
 
 
 def find_labels(folder: str, data: LabelData, args) -> LabelSource:
     """The label maps, or score dictionaries, of a folder. Missing files are an error without --allow_missing."""
-    suffixes = SUFFIXES if args.kind == "labels" else (".png",)
-    stems = {path.stem for path in require_folder(folder).iterdir() if path.suffix in suffixes}
-    missing = [name for name in data.ids if name not in stems]
-    if missing and not (args.allow_missing and len(missing) < len(data.ids)):
-        raise MissingInputError(
-            f"{folder} lacks the labels of {len(missing)} of {len(data.ids)} images ({shorten(missing)}): expected "
-            f"<id>{', <id>'.join(suffixes)}; --allow_missing scores only the others"
-        )
-    indices = [index for index, name in enumerate(data.ids) if name in stems]
-    ids = [data.ids[index] for index in indices]
-    paths = find_baseline(folder, ids) if args.kind == "labels" else voc_layout.files_of_ids(folder, ids, ".png")
-    if data.image_labels is None and any(path.suffix != ".png" for path in paths):
+    suffixes = LABEL_SUFFIXES if args.kind == "labels" else (".png",)
+    files = find_baseline(folder, data.ids, suffixes, args.allow_missing)
+    if data.image_labels is None and any(path.suffix != ".png" for path in files.values()):
         raise InputError(f"{folder} holds score dictionaries: name the classes of the images by --image_labels")
     classes = np.zeros((len(data.ids), len(data.names) - 1)) if data.image_labels is None else data.image_labels
-    inputs = {index: (path, classes[index], data.truth[index]) for index, path in zip(indices, paths)}
+    rows = enumerate(zip(data.ids, classes, data.truth))
+    inputs = {index: (files[name], of_image, truth) for index, (name, of_image, truth) in rows if name in files}
+    missing = [name for name in data.ids if name not in files]
+    stems = {path.stem for path in Path(folder).iterdir() if path.suffix in suffixes}
     report = FileReport(missing=missing, extra=sorted(stems.difference(data.ids)))
     return LabelSource(partial(load_baseline, bg_threshold=args.bg_threshold), inputs, report)
 
@@ -260,7 +251,7 @@ def list_rules(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
     if not args.cam_dir or data.image_labels is None:
         raise InputError("--rules needs --cam_dir and --image_labels")
     rules = args.rules or list(RULES)
-    without_maps = [rule for rule in rules if "saliency" in evidence_of(rule) and not args.saliency_dir]
+    without_maps = [rule for rule in rules if "saliency" in list_inputs(rule) and not args.saliency_dir]
     if without_maps:
         raise InputError(f"--rules {shorten(without_maps)} need --saliency_dir")
     cam_dirs = args.cam_dir, args.second_cam_dir or args.cam_dir
@@ -294,6 +285,9 @@ def evaluate_submission(args) -> Evaluation:
     table = Table("submission", ["class", "masks that hold it"], [list(row) for row in masks_of_class.items()])
     return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {SUBMISSION_FOLDER}"])
 
+
+KINDS = {"saliency": evaluate_saliency, "labels": evaluate_labels}
+KINDS |= {"segmentation": evaluate_labels, "submission": evaluate_submission}
 
 if __name__ == "__main__":
     sys.exit(run_script(main, ARGS))

@@ -39,9 +39,9 @@ from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import compute_cams
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
-from pseudo_labels.fusion_rules import check_parameters, evidence_of
+from pseudo_labels.fusion_rules import check_parameters, list_inputs
 from pseudo_labels.random_walk import expand_cams
-from pseudo_labels.selector import ImageSelector, Thresholds, save_decisions
+from pseudo_labels.selector import ImageSelector, ThresholdRule, save_decisions
 from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import World
@@ -61,7 +61,7 @@ class Images:
     classes: tuple[str, ...]
     paths: Sequence[Path]
     image_labels: np.ndarray
-    maps: Sequence[GreyMap] | None
+    saliency_maps: Sequence[GreyMap] | None
     baseline: Sequence[Path] | None
 
 
@@ -74,11 +74,10 @@ def main(args) -> None:
     # data
     images = find_images(args, world.is_main)
     check_options(args, images)
-    numbers = args.selector_form, args.t0, args.t1, args.tau
-    thresholds = Thresholds(images.classes, *numbers, args.non_salient_classes, args.salient_norm)
+    rule = ThresholdRule(images.classes, **options.selector_settings(args))
     made_by = folder_options(args, images)
     folder, selects = voc_layout.new_label_folder(args.label_name), args.selector == "sos"
-    if world.is_main and args.saliency_dir and not selects and "saliency" not in evidence_of(args.fusion):
+    if world.is_main and args.saliency_dir and not selects and "saliency" not in list_inputs(args.fusion):
         print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
 
     # save: maps, labels, selected labels
@@ -89,7 +88,7 @@ def main(args) -> None:
     if not (selects and args.baseline_dir):
         make_labels(images, folder / "before" if selects else folder, made_by["labels"], args, world)
     if selects:
-        select_labels(images, thresholds, folder, made_by["selected labels"], args, world)
+        select_labels(images, rule, folder, made_by["selected labels"], args, world)
     distributed.stop_distributed()
 
 
@@ -100,25 +99,26 @@ def find_images(args, warns: bool) -> Images:
     ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_root / "JPEGImages")
     image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
     paths = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
-    maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns) if args.saliency_dir else None
-    baseline = find_baseline(args.baseline_dir, ids) if args.baseline_dir else None
-    return Images(ids, classes, paths, image_labels, maps, baseline)
+    saliency_maps, baseline = None, None
+    if args.saliency_dir:
+        saliency_maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns)
+    if args.baseline_dir:
+        baseline = list(find_baseline(args.baseline_dir, ids).values())
+    return Images(ids, classes, paths, image_labels, saliency_maps, baseline)
 
 
 def check_options(args, images: Images) -> None:
     """Raise `InputError` for flags that contradict each other or would have no effect."""
-    if args.selector == "sos" and not images.maps:
+    if args.selector == "sos" and not images.saliency_maps:
         raise InputError("--selector sos needs --saliency_dir DIR with saliency maps, which predict.py writes")
     if args.selector == "none" and (args.multi_class == "split" or args.t0 == "auto"):
         raise InputError("--multi_class split and --t0 auto need --selector sos")
     if args.expanded_dir and not args.affinity_path:
         raise InputError("--expanded_dir needs --affinity_path; name maps that are already expanded by --cam_dir")
-    if "saliency" in evidence_of(args.fusion) and not images.maps:
+    if "saliency" in list_inputs(args.fusion) and not images.saliency_maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
     if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
-        raise InputError(
-            "--baseline_dir holds finished labels: leave out --fusion, --fusion_args, --second_cam_dir, --crf"
-        )
+        raise InputError("--baseline_dir holds finished labels: omit --fusion, --fusion_args, --second_cam_dir, --crf")
     check_parameters(args.fusion, dict(args.fusion_args))
     if args.second_cam_dir:
         voc_layout.files_of_ids(args.second_cam_dir, images.ids, ".npz")
@@ -130,7 +130,7 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
     def chosen(*names: str) -> dict:
         return {name: getattr(args, name) for name in names}
 
-    cams, expanded, maps = None, None, None
+    cams, expanded, used_cams = None, None, None
     if not args.baseline_dir or args.multi_class == "split":
         cams = load_options(args.cam_dir)  # without a checkpoint all maps exist
         if args.load_path:
@@ -138,7 +138,7 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
         if args.affinity_path:
             expanded = chosen("beta", "exp_times", "radius") | {"affinity": file_digest(args.affinity_path)}
             expanded["cams"] = folder_origin(args.cam_dir, cams)
-        maps = folder_origin(map_dir(args), expanded or cams)
+        used_cams = folder_origin(find_cam_dir(args), expanded or cams)
 
     class_file = voc_layout.list_path(args.list_dir, args.image_labels)
     labels = {"selector": "none", "classes": list(images.classes)}
@@ -147,21 +147,21 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
     if args.baseline_dir:
         labels["baseline"] = folder_origin(args.baseline_dir)
     else:
-        labels |= {"maps": maps, "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
+        labels |= {"maps": used_cams, "fusion": args.fusion, "fusion_args": dict(args.fusion_args)}
         labels["crf_iterations"] = args.crf_iterations if args.crf else 0
         inputs = {"saliency": saliency, "second_cams": second_cams}
-        labels |= {name: origin for name, origin in inputs.items() if name in evidence_of(args.fusion)}
+        labels |= {name: origin for name, origin in inputs.items() if name in list_inputs(args.fusion)}
     labels |= chosen("bg_threshold") if args.fusion == "none" else {}
 
     selected = chosen("selector", "selector_form", "saliency_threshold", "t0", "t1", "tau", "multi_class")
     selected |= chosen("non_salient_classes", "salient_norm")
     selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are measured on them
-    selected |= {"split_by": maps if args.multi_class == "split" else None, "masks": saliency}
+    selected |= {"split_by": used_cams if args.multi_class == "split" else None, "masks": saliency}
     return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
-def map_dir(args) -> Path:
-    """The folder of the maps that labels are made from."""
+def find_cam_dir(args) -> Path:
+    """Return the folder of the class activation maps that labels are made from: --cam_dir, or the expanded maps."""
     return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if args.affinity_path else Path(args.cam_dir)
 
 
@@ -176,7 +176,7 @@ def load_network(builder, path, flag: str, stage: str, device: torch.device, cla
     trained = checkpoint["settings"].get("classes", [])
     if classes and trained != list(classes):
         found = f"{flag} {path} has {len(trained)} classes ({shorten(trained, 3)}), the data has {len(classes)}"
-        raise InputError(f"{found} ({shorten(classes, 3)}): name a classifier of these classes, or correct classes.txt")
+        raise InputError(f"{found} ({shorten(classes, 3)}): use the classifier of this data set, or check classes.txt")
     return prepare_for_inference(rebuild(builder, checkpoint, path), device)
 
 
@@ -213,7 +213,7 @@ def write_cams(network: CamClassifier | None, images: Images, absent: set[int], 
 
 def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> None:
     """Write the expanded maps that are absent."""
-    folder, network = map_dir(args), None
+    folder, network = find_cam_dir(args), None
     absent = voc_layout.absent_files(folder, images.ids, ".npz")
     if absent:
         network = load_network(build_affinity_net, args.affinity_path, "--affinity_path", "affinity", world.device)
@@ -237,7 +237,7 @@ def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> Non
 def make_labels(images: Images, folder: Path, made_by: dict, args, world: World) -> None:
     """Write the labels before the selector that are absent; in several processes if they need a CRF."""
     absent = voc_layout.absent_files(folder, images.ids, ".png")
-    needs_crf = args.crf or not CRFS.keys().isdisjoint(evidence_of(args.fusion))
+    needs_crf = args.crf or not CRFS.keys().isdisjoint(list_inputs(args.fusion))
     with lock_output_folder(world, folder, made_by, ".png", writes=bool(absent)):
         bar, workers = progress(absent, world, "labels"), args.workers if needs_crf else 1
         do_in_processes(partial(save_made_label, images, folder, args), bar, len(bar), workers, world.local_size)
@@ -254,18 +254,22 @@ def make_label(images: Images, index: int, args) -> np.ndarray:
     path, image_labels = images.paths[index], images.image_labels[index]
     if images.baseline:
         return load_baseline(images.baseline[index], image_labels, path, image_size(path), args.bg_threshold)
-    name, saliency_path = f"{images.ids[index]}.npz", images.maps[index] if images.maps else None
-    maps = map_dir(args) / name, Path(args.second_cam_dir or map_dir(args)) / name, saliency_path
+    name, cam_dir = f"{images.ids[index]}.npz", find_cam_dir(args)
+    cams = cam_dir / name, Path(args.second_cam_dir or cam_dir) / name
+    saliency_map = images.saliency_maps[index] if images.saliency_maps else None
     parameters = ({"bg_threshold": args.bg_threshold} if args.fusion == "none" else {}) | dict(args.fusion_args)
     iterations = args.crf_iterations if args.crf else 0
-    return fuse_files(args.fusion, parameters, iterations, image_labels, path, *maps)
+    return fuse_files(args.fusion, parameters, iterations, image_labels, path, *cams, saliency_map)
 
 
-def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by: dict, args, world: World) -> None:
+def select_labels(images: Images, rule: ThresholdRule, folder: Path, made_by: dict, args, world: World) -> None:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
     before = images.baseline or voc_layout.files_of_ids(folder / "before", images.ids, ".png")
-    split_cams = voc_layout.files_of_ids(map_dir(args), images.ids, ".npz") if args.multi_class == "split" else None
-    selector = ImageSelector(thresholds, args.saliency_threshold, images.image_labels, images.maps, split_cams, before)
+    split_cams = None
+    if args.multi_class == "split":
+        split_cams = voc_layout.files_of_ids(find_cam_dir(args), images.ids, ".npz")
+    maps = images.image_labels, images.saliency_maps, split_cams
+    selector = ImageSelector(rule, args.saliency_threshold, *maps, reference_paths=before)
 
     def read_label(index: int) -> np.ndarray:
         return make_label(images, index, args) if images.baseline else load_label(before[index])
@@ -273,10 +277,9 @@ def select_labels(images: Images, thresholds: Thresholds, folder: Path, made_by:
     absent, measured = voc_layout.absent_files(folder, images.ids, ".png"), []
     with lock_output_folder(world, folder, made_by, ".png"):
         for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
-            label_of_class, measures, _ = selector.measure_image(index, read_label(index))
-            measured.append((index, label_of_class, *measures))
+            measured.append(selector.measure_image(index, read_label(index))[0])
         measured = sorted(distributed.gather_from_processes(measured))
-        chosen = selector.choose_thresholds(measured)
+        chosen = rule.compute(measured)
         for index in progress(absent, world, "selection"):
             label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)

@@ -27,9 +27,9 @@ def SOD_train() -> argparse.ArgumentParser:
     add("--edge_drop_path", _share, 0.3, "drop path of the edge head")
 
     add = _group(parser, "data")
-    add("--train_root", ["DIR"], ["dataset"], "data sets, or folders of such; never benchmark/", action=_Collect)
+    add("--train_root", ["DIR"], ["dataset"], "data sets, or folders of data sets; not benchmark/", action=_Collect)
     add("--edge_dir", "DIR", None, "edge maps DIR/[<data set>/]<stem>.png (default: made from the masks)")
-    add("--val_root", ["DIR"], [], "data sets, or folders of such, to validate on", action=_Collect)
+    add("--val_root", ["DIR"], [], "data sets, or folders of data sets, to validate on", action=_Collect)
     add("--val_every", _positive, 10, "epochs between two validations, each with a picture in TensorBoard")
     add("--colour_jitter", _share, 1.0, "strength of the colour augmentation; 1 is the paper's")
     add("--train_scales", [_scale], [1.0], "factors on --image_size; each batch draws one")
@@ -147,7 +147,8 @@ def predict() -> argparse.ArgumentParser:
     add("--input", ["PATH"], REQUIRED, "image files and folders of images")
     add("--list", "FILE", None, "predict only the images of these ids, one per line")
     add("--output", "DIR", REQUIRED, "write DIR/<stem>.png")
-    add("--scales", [_scale], [1.0], "factors on the image size, for saliency on the network input; maps are averaged")
+    text = "factors on the image size, for saliency on the network input; the logits of saliency are averaged, "
+    add("--scales", [_scale], [1.0], text + "those of segmentations are summed, also before --crf")
     add("--flip", bool, False, "add the mirror image")
     text = "images per batch; segmentation batches only images of equal size, and fewer above 1 MP; CAMs always use 1; "
     add("--batch", _count, 0, text + "0: 8, or 1 for segmentation on CPUs")
@@ -206,11 +207,11 @@ def evaluate() -> argparse.ArgumentParser:
     add("--pred", ["DIR"], REQUIRED, "folders of label maps <id>.png; repeatable", action=_Collect)
     _add_scored_ids(add)
     _add_scoring(add)
-    segmentation.set_defaults(**dict.fromkeys(("rules", "sweep", "saliency_dir", "multi_class", "t0", "bg_threshold")))
-    segmentation.set_defaults(selector="none")
+    # evaluate.py scores segmentations by the function of labels, which reads these
+    segmentation.set_defaults(selector="none", **dict.fromkeys(("rules", "sweep", "multi_class", "t0", "bg_threshold")))
 
     submission = kinds.add_parser("submission", help="check an archive for the test server of VOC 2012")
-    submission.set_defaults(report=None, bootstrap=0)
+    submission.set_defaults(report=None)
     add = _group(submission)
     add("--archive", "FILE", REQUIRED, "the .tar.gz of predict.py --voc_submission")
     add("--list", "FILE", REQUIRED, "ids that it must hold, one per line")
@@ -233,8 +234,8 @@ def prepare_data() -> argparse.ArgumentParser:
     )
     check = commands.add_parser("check", help="find faults in the data", description=text)
     add = _group(check)
-    add("--train_root", ["DIR"], [], "saliency training sets, or folders of such; repeatable", action=_Collect)
-    add("--benchmark", ["DIR"], [], "saliency test sets, or folders of such; repeatable", action=_Collect)
+    add("--train_root", ["DIR"], [], "saliency training sets, or folders of data sets; repeatable", action=_Collect)
+    add("--benchmark", ["DIR"], [], "saliency test sets, or folders of data sets; repeatable", action=_Collect)
     add("--csv", "FILE", None, "also write all findings to FILE")
     add("--workers", _count, 0, "processes that read files; 0: one per core")
     add = _add_voc(check, "VOC", data_dir=None)
@@ -296,6 +297,12 @@ def backbone_settings(args: argparse.Namespace) -> dict:
     """Return the backbone flags as the settings that are stored in a checkpoint."""
     settings = {name: getattr(args, name) for name in ("backbone", "backbone_args", "pixel_mean", "pixel_std")}
     return settings | {"backbone_args": dict(args.backbone_args)}
+
+
+def selector_settings(args: argparse.Namespace) -> dict:
+    """Return the selector flags as settings of a `ThresholdRule`."""
+    settings = {"form": args.selector_form, "t0": args.t0, "t1": args.t1, "tau": args.tau}
+    return settings | {"non_salient": args.non_salient_classes, "least_saliency": args.salient_norm}
 
 
 # flags that several scripts share

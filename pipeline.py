@@ -6,8 +6,8 @@ r"""Run a whole sequence of the README's commands: every stage, from data to tab
     python pipeline.py label_quality --saliency_dir experiments/saliency/ours/VOC2012
 
 Each command is shown and timed (<output>/times.tsv). A sequence that was stopped continues when it is started again:
-finished stages are skipped, trainings are resumed, and files that exist are not made again. All stages share one
-process.
+finished stages are skipped, trainings are resumed, and files that exist are not made again. The stages run one after
+the other from this process.
 """
 
 import sys
@@ -25,7 +25,6 @@ import shlex
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -37,6 +36,7 @@ from formats.images import load_grey, load_image
 from formats.labels import load_label, paint_label
 from formats.voc_layout import find_voc_root, load_ids
 from metrics.plots import save_picture_grid
+from pseudo_labels.cams import paint_cams
 from utils import interruption
 from utils.interruption import run_script
 from utils.output_folder import hold_folder, record_options
@@ -73,7 +73,7 @@ def demo(args) -> None:
     folder = Path(args.work_dir)
     hold_folder(folder)
     settings = {name: getattr(args, name) for name in ("seed", "num_saliency", "num_train", "num_val")}
-    record_options(folder, settings, suffix="voc12")
+    record_options(folder, settings, suffix="voc12")  # the folder voc12/ exists if scenes were drawn
     print(f"drawing {args.num_saliency + args.num_train + 2 * args.num_val} scenes in {folder}", flush=True)
     write_demo_scenes(folder, args.num_saliency, args.num_train, args.num_val, args.seed)
     if args.draw_only:
@@ -138,10 +138,9 @@ def draw_demo_picture(folder: Path) -> None:
     for name in load_ids(folder / "voc12/picture_id.txt"):
         image = load_image(folder / voc / "JPEGImages" / f"{name}.jpg")
         cams, _ = load_cams(folder / "cams" / f"{name}.npz")
-        heat = cv2.applyColorMap((cams.max(axis=0) * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
         saliency = load_grey(folder / "saliency/ours/VOC2012" / f"{name}.png")
         labels = [paint_label(load_label(folder / path / f"{name}.png")) for path in label_folders]
-        cells = [image, (image * 0.4 + heat * 0.6).astype(np.uint8), np.dstack([saliency] * 3), *labels]
+        cells = [image, (image * 0.4 + paint_cams(cams) * 0.6).astype(np.uint8), np.dstack([saliency] * 3), *labels]
         rows.append(dict(zip(titles, cells)))
     save_picture_grid(folder / "demo.png", rows)
 
@@ -290,7 +289,7 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
     for _, command in stages:
         parse_command(command)  # a mistake in the flags ends the sequence before its first stage
     hold_folder(folder)
-    finished, is_finished = finished_commands(folder / "times.tsv"), True
+    finished, is_finished = load_finished_commands(folder / "times.tsv"), True
     for number, (name, command) in enumerate(stages, start=1):
         is_finished = is_finished and command in finished
         print(f"\n[{number}/{len(stages)}] {name}\n$ python {command}", flush=True)
@@ -328,7 +327,7 @@ def parse_command(command: str):
     return script, args
 
 
-def finished_commands(times: Path) -> set[str]:
+def load_finished_commands(times: Path) -> set[str]:
     if not times.is_file():
         return set()
     with open(times, newline="", encoding="utf-8") as file:

@@ -82,7 +82,7 @@ def main(args) -> None:
     share = world.share([stems for stems in batches if missing.intersection(stems)])
     with lock_output_folder(world, output, result_options(args), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
-        results = predictions(stage, network, settings, images, bar, unreadable, args, world.device)
+        results = predict_images(stage, network, settings, images, bar, unreadable, args, world.device)
         results = (result for result in results if result[0] in missing)
         save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
     left_out = [error for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
@@ -130,7 +130,8 @@ def find_images(paths: list[str], list_name: str | None) -> tuple[dict[str, Path
     absent = [name for name in ids if name not in found]
     if absent:
         hint = hint_at_names(absent, {path.name for path in found.values()}, "")
-        raise MissingInputError(f"--input lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent, 3)}){hint}")
+        found = f"lacks {len(absent)} of {len(ids)} ids of --list ({shorten(absent, 3)}){hint}"
+        raise MissingInputError(f"--input {found}: name all folders, or remove the ids from the list")
     return {name: found[name] for name in ids}, others
 
 
@@ -140,8 +141,10 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
     given = ", ".join(flag for flag, value in flags.items() if value)
     if stage != "segmentation" and given:
         raise InputError(f"{given} need a segmentation checkpoint: --load_path {args.load_path} is of stage {stage}")
+    if args.window_stride and not args.window:
+        raise InputError("--window_stride needs --window")
     if args.window_stride and args.window_stride > args.window:
-        raise InputError(f"--window_stride {args.window_stride} is larger than --window {args.window}: it skips pixels")
+        raise InputError(f"--window_stride {args.window_stride} is larger than --window {args.window}: lower it")
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the name must end in .tar.gz or .tgz")
     classes = settings.get("classes", ())
@@ -150,9 +153,11 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
         raise InputError(f"--voc_submission needs the {len(VOC_CLASSES)} classes of VOC in its order, but {found}")
 
 
-def window_stride(args) -> int | None:
+def find_window_stride(args) -> int | None:
     """Return the stride of the windows in px, by default two thirds of the window side; None without --window."""
-    return args.window_stride or max(1, round(args.window * 2 / 3)) if args.window else None
+    if not args.window:
+        return None
+    return args.window_stride or max(1, round(args.window * 2 / 3))
 
 
 def result_options(args) -> dict:
@@ -162,7 +167,7 @@ def result_options(args) -> dict:
         "scales": args.scales,
         "flip": args.flip,
         "window": args.window or None,
-        "window_stride": window_stride(args),
+        "window_stride": find_window_stride(args),
         "crf_setting": args.crf_setting if args.crf else None,
         "crf_iterations": args.crf_iterations if args.crf else None,
     }
@@ -195,7 +200,7 @@ def try_to(read: Callable, path: Path):
         return error
 
 
-def predictions(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
+def predict_images(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
     """Yield stem, image (uint8 [H, W, 3]) and result of each image; threads read the next batch ahead.
 
     Adds the errors of images that cannot be read to `unreadable`, by stem.
@@ -219,7 +224,7 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
         return predict_saliency(network, images, settings["image_size"], device, **how)
     if stage == "classification":
         return [overlay_cams(network, image, device, **how) for image in images]
-    how |= {"window_px": args.window, "stride_px": window_stride(args)}
+    how |= {"window_px": args.window, "stride_px": find_window_stride(args)}
     if not args.crf:
         return list(predict_segmentation(network, np.stack(images), device, **how))
     probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]

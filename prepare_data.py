@@ -10,7 +10,8 @@ ones; existing lists and labels with other content are never replaced.
 
 `check` reads every file as the other scripts read it. Errors make the data unusable: missing files, files that are
 damaged or differ in size from their image, class ids that do not exist, repeated ids and stems, and saliency training
-pictures that are also in test data, found by their content. Notes are allowed, but may be unexpected.
+pictures that are also in test data, found by their content. Notes are about things that are allowed but may be
+unintended.
 """
 
 import sys
@@ -38,7 +39,6 @@ from utils.interruption import run_script
 from utils.processes import measure_all
 
 README_PLACES = {"dataset": find_training_sets, "dataset/benchmark": find_data_sets, "data/voc12": find_voc_root}
-MAX_NAMES_SHOWN = 3
 
 
 def main(args) -> int | None:
@@ -107,9 +107,7 @@ def check_voc_tree(args, voc_root: Path, findings: list[Finding]) -> list[Pictur
     list_dir, classes = Path(args.list_dir), load_class_names(voc_root)
     paths = [list_path(list_dir, name) for name in args.list or []] or sorted(list_dir.glob("*_id.txt"))
     if not paths:
-        raise MissingInputError(
-            f"--list_dir: no *_id.txt in {list_dir}: run prepare_data.py voc12, or write lists of one id per line"
-        )
+        raise MissingInputError(f"no *_id.txt in --list_dir {list_dir}: run prepare_data.py voc12, or write lists")
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
     folders += [("saliency map", require_folder(folder)) for folder in args.saliency_dir]
     folders += [("CAM", require_folder(folder)) for folder in args.cam_dir]
@@ -125,7 +123,7 @@ def print_table(findings: list[Finding]) -> None:
         kinds.setdefault((found.severity, found.what), []).append(found.path)
     width = max((len(what) for _, what in kinds), default=0)
     for (severity, what), paths in kinds.items():
-        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, MAX_NAMES_SHOWN)}")
+        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, 3)}")
 
 
 if __name__ == "__main__":

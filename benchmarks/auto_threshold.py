@@ -23,6 +23,7 @@ from formats.image_labels import load_image_labels
 from formats.labels import load_label, save_label
 from formats.voc_layout import find_voc_root, load_class_names, load_ids, truth_folder
 from metrics.tables import markdown_table, short_names
+from pseudo_labels.selector import fill_mask
 
 PROJECT = Path(__file__).resolve().parent.parent
 GRID = [round(0.05 * step, 2) for step in range(21)]
@@ -57,9 +58,7 @@ def degrade_truth(folder: Path, amplitude: float, args) -> None:
         if row.sum() == 1:
             label_of_class = int(row.argmax()) + 1
             mask = load_label(truth_folder(voc_root, ids) / f"{name}.png") == label_of_class
-            save_label(
-                folder / f"{name}.png", np.where(displace_outline(mask, amplitude, rng), label_of_class, 0).astype("u1")
-            )
+            save_label(folder / f"{name}.png", fill_mask(displace_outline(mask, amplitude, rng), label_of_class))
 
 
 def displace_outline(mask: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:

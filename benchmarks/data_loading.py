@@ -54,7 +54,9 @@ def main(argv: list[str]) -> None:
     num_labels = len(load_class_names(voc_root)) + 1
     pairs = list(zip(*paths))[: args.images]
     rows = [segmentation_row(pairs, num_labels, sides) for sides in LONG_SIDES_PX]
-    rows.append(saliency_row(training_pairs([args.train_root])[: args.images]))
+    pairs = training_pairs([args.train_root])[: args.images]
+    sides = PlainImages(pairs, plain_saliency), SaliencyTraining(pairs, seed=0)
+    rows.append([f"saliency, {SALIENCY_PX} px", *compare(*sides, len(pairs), [SALIENCY_PX])])
     header = ["", "plain, ms/image", "ours, ms/image", "speed-up"]
     save_page("data_loading", "data_loading", argv, [markdown_table(header, rows)])
 
@@ -75,11 +77,6 @@ def segmentation_row(pairs: list, num_labels: int, long_side: tuple[int, int]) -
     ours = SegmentationTraining(*zip(*pairs), num_labels, CROP_PX, long_side, seed=0)
     title = f"segmentation, crop {CROP_PX}, longer side {long_side[0]}–{long_side[1]} px"
     return [title, *compare(plain, ours, len(pairs))]
-
-
-def saliency_row(pairs: list) -> list[str]:
-    sides = PlainImages(pairs, plain_saliency), SaliencyTraining(pairs, seed=0)
-    return [f"saliency, {SALIENCY_PX} px", *compare(*sides, len(pairs), [SALIENCY_PX])]
 
 
 def compare(plain: Dataset, ours: Dataset, num_images: int, sides_px=()) -> list[str]:

@@ -119,7 +119,7 @@ def our_cams(network, images: dict[str, Path], folder: Path, device, flags: list
 def our_segmentations(network, images: dict[str, Path], folder: Path, device, flags: list[str]) -> None:
     args = options.predict().parse_args([*flags, *f"--load_path none --input none --output {folder}".split()])
     batches = predict.find_batches("segmentation", images, args, device)
-    results = predict.predictions("segmentation", network, {}, images, batches, {}, args, device)
+    results = predict.predict_images("segmentation", network, {}, images, batches, {}, args, device)
     predict.save_results(results, len(images), "segmentation", folder, args, num_callers=1)
 
 

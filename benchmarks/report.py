@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +25,8 @@ def environment_line() -> str:
 def cpu_name() -> str:
     """Model name of the processor, "CPU" if the system does not report it."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "CPU"
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor() or "CPU"
 
 
 def device_kind() -> str:

@@ -1,6 +1,6 @@
 """Time of scoring label maps, compared with decoding them and with a plain mIoU.
 
-    python -m benchmarks.segmentation_metrics --masks dataset/voc12/VOC2012/SegmentationClass
+    python -m benchmarks.segmentation_metrics --masks data/voc12/VOCdevkit/VOC2012/SegmentationClass
 
 Each mask is scored against a copy shifted by a few pixels, also a palette PNG. The plain mIoU, as in much public code,
 compares whole maps for each of 21 labels; its score must equal ours. One core; see benchmarks/timing.py.
@@ -58,12 +58,14 @@ def write_shifted(mask: Path, folder: Path) -> Path:
 
 def measure(chunks: list[list[tuple[Path, Path]]]) -> dict[str, float]:
     """Time per pair of each way, in ms."""
-    matrix, plain = ConfusionMatrix(NUM_LABELS), PlainCounts(NUM_LABELS)
-    ways = {"decoding": lambda *pair: None, "decoding + plain mIoU": plain.add, "decoding + mIoU": matrix.add}
-    ways |= {"decoding + all scores": partial(measure_label, num_labels=NUM_LABELS)}
+    matrix, plain = ConfusionMatrix(NUM_LABELS), np.zeros((3, NUM_LABELS))
+    ways = {"decoding": lambda *pair: None, "decoding + plain mIoU": partial(count_plainly, plain)}
+    ways |= {"decoding + mIoU": matrix.add, "decoding + all scores": partial(measure_label, num_labels=NUM_LABELS)}
     ms = milliseconds({name: partial(score_files, add) for name, add in ways.items()}, chunks, TURNS)
-    if not np.isclose(plain.miou(), matrix.scores()["mIoU"], rtol=1e-12):
-        raise AssertionError(f"plain mIoU {plain.miou()}, ours {matrix.scores()['mIoU']}")
+    both, predicted, true = plain
+    union = predicted + true - both
+    plain_miou, ours = np.mean(both[union > 0] / union[union > 0]), matrix.scores()["mIoU"]
+    assert np.isclose(plain_miou, ours, rtol=1e-12), f"plain mIoU {plain_miou}, ours {ours}"
     return ms
 
 
@@ -72,22 +74,12 @@ def score_files(add, pairs: list[tuple[Path, Path]]) -> None:
         add(load_label(prediction), load_label(truth))
 
 
-class PlainCounts:
-    """True positives, predicted and true pixels of each label, by comparisons of whole maps."""
-
-    def __init__(self, num_labels: int):
-        self.counts = np.zeros((3, num_labels))
-
-    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        known = truth < self.counts.shape[1]
-        for label in range(self.counts.shape[1]):
-            predicted, true = (prediction == label) & known, (truth == label) & known
-            self.counts[:, label] += (predicted & true).sum(), predicted.sum(), true.sum()
-
-    def miou(self) -> float:
-        both, predicted, true = self.counts
-        union = predicted + true - both
-        return float(np.mean(both[union > 0] / union[union > 0]))
+def count_plainly(counts: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Add the true positives, predicted and true pixels of each label, [3, L], by comparisons of whole maps."""
+    known = truth < NUM_LABELS
+    for label in range(NUM_LABELS):
+        predicted, true = (prediction == label) & known, (truth == label) & known
+        counts[:, label] += (predicted & true).sum(), predicted.sum(), true.sum()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Time several implementations of one task side by side in one process."""
 
 import time
-from collections.abc import Callable
 
 
 def milliseconds(ways: dict, chunks: list[list], turns: int = 1) -> dict:
@@ -14,14 +13,11 @@ def milliseconds(ways: dict, chunks: list[list], turns: int = 1) -> dict:
     for way in ways.values():
         way(chunks[0])
     for chunk in chunks:
-        rounds = [{name: _seconds(way, chunk) for name, way in ways.items()} for _ in range(turns)]
-        for name in ways:
-            seconds[name] += min(times[name] for times in rounds)
+        fastest = dict.fromkeys(ways, float("inf"))
+        for name, way in [*ways.items()] * turns:
+            started = time.perf_counter()
+            way(chunk)
+            fastest[name] = min(fastest[name], time.perf_counter() - started)
+        seconds = {name: seconds[name] + fastest[name] for name in ways}
     num_items = sum(map(len, chunks))
     return {name: 1e3 * total / num_items for name, total in seconds.items()}
-
-
-def _seconds(way: Callable, chunk: list) -> float:
-    started = time.perf_counter()
-    way(chunk)
-    return time.perf_counter() - started

@@ -39,5 +39,6 @@ def load_named_arrays(path) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             # members that are not arrays are returned as bytes
             return {name: np.asarray(archive[name]) for name in archive.files}
-    except Exception as error:  # numpy and zipfile fail in many ways on damaged archives
-        raise InputError(f"{path} cannot be read as named arrays ({first_line(error)}): create it again") from None
+    except Exception as error:  # numpy and zipfile fail in many ways on damaged archives, and numpy advises to unpickle
+        reason = "it holds pickled objects, or no arrays" if "pickle" in str(error) else first_line(error)
+        raise InputError(f"{path} cannot be read as named arrays ({reason}): create it again") from None

@@ -33,7 +33,7 @@ class Bootstrap:
             self._sum_chunk()
 
     def sums(self) -> np.ndarray:
-        """Sums float64 [B, K] of at least one image, exact for counts; NaN in a replicate without images."""
+        """Return the sums, float64 [B, K], NaN without images; at least one image must have been added."""
         if self.states:
             self._sum_chunk()
         drawn, sums = self.totals[:, :1], self.totals[:, 1:]
@@ -86,9 +86,10 @@ def comparison_table(
     columns: list[str], methods: dict[tuple[str, ...], MethodScores], show: Callable
 ) -> tuple[Table, list[str]]:
     """Table of the differences of all methods from the first one, with intervals, and notes on methods that were scored
-    on different images. Arguments as of `interval_table`; keys that differ in more than the method are not compared.
+    on different images. Arguments: see `interval_table`. Keys that differ in more than the method are not compared.
     """
-    rows, notes, ((first, *_), reference) = [], [], next(iter(methods.items()))
+    rows, notes = [], []
+    (first, *_), reference = next(iter(methods.items()))
     names = list(dict.fromkeys(name for name, *_ in methods))
     short = dict(zip(names, short_names(names)))
     for (name, *where), method in methods.items():
@@ -98,11 +99,9 @@ def comparison_table(
         if start.images.keys() != method.images.keys():
             notes.append(f"{' '.join(title)}: not compared: they were scored on different images")
             continue
-        rows.append([*title, *(show_difference(start, method, measure, show) for measure in method.replicates)])
+        rows.append(title)
+        for measure, values in method.replicates.items():
+            low, high = interval(values - start.replicates[measure])
+            difference = method.scores[measure] - start.scores[measure]
+            rows[-1].append(f"{show(difference)} [{show(low)}, {show(high)}]")
     return Table("comparison", [*columns[1:], "difference", *reference.replicates], rows), notes
-
-
-def show_difference(first: MethodScores, other: MethodScores, measure: str, show: Callable) -> str:
-    """Difference other − first of a measure, with its 95 % interval."""
-    low, high = interval(other.replicates[measure] - first.replicates[measure])
-    return f"{show(other.scores[measure] - first.scores[measure])} [{show(low)}, {show(high)}]"

@@ -46,15 +46,16 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class MeasuredLabel:
-    """Result for one image: `measure_label` of its label and of its mask, the IMAGE_MEASURES of its label, and its row
-    of `ImageSelector.measure_images`, which begins with index, class and overlap. `replaced` and `row` are None without
-    a selector and for images that do not have exactly one class.
+    """Result for one image: `measure_label` of its label and of its mask, and the IMAGE_MEASURES of its label.
+
+    `mask_state` and `measurement`, a `Measurement` of pseudo_labels/selector.py, are None without a selector and for
+    images that do not have exactly one class.
     """
 
-    kept: tuple
+    label_state: tuple
     scores: dict[str, float]
-    replaced: tuple | None = None
-    row: tuple | None = None
+    mask_state: tuple | None = None
+    measurement: tuple | None = None
 
 
 def score_labels(
@@ -62,9 +63,9 @@ def score_labels(
 ) -> tuple[dict, dict[str, MethodScores]]:
     """Score the labels of a source, and fill `source.report`; both results are empty if no image can be scored.
 
-    selector: None, or an `ImageSelector` of pseudo_labels, which adds the scores of the "selected" labels, statistics
-    of the "selector" and the "sweep" over these thresholds. Returns scores for the JSON file, and the scores of the
-    labels before and, as "<name> + selector", after the selector.
+    selector: None, or an `ImageSelector`, which adds the scores of the "selected" labels, statistics of the "selector"
+    and the "sweep" over these thresholds. Returns the scores for the JSON file, and a `MethodScores` of the labels
+    before and, as "<name> + selector", after the selector.
     """
     tasks = {data.ids[index]: index for index in source.inputs}
     measure = partial(measure_image, source.read, data, selector)
@@ -73,7 +74,7 @@ def score_labels(
         return {}, {}
     images = {index: label.scores for index, label in found.items()}
     settings = images, data.names, data.is_single, num_replicates
-    scores, before = score_images({index: label.kept for index, label in found.items()}, *settings)
+    scores, before = score_images({index: label.label_state for index, label in found.items()}, *settings)
     if not selector:
         return scores, {name: before}
     selected, statistics = select_labels(name, source, data, found, selector, sweep, workers)
@@ -88,22 +89,23 @@ def select_labels(
 
     found: image index → `MeasuredLabel`.
     """
-    rows = [label.row for label in found.values() if label.row]
-    chosen = selector.choose_thresholds(rows)
-    replaced = {index for index, label, overlap, *_ in rows if overlap > chosen["values"][label]}
-    selected = {index: label.replaced if index in replaced else label.kept for index, label in found.items()}
+    single = [label.measurement for label in found.values() if label.measurement]
+    chosen = selector.threshold_rule.compute(single)
+    replaced = {image.index for image in single if image.overlap > chosen["values"][image.label_of_class]}
+    selected = {index: label.mask_state if index in replaced else label.label_state for index, label in found.items()}
     if selector.split_cams:
-        tasks = {data.ids[index]: index for index, label in found.items() if not label.row}
+        tasks = {data.ids[index]: index for index, label in found.items() if not label.measurement}
         measure, report = partial(measure_split, source.read, data, selector, chosen["values"]), FileReport()
         splits = measure_files(measure, tasks, report, workers, f"{name}, split")
         selected |= {tasks[key]: quality for key, quality in splits}
         if report.unusable:  # the files were intact when they were first read
             raise InputError(next(iter(report.unusable.values())))
-    single, sweep_rows = [row[0] for row in rows], []
-    for threshold in sweep if rows else ():
-        above = {index for index, _, overlap, *_ in rows if overlap > threshold}
-        sweep_rows.append({"threshold": threshold, **score_selection(found, single, above, data)})
-    classes = summarize_classes(found, rows, replaced, chosen, data)
+    sweep_rows = []
+    if single:
+        for threshold in sweep:
+            above = {image.index for image in single if image.overlap > threshold}
+            sweep_rows.append({"threshold": threshold, **score_selection(found, single, above, data)})
+    classes = summarize_classes(found, single, replaced, chosen, data)
     return selected, {"selector": chosen["numbers"] | {"classes": classes}, "sweep": sweep_rows}
 
 
@@ -111,22 +113,21 @@ def measure_image(read: Callable, data: LabelData, selector, index: int) -> Meas
     """Measure the label of one image. Raises `InputError` if a file of the image cannot be used."""
     truth, num_labels = load_label(data.truth[index]), len(data.names)
     label = read(index, truth.shape)
-    kept = measure_or_refuse(label, truth, data, index)
-    scores = score_states(sum_states([kept], num_labels), num_labels)
+    label_state = measure_or_refuse(label, truth, data, index)
+    scores = score_states(sum_states([label_state], num_labels), num_labels)
     scores = {measure: float(scores[measure]) for measure in IMAGE_MEASURES}
     if selector and data.is_single[index]:
-        label_of_class, measures, mask = selector.measure_image(index, label)
-        replaced = measure_or_refuse(mask, truth, data, index)
-        return MeasuredLabel(kept, scores, replaced, (index, label_of_class, *measures))
+        measurement, mask = selector.measure_image(index, label)
+        return MeasuredLabel(label_state, scores, measure_or_refuse(mask, truth, data, index), measurement)
     if selector and selector.split_cams:
         selector.load_split(index, label.shape)  # raises now instead of after the whole list
-    return MeasuredLabel(kept, scores)
+    return MeasuredLabel(label_state, scores)
 
 
 def measure_split(read: Callable, data: LabelData, selector, thresholds: np.ndarray, index: int) -> tuple:
     """Measure the label of an image with several classes after the selector."""
     truth = load_label(data.truth[index])
-    label, *_ = selector.split(index, read(index, truth.shape), thresholds)
+    label = selector.select_image(index, read(index, truth.shape), thresholds)
     return measure_or_refuse(label, truth, data, index)
 
 
@@ -138,28 +139,26 @@ def measure_or_refuse(label: np.ndarray, truth: np.ndarray, data: LabelData, ind
         raise InputError(f"{data.ids[index]} against {data.truth[index]}: {error}") from None
 
 
-def score_selection(found: dict[int, MeasuredLabel], indices: list[int], replaced: set[int], data: LabelData) -> dict:
+def score_selection(found: dict[int, MeasuredLabel], images: list, replaced: set[int], data: LabelData) -> dict:
     """Scores of some images if the labels of `replaced` are replaced, and "replaced", the number of these."""
-    states = [found[index].replaced if index in replaced else found[index].kept for index in indices]
-    scores = name_scores(sum_states(states, len(data.names)), data.names)
-    return {"replaced": len(replaced.intersection(indices)), **scores}
+    masks = [found[image.index].mask_state for image in images if image.index in replaced]
+    labels = [found[image.index].label_state for image in images if image.index not in replaced]
+    return {"replaced": len(masks), **name_scores(sum_states([*masks, *labels], len(data.names)), data.names)}
 
 
 def summarize_classes(
-    found: dict[int, MeasuredLabel], rows: list[tuple], replaced: set[int], chosen: dict, data: LabelData
+    found: dict[int, MeasuredLabel], single: list, replaced: set[int], chosen: dict, data: LabelData
 ) -> dict[str, dict]:
     """Statistics of the selector on the single-class images of each class, by its name."""
     statistics = {}
-    for label in sorted({row[1] for row in rows}):
-        name, indices = data.names[label], [row[0] for row in rows if row[1] == label]
-        before, after = (
-            score_selection(found, indices, labels_replaced, data) for labels_replaced in (set(), replaced)
-        )
+    for label_of_class in sorted({image.label_of_class for image in single}):
+        name, images = data.names[label_of_class], [image for image in single if image.label_of_class == label_of_class]
+        before, after = (score_selection(found, images, indices, data) for indices in (set(), replaced))
         statistics[name] = {
-            "images": len(indices),
+            "images": len(images),
             "replaced": after["replaced"],
-            "saliency": float(chosen["saliency"][label]),
-            "threshold": float(chosen["values"][label]),
+            "saliency": float(chosen["saliency"][label_of_class]),
+            "threshold": float(chosen["values"][label_of_class]),
             "IoU_before": before["IoU"][name],
             "IoU_after": after["IoU"][name],
         }
@@ -167,16 +166,13 @@ def summarize_classes(
 
 
 def label_pictures(
-    sources: dict[str, LabelSource], scored: dict[str, MethodScores], data: LabelData, photographs: Path, count: int
+    sources: dict[str, LabelSource], scored: dict[str, MethodScores], data: LabelData, jpeg_folder: Path, count: int
 ) -> Iterator[Picture]:
-    """Yield the `count` images with the lowest mean mIoU over folders and rules, scores in percent.
-
-    photographs: folder of the JPEG images.
-    """
+    """Yield the `count` images with the lowest mean mIoU over folders and rules, scores in percent."""
     methods = {name: scored[name].images for name in sources if name in scored}
     for index, scores in select_worst(methods, "mIoU", count).items():
         truth = load_label(data.truth[index])
-        shown = load_photograph(photographs / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
+        shown = load_photograph(jpeg_folder / f"{data.ids[index]}.jpg") | {"truth": paint_label(truth)}
         shown |= {name: paint_label(sources[name].read(index, truth.shape)) for name in scores}
         classes = tuple(data.names[label] for label in np.unique(truth) if 0 < label < len(data.names))
         percent = {name: {key: 100 * score for key, score in of_image.items()} for name, of_image in scores.items()}

@@ -1,7 +1,8 @@
 """Quality of label maps: scores of the confusion matrix for both conventions of 255, and Boundary IoU.
 
 The state of a set of images, int64 [K], holds their number, their confusion matrix, and the intersections and unions of
-their boundary bands. States add up. That of one image is mostly zeros, and is kept as indices and values of the others.
+their boundary bands. States add up. The state of one image is mostly zeros, so only the indices and values of its
+nonzero entries are kept.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from metrics.segmentation import ConfusionMatrix, count_boundaries, mean_boundar
 from metrics.tables import replace_nan
 
 BOOTSTRAP_MEASURES = ("mIoU", "Acc", "Acc_class", "fwIoU", "boundary_IoU")  # measures with intervals and comparisons
-TINY_WEIGHT = 1e-9  # of the whole data set in each replicate: below rounding wherever a replicate has pixels
+TINY_WEIGHT = 1e-9  # share of the whole data set added to each replicate; too small to change a score
 
 
 def measure_label(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,18 +58,19 @@ def name_scores(state: np.ndarray, names: tuple[str, ...]) -> dict:
 def score_images(
     measured: dict[int, tuple], images: dict[int, dict], names: tuple[str, ...], is_single, num_replicates: int
 ) -> tuple[dict, MethodScores]:
-    """Score a set of images: `name_scores` for a JSON file, with "intervals", and the same with the bootstrap.
+    """Score a set of images. Returns the scores for the JSON file, and a `MethodScores`.
 
     measured: image index → result of `measure_label`. images: image index → scores of this image alone. is_single: bool
-    [N], whether an image has exactly one class, None if unknown. The former result also has the scores of
-    "single_class" and "multi_class" images, None if there are none, unless `is_single` is unknown.
+    [N], whether an image has exactly one class, None if unknown. If it is known, the scores for the JSON file contain
+    those of "single_class" and "multi_class" images, None if there are none.
     """
     num_labels, replicates = len(names), {}
     total = sum_states(measured.values(), num_labels)
     scores = name_scores(total, names)
-    for key, wanted in (("single_class", True), ("multi_class", False)) if is_single is not None else ():
-        part = [image for index, image in measured.items() if is_single[index] == wanted]
-        scores[key] = name_scores(sum_states(part, num_labels), names) if part else None
+    if is_single is not None:
+        for key, wanted in (("single_class", True), ("multi_class", False)):
+            part = [image for index, image in measured.items() if is_single[index] == wanted]
+            scores[key] = name_scores(sum_states(part, num_labels), names) if part else None
     if num_replicates:
         bootstrap = Bootstrap(num_replicates)
         for index, image in measured.items():

@@ -12,9 +12,7 @@ MEASURES = ("Acc", "Acc_class", "mIoU", "fwIoU")
 QUALITY_COLUMNS = dict(zip(MEASURES, MEASURES))
 QUALITY_COLUMNS |= {"mIoU_dropped": "mIoU*", "coverage": "coverage", "boundary_IoU": "boundary IoU"}
 SUBSETS = {"single_class": "single-class", "multi_class": "multi-class"}
-SEED = re.compile(
-    r"(?:(.*?)[/\\]+)?seed(\d+)[/\\]*( \+ selector)?"
-)  # of <setting>/seed<N>, before or after the selector
+SEED_FOLDER = re.compile(r"(?:(.*?)[/\\]+)?seed(\d+)[/\\]*( \+ selector)?")  # <setting>/seed<N>
 
 
 def label_tables(kind: str, names: tuple[str, ...], results: dict) -> tuple[list[Table], list[Plot]]:
@@ -59,7 +57,7 @@ def seed_tables(versions: dict) -> list[Table]:
     """
     settings: dict[str, dict[int, dict]] = {}
     for name, scores in versions.items():
-        match = SEED.fullmatch(name)
+        match = SEED_FOLDER.fullmatch(name)
         if match:
             settings.setdefault((match[1] or ".") + (match[3] or ""), {})[int(match[2])] = scores
     if all(len(runs) < 2 for runs in settings.values()):

@@ -1,6 +1,6 @@
 """One HTML file of all scores: sortable tables, curves, and pictures that can be searched, filtered and sorted.
 
-Style, script and images are inside the file, which loads nothing else. Without scripts only the controls are missing.
+Style, script and images are inside the file, which loads nothing else. Without JavaScript it lacks only the controls.
 """
 
 import base64

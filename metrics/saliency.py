@@ -18,37 +18,32 @@ also use two other definitions of max F: maxF_of_mean_PR, from mean precision an
 
 Cases that the reference leaves undefined are defined here; `strict_reference` returns the values of the reference:
     S         empty quadrants are excluded (reference: NaN if the centroid rounds to the last row or column)
-    E         a mean above 1 is reported as 1 (reference: N / (N − 1) for a perfect map, because the sum over N pixels
-              is divided by N − 1); an image of one pixel has 0 or 1 (reference: 4.5e15)
-As in the reference, an empty truth has F, wF, IoU and Dice 0 for any map, BER at least 0.5, S 1 − mean of the map, and
-E the share of pixels below the threshold. A full truth has Specificity 0, S the mean of the map, and E the share of
-pixels at or above the threshold. Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has none.
+    E         at most 1 (reference: N / (N − 1) for a perfect map of N pixels; 4.5e15 for an image of one pixel)
+Boundary IoU is 1 if neither map nor truth has an outline, 0 if one of them has none.
 """
 
 import cv2
 import numpy as np
 
 from metrics.segmentation import band_distance_px, boundary_band
-from metrics.weighted_f import EPS, find_box, stretch_levels
-from metrics.weighted_f import weighted_f as measure_weighted_f
+from metrics.weighted_f import EPS, find_box, measure_weighted_f, stretch_levels
 
 F_BETA2 = 0.3
 S_ALPHA = 0.5
 NUM_LEVELS = 256
 
 # State of an image, [K]: 1, VALUES, and CURVES [9, 257], with the adaptive threshold as the last point.
-VALUES = ("MAE", "S", "wF", "boundary_IoU", "mean_of_maxF")
-CURVES = ("precision", "recall", "F", "IoU", "Dice", "Specificity", "Accuracy", "BER", "E")
+VALUES = ("MAE", "S", "wF", "mean_of_maxF", "boundary_IoU")
+CURVES = ("precision", "recall", "F", "E", "IoU", "Dice", "Specificity", "Accuracy", "BER")
 STATE_SIZE = 1 + len(VALUES) + len(CURVES) * (NUM_LEVELS + 1)
 
 
 def score_states(states: np.ndarray, strict_reference: bool = False) -> dict[str, np.ndarray]:
     """Scores by name, 0..1, [...], of sums of states [..., K]; wF is NaN unless it was measured on every image."""
-    values, curves = mean_states(states)
+    scores, curves = mean_states(states)
     adaptive = {name: curve[..., NUM_LEVELS] for name, curve in curves.items()}
     curves = {name: curve[..., :NUM_LEVELS] for name, curve in curves.items()}
-    scores = {name: values[name] for name in ("MAE", "S", "wF", "mean_of_maxF", "boundary_IoU")}
-    for name in ("F", "E", "IoU", "Dice", "Specificity", "Accuracy", "BER"):
+    for name in CURVES[2:]:
         best = {"minBER": curves["BER"].min(-1)} if name == "BER" else {f"max{name}": curves[name].max(-1)}
         scores |= best | {f"mean{name}": curves[name].mean(-1), f"adp{name}": adaptive[name]}
     scores["maxF_of_mean_PR"] = f_measure(curves["precision"], curves["recall"]).max(-1)
@@ -88,8 +83,8 @@ def measure_map(
         (background @ values + foreground @ (1 - values)) / counts.sum(),  # mean absolute error
         s_measure(quadrants, values, prediction, parts, strict_reference),
         measure_weighted_f(prediction, truth) if weighted_f else np.nan,
-        mask_boundary_iou(prediction >= int(np.searchsorted(values, 0.5)), truth),
         curves[CURVES.index("F"), :NUM_LEVELS].max(),
+        mask_boundary_iou(prediction >= int(np.searchsorted(values, 0.5)), truth),
     )
     return np.concatenate([[1.0], measured, curves.ravel()])
 
@@ -204,7 +199,7 @@ def object_score(counts: np.ndarray, values: np.ndarray) -> float:
 
 
 def region_scores(quadrants, values, prediction, parts) -> np.ndarray:
-    """Structural similarity of map and truth in each quadrant, [4]. Arguments as of `s_measure`."""
+    """Structural similarity of map and truth in each quadrant, [4]. Arguments: see `s_measure`."""
     both, foreground = quadrants.sum(axis=1), quadrants[:, 1]  # [4, 256]
     number = np.maximum(both.sum(axis=1), 1)
     freedom = np.maximum(number - 1, 1)

@@ -53,10 +53,8 @@ def find_maps(method: Path, gt_root: Path, allow_missing: bool = False) -> dict[
         report = FileReport(missing=missing, extra=[stem for stem in maps if stem not in truth])
         found[data_set] = MapFiles({stem: maps[stem] for stem in truth if stem in maps}, truth, report)
     if not found:
-        raise MissingInputError(
-            f"--pred {method} has no folder of a data set of --gt_root {gt_root}: expected maps <data set>/<stem>.png "
-            "and truth <data set>/Masks/<stem>.png"
-        )
+        expected = "expected maps <data set>/<stem>.png and truth <data set>/Masks/<stem>.png"
+        raise MissingInputError(f"--pred {method} has no folder of a data set of --gt_root {gt_root}: {expected}")
     return found
 
 
@@ -80,7 +78,7 @@ def score_maps(
 ) -> tuple[dict, MethodScores | None]:
     """Score the maps of one method on one data set, and fill `files.report`.
 
-    Returns scores for the JSON file, empty if no image can be scored, and the same with IMAGE_MEASURES of each image.
+    Returns the scores for the JSON file, empty if no image can be scored, and a `MethodScores`.
     """
     bootstrap, total, images = Bootstrap(num_replicates), 0, {}
     indices = {stem: index for index, stem in enumerate(files.truth)}

@@ -29,10 +29,9 @@ class ConfusionMatrix:
             raise ValueError(f"holds label {max(present)}, but there are only 0 to {self.num_labels - 1} and 255")
         self.counts += pairs[: self.num_labels, [*range(self.num_labels), IGNORE_LABEL]]
 
-    def scores(self, predicted_255: str = "miss") -> dict:
+    def scores(self) -> dict:
         """Return the result of `score_counts` with 0-d arrays converted to floats."""
-        scores = score_counts(self.counts, predicted_255)
-        return {name: value if value.ndim else float(value) for name, value in scores.items()}
+        return {name: value if value.ndim else float(value) for name, value in score_counts(self.counts).items()}
 
 
 def count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

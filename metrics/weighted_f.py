@@ -14,7 +14,7 @@ HALVING_PX = 5  # distance at which the weight of a false alarm is halfway betwe
 MAX_DISTANCE2 = 2 * FILTER_RADIUS_PX**2  # largest squared distance of a background pixel that the filter reads
 
 
-def weighted_f(prediction: np.ndarray, truth: np.ndarray) -> float:
+def measure_weighted_f(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Weighted F-measure of one saliency map, 0..1; 0 if the truth is empty.
 
     prediction: uint8 [H, W]; truth: bool [H, W].

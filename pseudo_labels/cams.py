@@ -52,7 +52,7 @@ def compute_cams(
 @torch.inference_mode()
 def overlay_cams(network, image: np.ndarray, device, scales, flip: bool, amp: bool | str) -> np.ndarray:
     """Overlay an image, uint8 [H, W, 3], with the strongest map of the classes of a probability above 0.5, or else of
-    the most probable class; other arguments as of `compute_cams`.
+    the most probable class. Other arguments: see `compute_cams`.
     """
     tensor = network.backbone.normalise(image_to_tensor(image, device))
     with autocast(device, amp):
@@ -60,9 +60,13 @@ def overlay_cams(network, image: np.ndarray, device, scales, flip: bool, amp: bo
     logits = logits.float().cpu().numpy()
     image_labels = (logits > 0 if (logits > 0).any() else np.arange(len(logits)) == logits.argmax())[None]  # [1, C]
     ((cams, _),) = compute_cams(network, image[None], image_labels, device, scales, flip, amp=amp)
+    return cv2.addWeighted(image, 0.5, paint_cams(cams), 0.5, 0)
+
+
+def paint_cams(cams: np.ndarray) -> np.ndarray:
+    """Paint the strongest of the maps [K, H, W] in 0..1 from blue to red, RGB uint8 [H, W, 3]."""
     heat = (cams.max(axis=0) * 255).astype(np.uint8)  # [H, W]
-    colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1]
-    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+    return np.ascontiguousarray(cv2.applyColorMap(heat, cv2.COLORMAP_JET)[:, :, ::-1])
 
 
 def normalise_cams(class_maps: Tensor) -> Tensor:

@@ -37,12 +37,12 @@ MIN_PROB = 1e-5  # as in pydensecrf; keeps the energies finite
 class DenseCrf:
     """The kernels of one image: raw RGB uint8 [H, W, 3], no mean subtracted."""
 
-    def __init__(self, image: np.ndarray, settings: CrfSettings, device="cpu"):
+    def __init__(self, image: np.ndarray, settings: CrfSettings):
         assert image.dtype == np.uint8, f"{image.dtype}: the CRF takes the raw image, no mean subtracted"
         self.settings = settings
         self.hw = image.shape[:2]
-        colour = torch.tensor(np.ascontiguousarray(image), device=device).flatten(0, 1).T.float()  # [3, N]
-        rows, columns = (torch.arange(length, device=device).float() for length in self.hw)
+        colour = torch.tensor(np.ascontiguousarray(image)).flatten(0, 1).T.float()  # [3, N]
+        rows, columns = (torch.arange(length).float() for length in self.hw)
         place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")).flatten(1)  # [2, N]
         scaled = torch.cat([place / settings.bilateral_sxy, colour / settings.bilateral_srgb])
         self.gaussian = PermutohedralLattice(place / settings.gaussian_sxy)
@@ -50,7 +50,7 @@ class DenseCrf:
 
     @torch.no_grad()
     def mean_field(self, unary: Tensor, iterations: int = 10) -> Tensor:
-        """Energies (−log probabilities) [L, H, W] → posteriors float32 [L, H, W] on the device of the CRF."""
+        """Energies (−log probabilities) [L, H, W] → posteriors float32 [L, H, W] on the CPU."""
         unary = unary.to(self.gaussian.splat_weights).flatten(1).T.contiguous()  # [N, L]
         probs = F.softmax(-unary, dim=1)
         for _ in range(iterations):
@@ -72,7 +72,7 @@ def refine_label(crf: DenseCrf, label: np.ndarray, iterations: int = 10) -> np.n
     right = torch.from_numpy(label == present[:, None, None])  # [L, H, W]
     probs = torch.where(right, GT_PROB, (1 - GT_PROB) / (len(present) - 1))
     probs[:, torch.from_numpy(label == IGNORE_LABEL)] = 1 / len(present)
-    return present[crf.mean_field(-probs.log(), iterations).argmax(dim=0).cpu().numpy()]
+    return present[crf.mean_field(-probs.log(), iterations).argmax(dim=0).numpy()]
 
 
 def refine_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
@@ -83,8 +83,9 @@ def refine_probs(crf: DenseCrf, probs: Tensor, iterations: int = 10) -> Tensor:
 def refine_to_label(crf: DenseCrf, probs: Tensor, labels: np.ndarray, iterations: int = 10) -> np.ndarray:
     """Refine probabilities [K, H, W] of `labels`, uint8 [K], and take the most probable: → uint8 [H, W].
 
-    Pass only labels that are most probable at some pixel: the time grows with their number, others hardly ever win.
+    Pass only labels that are most probable at some pixel: the time grows with the number of labels, and others almost
+    never win.
     """
     if len(labels) == 1:
         return np.full(crf.hw, labels[0], np.uint8)
-    return labels[refine_probs(crf, probs, iterations).argmax(dim=0).cpu().numpy()]
+    return labels[refine_probs(crf, probs, iterations).argmax(dim=0).numpy()]

@@ -22,35 +22,37 @@ from formats.labels import check_labels, load_label
 from formats.pickles import load_object_array
 from pseudo_labels.fusion_rules import strongest
 
-SUFFIXES = (".png", ".npy", ".npz")
+LABEL_SUFFIXES = (".png", ".npy", ".npz")
 MAP_KEYS = ("high_res", "hr_cam", "attn_highres", "rw", "cams", "cam")  # the finest resolution first
 CLASS_KEYS = ("keys", "classes")
 CLASS_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
-def find_baseline(folder, ids: list[str]) -> list[Path]:
-    """Find the file of every id in a folder.
+def find_baseline(folder, ids: list[str], suffixes=LABEL_SUFFIXES, allow_missing: bool = False) -> dict[str, Path]:
+    """Find the file of each id in a folder; with `allow_missing`, one of them is enough.
 
     Raises `MissingInputError` if the folder or a file is missing, `InputError` if an id has two files.
     """
     folder = require_folder(folder)
     present = {path.name for path in folder.iterdir()}
-    found = [[name + suffix for suffix in SUFFIXES if name + suffix in present] for name in ids]
-    missing = [name for name, names in zip(ids, found) if not names]
-    if missing:
+    found = {name: [name + suffix for suffix in suffixes if name + suffix in present] for name in ids}
+    missing = [name for name, names in found.items() if not names]
+    if missing and not (allow_missing and len(missing) < len(ids)):
         lacking = f"{len(missing)} of {len(ids)} images ({shorten(missing)})"
-        raise MissingInputError(f"{folder} lacks the labels of {lacking}: expected <id>{', <id>'.join(SUFFIXES)}")
-    ambiguous = [names for names in found if len(names) > 1]
+        advice = f"add <id>{' or <id>'.join(suffixes)}, or remove their ids (evaluate.py: or --allow_missing)"
+        raise MissingInputError(f"{folder} lacks the labels of {lacking}: {advice}")
+    ambiguous = [names for names in found.values() if len(names) > 1]
     if ambiguous:
         raise InputError(f"{folder} holds {' and '.join(ambiguous[0])}: remove all but one")
-    return [folder / names[0] for names in found]
+    return {name: folder / names[0] for name, names in found.items() if names}
 
 
-def load_baseline(path: Path, image_labels: np.ndarray, image_path, shape_hw, bg_threshold: float) -> np.ndarray:
+def load_baseline(path: Path, image_labels: np.ndarray, reference_path, shape_hw, bg_threshold: float) -> np.ndarray:
     """Load the label map of an image, uint8 [H, W].
 
     image_labels: bool [C], the classes of the image. bg_threshold: score of the background where the file has none.
-    Raises `InputError` for unknown labels, scores of other classes, or a size other than `shape_hw` of `image_path`.
+    Raises `InputError` for unknown labels, scores of other classes, or a size other than `shape_hw`, which is that of
+    the file `reference_path`.
     """
     if path.suffix == ".png":
         label = load_label(path)
@@ -63,7 +65,7 @@ def load_baseline(path: Path, image_labels: np.ndarray, image_path, shape_hw, bg
             scores = np.stack([cv2.resize(score, shape_hw[::-1], interpolation=cv2.INTER_LINEAR) for score in scores])
         background = scores[0] if labels[0] == 0 else np.full(shape_hw, bg_threshold, np.float32)
         label = strongest(background, scores[labels > 0], labels[labels > 0])
-    check_size(path, label.shape, image_path, shape_hw)
+    check_size(path, label.shape, reference_path, shape_hw)
     return label
 
 
@@ -85,28 +87,29 @@ def load_scores(path: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarra
     try:
         keys, scores = np.asarray(keys).reshape(-1), np.asarray(maps)
     except ValueError:
-        raise InputError(f"{path} holds maps of several sizes") from None
+        raise InputError(f"{path} holds maps of several sizes: save all at one size") from None
     if len(keys) and scores.shape[:1] == (len(keys) - 1,) and keys[0] == 0:
         keys = keys[1:]  # Puzzle-CAM lists the background, but stores no map of it
     is_numeric = {keys.dtype.kind, scores.dtype.kind} <= set("iufb")
     if not is_numeric or scores.shape[:1] != keys.shape or (len(keys) and (scores.ndim != 3 or scores.size == 0)):
-        raise InputError(f"{path} holds {len(keys)} classes, but maps of {scores.dtype} {list(scores.shape)}")
-    labels = labels_of_keys(keys, expected, path, may_count_from_0="classes" not in content)
+        found = f"{len(keys)} classes, but maps of {scores.dtype} {list(scores.shape)}"
+        raise InputError(f"{path} holds {found}: save one map [H, W] of numbers per class")
+    labels = convert_keys(keys, expected, path, may_count_from_0="classes" not in content)
     scores = scores[np.argsort(labels)].astype(np.float32)
     if not np.isfinite(scores).all():
         raise InputError(f"{path} holds numbers that are not finite: make it again")
     return scores, np.sort(labels).astype(np.uint8)
 
 
-def labels_of_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_0: bool) -> np.ndarray:
+def convert_keys(keys: np.ndarray, expected: np.ndarray, path, may_count_from_0: bool) -> np.ndarray:
     """Convert class numbers to labels, given the labels that the image has; raise `InputError` for other classes."""
-    given, wanted = sorted(keys.tolist()), expected.tolist()
-    if given in (wanted, [0, *wanted]):
+    found, wanted = sorted(keys.tolist()), expected.tolist()
+    if found in (wanted, [0, *wanted]):
         return keys
-    if may_count_from_0 and given == [label - 1 for label in wanted]:
+    if may_count_from_0 and found == [label - 1 for label in wanted]:
         return keys + 1
-    wanted = f"by its image labels the image has {wanted} (or these minus 1)"
-    raise InputError(f"{path} holds scores of the classes {given}, but {wanted}: check --image_labels")
+    reason = f"holds scores of the classes {found}, but by its image labels the image has {wanted} (or these minus 1)"
+    raise InputError(f"{path} {reason}: check --image_labels")
 
 
 def load_dict(path: Path) -> dict:
@@ -117,7 +120,7 @@ def load_dict(path: Path) -> dict:
     content = load_object_array(path, TENSOR_FUNCTIONS)
     content = content.item() if content.shape == () else content
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of scores")
+        raise InputError(f"{path} holds a {type(content).__name__}: save a dict of scores")
     return content
 
 

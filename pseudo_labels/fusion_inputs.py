@@ -8,7 +8,7 @@ import numpy as np
 from formats.cams import load_cams
 from formats.errors import InputError
 from formats.images import check_size, image_size, load_aligned_grey, load_image
-from pseudo_labels.fusion_rules import evidence_of, fuse
+from pseudo_labels.fusion_rules import fuse, list_inputs
 
 
 def fuse_files(
@@ -16,15 +16,14 @@ def fuse_files(
 ) -> np.ndarray:
     """Make the label map, uint8 [H, W], of an image by a fusion rule and, with `crf_iterations`, the CRF.
 
-    image_labels: bool [C]. saliency_map: a `GreyMap`, or None. Raises `InputError` for maps of other classes and for
-    files of different sizes.
+    Files: see `load_evidence`.
     """
-    evidence = load_evidence(evidence_of(rule), cam_path, second_cam_path, image_path, saliency_map, image_labels)
+    evidence = load_evidence(list_inputs(rule), image_labels, image_path, cam_path, second_cam_path, saliency_map)
     label = fuse(rule, evidence, parameters)
     return label_crf(load_image(image_path))(label, iterations=crf_iterations) if crf_iterations else label
 
 
-def load_evidence(wanted: list[str], cam_path, second_cam_path, image_path, saliency_map, image_labels) -> dict:
+def load_evidence(wanted: list[str], image_labels, image_path, cam_path, second_cam_path, saliency_map) -> dict:
     """Load the inputs `wanted` by a rule (see fusion_rules.py), and always `cams` and `classes`; return a dict by name.
 
     image_labels: bool [C]. saliency_map: a `GreyMap`, or None. Raises `InputError` for maps of other classes and for
@@ -50,7 +49,8 @@ def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray,
     cams, labels = load_cams(path)
     expected = np.flatnonzero(image_labels) + 1
     if labels.tolist() != expected.tolist():
-        raise InputError(f"{path} holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}")
+        found = f"holds maps of the labels {labels.tolist()}, but the image has {expected.tolist()}"
+        raise InputError(f"{path} {found}: make the maps again, or check --image_labels")
     return cams, labels
 
 

@@ -40,9 +40,9 @@ def oaa(
 ) -> np.ndarray:
     """OAA (Jiang et al., ICCV 2019), MCIS (Sun et al., ECCV 2020): the background score is 1 − saliency.
 
-    Scores below `cam_threshold` become 0. Ignored are pixels with two scores above `conflict_threshold`, background
-    that is salient or has a map above `certain_threshold`, and the whole image if its foreground is a smaller share
-    than `smallest_share`.
+    Scores below `cam_threshold` become 0. Three things become 255: pixels with two scores above `conflict_threshold`;
+    background pixels that are salient or have a map above `certain_threshold`; the whole image if its share of
+    foreground is below `smallest_share`.
     """
     scores = suppress_small(1 - saliency, cam_threshold), suppress_small(cams, cam_threshold)
     label = strongest(*scores, classes)
@@ -134,24 +134,24 @@ def fuse(rule: str, evidence: dict, parameters: dict) -> np.ndarray:
     """Apply a rule by its name to its inputs, by name in `evidence`. An image without classes is all background."""
     if len(evidence["classes"]) == 0:
         return np.zeros(evidence["cams"].shape[1:], np.uint8)
-    return RULES[rule](*(evidence[name] for name in evidence_of(rule)), **parameters)
+    return RULES[rule](*(evidence[name] for name in list_inputs(rule)), **parameters)
 
 
-def evidence_of(rule: str) -> list[str]:
+def list_inputs(rule: str) -> list[str]:
     """Names of the inputs of a rule, in order."""
     return inspect.getfullargspec(RULES[rule]).args
 
 
-def parameters_of(rule: str) -> dict[str, float]:
+def list_parameters(rule: str) -> dict[str, float]:
     """Names and defaults of the parameters of a rule, with those that it passes on to `oaa`."""
     signature = inspect.getfullargspec(RULES[rule])
-    passed_on = parameters_of("oaa") if signature.varkw else {}
+    passed_on = list_parameters("oaa") if signature.varkw else {}
     return passed_on | (signature.kwonlydefaults or {})
 
 
 def check_parameters(rule: str, given: dict) -> None:
     """Raise `InputError` for a parameter that the rule does not have, or that is not a finite number."""
-    known = parameters_of(rule)
+    known = list_parameters(rule)
     for name, value in given.items():
         if name not in known or type(value) not in (int, float) or not math.isfinite(value):
             choices = ", ".join(f"{key}={default:.3g}" for key, default in known.items()) or "none"

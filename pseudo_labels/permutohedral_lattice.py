@@ -17,7 +17,7 @@ class PermutohedralLattice:
     def __init__(self, features: Tensor):
         # pydensecrf pads the points with zeros to a multiple of four, which creates the vertices of the zeros.
         filled = F.pad(features, (0, -features.shape[1] % 4))  # [D, N'], N' ≤ N + 3
-        corners, weights, steps = enclosing_simplices(filled)  # [N', D + 1], [N', D + 1], [D + 1]
+        corners, weights, steps = find_simplices(filled)  # [N', D + 1], [N', D + 1], [D + 1]
         num_points, size = features.shape[1], corners.shape[1]
         weights[num_points:] = 0
         # The stable sort keeps the order of the points of a vertex, so that sums in `filter` are reproducible.
@@ -37,16 +37,14 @@ class PermutohedralLattice:
 
     def filter(self, values: Tensor) -> Tensor:
         """Filter L values per point, float32 [N, L] → [N, L]. `F.embedding_bag` multiplies by a sparse matrix."""
-        lattice = F.embedding_bag(
-            self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights
-        )  # [V, L]
-        lattice = F.pad(lattice, (0, 0, 0, 1))  # the last row stands for absent vertices
+        lattice = F.embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=self.splat_weights)
+        lattice = F.pad(lattice, (0, 0, 0, 1))  # [V + 1, L], the last row stands for absent vertices
         for pairs in self.neighbours:
             lattice[:-1] += 0.5 * F.embedding_bag(pairs, lattice, mode="sum")
         return F.embedding_bag(self.vertices, lattice, mode="sum", per_sample_weights=self.slice_weights)
 
 
-def enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The D + 1 lattice vertices around each point of [D, N], and the barycentric weights of the point.
 
     → keys int64 [N, D + 1]: coordinates encoded as one number in mixed radix; weights float32 [N, D + 1]; steps int64

@@ -7,6 +7,7 @@ overlap of mask and label with one threshold per class. `select_regions` extends
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pseudo_labels.fusion_inputs import load_checked_cams
 LARGEST_T0 = 0.5  # upper bound of `auto_threshold`
 
 
-def overlap(label: np.ndarray, mask: np.ndarray) -> float:
+def measure_overlap(label: np.ndarray, mask: np.ndarray) -> float:
     """IoU of a saliency mask (bool [H, W]) and the foreground of a label (uint8 [H, W]), 0..1; 0 for an empty union.
 
     Pixels with label 255 (ignore) count neither in the intersection nor in the union.
@@ -36,7 +37,7 @@ def select(label: np.ndarray, mask: np.ndarray, label_of_class: int, threshold: 
     The mask, filled with the class, replaces the whole label if their overlap exceeds the threshold of the class. An
     empty mask never replaces a label.
     """
-    replaces = mask.any() and overlap(label, mask) > threshold
+    replaces = mask.any() and measure_overlap(label, mask) > threshold
     return fill_mask(mask, label_of_class) if replaces else label
 
 
@@ -50,25 +51,23 @@ def split_mask(mask: np.ndarray, cams: np.ndarray, classes: np.ndarray) -> np.nd
     return np.where(mask, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
 
 
-def select_regions(
-    label: np.ndarray, regions: np.ndarray, classes: np.ndarray, thresholds: np.ndarray
-) -> tuple[np.ndarray, list[int]]:
-    """Select the label of an image with several classes; return it and the classes that were replaced.
+def select_regions(label: np.ndarray, regions: np.ndarray, classes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Select the label, uint8 [H, W], of an image with several classes.
 
-    label uint8 [H, W]; regions uint8 [H, W] of `split_mask`; thresholds float [C + 1]. Each class is treated as on a
-    single-class image: its region replaces its part of the label if their overlap exceeds the threshold. The former
-    pixels of a replaced class outside the mask become 255 (ignore): they may show another class or the background.
+    regions uint8 [H, W] of `split_mask`; thresholds float [C + 1]. Each class is treated as on a single-class image:
+    its region replaces its part of the label if their overlap exceeds the threshold. The former pixels of a replaced
+    class outside the mask become 255 (ignore): they may show another class or the background.
     """
     selected, replaced = label.copy(), []
     for label_of_class in map(int, classes):
         region = regions == label_of_class
         of_class = np.where(label == IGNORE_LABEL, IGNORE_LABEL, label == label_of_class).astype(np.uint8)
-        if region.any() and overlap(of_class, region) > thresholds[label_of_class]:
+        if region.any() and measure_overlap(of_class, region) > thresholds[label_of_class]:
             selected[(label == label_of_class) & (regions == 0)] = IGNORE_LABEL
             replaced.append(label_of_class)
     for label_of_class in replaced:
         selected[regions == label_of_class] = label_of_class
-    return selected, replaced
+    return selected
 
 
 def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -82,8 +81,18 @@ def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> 
     return np.where((counts > 0) & (largest > 0), means / (largest or 1), 1.0)
 
 
+class Measurement(NamedTuple):
+    """Measures of a single-class image; S is its saliency in 0..1."""
+
+    index: int
+    label_of_class: int  # 1..C
+    overlap: float  # of label and mask; −1 for an empty mask, which never replaces a label
+    norm: float  # ‖S‖₂ / √(H·W)
+    certainty: float  # mean of |2 S − 1|
+
+
 @dataclass(frozen=True)
-class Thresholds:
+class ThresholdRule:
     """Rule that derives the threshold of each class from the single-class images of a data set.
 
     classes          names of the C foreground classes
@@ -115,19 +124,17 @@ class Thresholds:
         """Return whether the thresholds are measured on the images."""
         return self.form == "formula" or self.t0 == "auto" or ("measured" in self.non_salient and self.t1 > 0)
 
-    def of_classes(self, measured: np.ndarray, classes: np.ndarray) -> dict:
-        """Compute the thresholds of all classes from N single-class images.
-
-        measured float [N, 3], rows of `measure`; classes int [N], 1..C. Returns a dict of
+    def compute(self, measured: Sequence[Measurement]) -> dict:
+        """Compute the thresholds of all classes. Returns a dict of
 
         "numbers"   "t0" and "t1" of the algorithm, or "tau" of the formula
         "saliency"  float [C + 1] of `class_saliency`
         "salient"   bool [C + 1], only for the algorithm
         "values"    float [C + 1], the thresholds
         """
-        overlaps, norms, certainties = measured.T
+        _, classes, overlaps, norms, certainties = np.array(measured, float).reshape(-1, 5).T
         t0 = auto_threshold(overlaps, certainties) if self.t0 == "auto" else self.t0
-        saliency = class_saliency(norms, classes, len(self.classes))
+        saliency = class_saliency(norms, classes.astype(int), len(self.classes))
         if self.form == "formula":
             tau = t0 + 1 if self.tau is None else self.tau
             return {"numbers": {"tau": tau}, "saliency": saliency, "values": tau - saliency}
@@ -139,14 +146,10 @@ class Thresholds:
 
 
 def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float, float]:
-    """Measure a single-class image: label uint8 [H, W], saliency uint8 [H, W], mask threshold in 0..1.
-
-    Returns the overlap of label and mask (−1 for an empty mask, which never replaces a label), the norm ‖S‖₂ / √(H·W)
-    of the saliency S in 0..1, and its certainty, the mean of |2 S − 1|; both in 0..1.
-    """
+    """Overlap, norm and certainty of a `Measurement`. label, saliency: uint8 [H, W]; mask_threshold: 0..1."""
     mask, probs = saliency_mask(saliency, mask_threshold), saliency / 255
-    share = overlap(label, mask) if mask.any() else -1.0
-    return share, float(np.sqrt(np.mean(np.square(probs)))), float(np.abs(2 * probs - 1).mean())
+    overlap = measure_overlap(label, mask) if mask.any() else -1.0
+    return overlap, float(np.sqrt(np.mean(np.square(probs)))), float(np.abs(2 * probs - 1).mean())
 
 
 def saliency_mask(saliency: np.ndarray, threshold: float) -> np.ndarray:
@@ -181,19 +184,24 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[str], classes: tuple[str, ...]) -> str:
+def save_decisions(
+    folder: Path, measured: list[Measurement], chosen: dict, ids: list[str], classes: tuple[str, ...]
+) -> str:
     """Write selector.csv, with one row per single-class image, and selector.json, their summary; return it as text.
 
-    measured: rows of index, class (1..C), overlap, and more; chosen: result of `Thresholds.of_classes`.
+    chosen: result of `ThresholdRule.compute`. classes: names of the C classes.
     """
     rows, by_class = [["id", "class", "overlap", "threshold", "replaced"]], {}
-    for index, label, share, *_ in measured:
-        threshold = chosen["values"][label]
-        rows.append([ids[index], classes[label - 1], f"{share:.6f}", f"{threshold:.6f}", int(share > threshold)])
-    for label in sorted({row[1] for row in measured}):
-        replaced = [row[-1] for row in rows[1:] if row[1] == classes[label - 1]]
-        numbers = {"saliency": float(chosen["saliency"][label]), "threshold": float(chosen["values"][label])}
-        by_class[classes[label - 1]] = {"images": len(replaced), "replaced": sum(replaced)} | numbers
+    for index, label_of_class, overlap, *_ in measured:
+        threshold = chosen["values"][label_of_class]
+        numbers = f"{overlap:.6f}", f"{threshold:.6f}", int(overlap > threshold)
+        rows.append([ids[index], classes[label_of_class - 1], *numbers])
+    for label_of_class in sorted({image.label_of_class for image in measured}):
+        name = classes[label_of_class - 1]
+        replaced = [row[-1] for row in rows[1:] if row[1] == name]
+        saliency, threshold = (float(chosen[key][label_of_class]) for key in ("saliency", "values"))
+        by_class[name] = {"images": len(replaced), "replaced": sum(replaced)}
+        by_class[name] |= {"saliency": saliency, "threshold": threshold}
     summary = chosen["numbers"] | {"classes": by_class}
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in chosen["numbers"].items())
     replaced = sum(row["replaced"] for row in by_class.values())
@@ -213,53 +221,40 @@ def save_decisions(folder: Path, measured: list[tuple], chosen: dict, ids: list[
 class ImageSelector:
     """Applies the selector to N images; methods take the index of an image and its label, uint8 [H, W].
 
-    image_labels: bool [N, C]. maps: the saliency maps. split_cams: files of the class activation maps by which
-    masks of images with several classes are split; None: such images are kept. truth: files named in errors of size.
+    image_labels: bool [N, C]. split_cams: files of the class activation maps by which masks of images with several
+    classes are split; None: such images are kept. reference_paths: files whose sizes the maps must have.
     """
 
-    thresholds: Thresholds
+    threshold_rule: ThresholdRule
     mask_threshold: float
     image_labels: np.ndarray
-    maps: Sequence[GreyMap]
+    saliency_maps: Sequence[GreyMap]
     split_cams: Sequence[Path] | None
-    truth: Sequence[Path]
+    reference_paths: Sequence[Path]
 
-    def measure_image(self, index: int, label: np.ndarray) -> tuple[int, tuple[float, float, float], np.ndarray]:
-        """Return the class (1..C) of a single-class image, its `measure`, and its mask as label map, uint8 [H, W]."""
+    def measure_image(self, index: int, label: np.ndarray) -> tuple[Measurement, np.ndarray]:
+        """Measure a single-class image; return also its mask as label map, uint8 [H, W]."""
         label_of_class = int(self.image_labels[index].argmax()) + 1
-        saliency = load_aligned_grey(self.maps[index], self.truth[index], label.shape)
+        saliency = load_aligned_grey(self.saliency_maps[index], self.reference_paths[index], label.shape)
         mask = fill_mask(saliency_mask(saliency, self.mask_threshold), label_of_class)
-        return label_of_class, measure(label, saliency, self.mask_threshold), mask
-
-    def choose_thresholds(self, measured: list[tuple]) -> dict:
-        """Choose the thresholds, as of `Thresholds.of_classes`, from rows of index, class (1..C), and `measure`."""
-        columns = np.array(measured).reshape(-1, 5)
-        return self.thresholds.of_classes(columns[:, 2:], columns[:, 1].astype(int))
+        return Measurement(index, label_of_class, *measure(label, saliency, self.mask_threshold)), mask
 
     def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
-        mask = self.load_mask(index, label.shape)  # a broken map is an error, also where the label is kept
         classes = np.flatnonzero(self.image_labels[index]) + 1
-        if len(classes) == 1:
-            return select(label, mask, classes[0], thresholds[classes[0]])
-        return self.split(index, label, thresholds)[0] if self.split_cams else label
+        if len(classes) > 1 and self.split_cams:
+            cams, mask = self.load_split(index, label.shape)
+            return select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
+        mask = self.load_mask(index, label.shape)  # a broken map is an error, also where the label is kept
+        return select(label, mask, classes[0], thresholds[classes[0]]) if len(classes) == 1 else label
 
-    def split(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-        """Select the label of an image of several classes by `select_regions`; return it, the classes of the image, and
-        the replaced classes.
-        """
-        cams, classes, mask = self.load_split(index, label.shape)
-        if not len(classes):
-            return label, [], []
-        label, replaced = select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
-        return label, classes.tolist(), replaced
-
-    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Load the class activation maps of an image, their classes, and its saliency mask, bool [H, W]."""
-        cams, classes = load_checked_cams(self.split_cams[index], self.image_labels[index])
-        check_size(self.split_cams[index], cams.shape[1:], self.truth[index], shape_hw)
-        return cams, classes, self.load_mask(index, shape_hw)
+    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray]:
+        """Load the class activation maps of an image, float32 [K, H, W], and its saliency mask, bool [H, W]."""
+        cams, _ = load_checked_cams(self.split_cams[index], self.image_labels[index])
+        check_size(self.split_cams[index], cams.shape[1:], self.reference_paths[index], shape_hw)
+        return cams, self.load_mask(index, shape_hw)
 
     def load_mask(self, index: int, shape_hw) -> np.ndarray:
         """Load the saliency mask of an image, bool [H, W]."""
-        return saliency_mask(load_aligned_grey(self.maps[index], self.truth[index], shape_hw), self.mask_threshold)
+        saliency = load_aligned_grey(self.saliency_maps[index], self.reference_paths[index], shape_hw)
+        return saliency_mask(saliency, self.mask_threshold)

@@ -18,7 +18,7 @@ from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
 from options import FUSION_RULES
 from pseudo_labels.fusion_inputs import label_crf, load_evidence
-from pseudo_labels.fusion_rules import constant_background, evidence_of, fuse
+from pseudo_labels.fusion_rules import constant_background, fuse, list_inputs
 from pseudo_labels.selector import select_regions, split_mask
 
 
@@ -81,7 +81,7 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
         maps, others = label_parts / f"cams/{name}.npz", expanded / f"{name}.npz"
         has = np.isin(np.arange(1, 11), classes_of[name])
         saliency = GreyMap(label_parts / f"saliency/{name}.png")
-        evidence = load_evidence(evidence_of(rule), maps, others, image, saliency, has)
+        evidence = load_evidence(list_inputs(rule), has, image, maps, others, saliency)
         assert np.array_equal(label, fuse(rule, evidence, {}))
         assert set(np.unique(label)) <= {0, 255, *classes_of[name]}
         assert np.array_equal(refined[name], label_crf(load_image(image))(label, iterations=3))
@@ -268,7 +268,7 @@ def test_split(origin, label_parts, classes_of, make, tmp_path):
         assert np.array_equal(kept[name], before[name])
         cams, _ = load_cams(label_parts / f"cams/{name}.npz")
         regions = split_mask(load_grey(label_parts / f"saliency/{name}.png") > 127, cams, classes)
-        assert np.array_equal(split[name], select_regions(before[name], regions, classes, thresholds)[0])
+        assert np.array_equal(split[name], select_regions(before[name], regions, classes, thresholds))
         changed += not np.array_equal(split[name], before[name])
     assert changed
 

@@ -49,15 +49,10 @@ def test_auto_threshold(scenes, label_parts, results):
     assert re.findall(r"\| t0 = (\S+)", text) == [str(t0) for t0 in auto_threshold.GRID]
 
 
-def test_saliency_metrics(scenes, results):
+def test_saliency_metrics(results):
     pytest.importorskip("py_sod_metrics")
-    masks = f"{scenes}/dataset/benchmark/DRAWN-TE/Masks"
-    small = "--drawn_pairs 2 --image_size 30 40 --repeat 1 --file_pairs 7"
-    saliency_metrics.main(f"--maps {masks} --masks {masks} {small}".split())
-    text = (results / "saliency_metrics.md").read_text()
-    assert len(re.findall(r"\d+\.\d ×", text)) == 2
-    assert "7 pairs from disk" in text
-    assert len(re.findall(r"\d+\.\d\d ×", text)) == 3
+    saliency_metrics.main(["--drawn_pairs", "2", "--image_size", "30", "40", "--repeat", "1"])
+    assert len(re.findall(r"\d+\.\d ×", (results / "saliency_metrics.md").read_text())) == 2
 
 
 def test_segmentation_metrics(tmp_path, results, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from metrics.weighted_f import copy_nearest_errors, pad, weighted_f
+from metrics.weighted_f import copy_nearest_errors, measure_weighted_f, pad
 
 
 def reference(prediction, truth) -> float:
@@ -18,7 +18,7 @@ def test_large_image_equals_the_reference():
     y, x = np.mgrid[:700, :900]
     truth = (np.hypot(y - 300, x - 500) < 200) ^ (np.hypot(y - 350, x - 450) < 80)
     prediction = np.clip(255 * truth + rng.normal(0, 60, truth.shape), 0, 255).astype(np.uint8)
-    assert weighted_f(prediction, truth) == pytest.approx(reference(prediction, truth), abs=1e-6)
+    assert measure_weighted_f(prediction, truth) == pytest.approx(reference(prediction, truth), abs=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.4])
@@ -44,4 +44,6 @@ def test_by_hand():
     prediction[10, 10], prediction[10, 15] = 51, 102  # stretched to .5 and 1; 5 px away the weight is 2 − .5
     hits, alarms = 0.5, 1.5
     recall, precision = hits, hits / (hits + alarms)
-    assert weighted_f(prediction, truth) == pytest.approx(2 * recall * precision / (recall + precision), abs=1e-6)
+    assert measure_weighted_f(prediction, truth) == pytest.approx(
+        2 * recall * precision / (recall + precision), abs=1e-6
+    )

@@ -241,13 +241,3 @@ def test_thin_and_tiny_images(size):
         for _ in range(10):
             expected = (13 * expected - unary).softmax(dim=0)
         assert torch.allclose(probs, expected, atol=1e-5)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_a_gpu_gives_the_same_posteriors(settings):
-    on_cpu = DenseCrf(drawn_image(), settings).mean_field(drawn_energies(5))
-    on_gpu = DenseCrf(drawn_image(), settings, device="cuda").mean_field(drawn_energies(5))
-    assert on_gpu.is_cuda
-    assert (on_gpu.cpu() - on_cpu).abs().max() < 1e-5

@@ -150,7 +150,7 @@ def test_maps_at_a_stride_are_enlarged(tmp_path):
         ({"keys": [2, 4], "scores": BOTH}, "holds keys, scores: expected"),
         ({2: SECOND, 4: np.where(FOURTH == 0.5, np.nan, FOURTH)}, "not finite"),
         ({2: SECOND, 4: np.where(FOURTH == 0.5, np.inf, FOURTH)}, "not finite"),
-        ([SECOND, FOURTH], "holds a ndarray, not a dict"),
+        ([SECOND, FOURTH], "holds a ndarray: save a dict"),
         (BOTH, r"array of float32 \[2, 2, 3\], not a pickled dict"),
     ],
 )
@@ -263,9 +263,10 @@ def test_tensors_stay_within_their_storage(tmp_path, offset, shape, strides):
 def test_finding_the_files(tmp_path):
     for name in ("a.png", "b.npy", "c.npz", "a.txt"):
         (tmp_path / name).touch()
-    assert find_baseline(tmp_path, ["c", "a", "b"]) == [tmp_path / name for name in ("c.npz", "a.png", "b.npy")]
-    assert find_baseline(tmp_path, ["a"]) == [tmp_path / "a.png"]
-    with pytest.raises(MissingInputError, match=r"lacks the labels of 2 of 3 images \(d, e\).*<id>\.png, <id>\.npy"):
+    found = {"c": tmp_path / "c.npz", "a": tmp_path / "a.png", "b": tmp_path / "b.npy"}
+    assert find_baseline(tmp_path, list(found)) == found
+    assert find_baseline(tmp_path, ["a", "d"], allow_missing=True) == {"a": tmp_path / "a.png"}
+    with pytest.raises(MissingInputError, match=r"lacks the labels of 2 of 3 images \(d, e\).*<id>\.png or <id>\.npy"):
         find_baseline(tmp_path, ["d", "a", "e"])
     (tmp_path / "a.npy").touch()
     with pytest.raises(InputError, match=r"holds a\.png and a\.npy: remove all but one"):

@@ -9,7 +9,7 @@ from formats.cams import save_cams
 from formats.errors import InputError
 from formats.images import GreyMap, save_grey, save_image
 from pseudo_labels.fusion_inputs import load_evidence
-from pseudo_labels.fusion_rules import RULES, check_parameters, evidence_of, fuse, parameters_of
+from pseudo_labels.fusion_rules import RULES, check_parameters, fuse, list_inputs, list_parameters
 
 F = np.float32
 SCORES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.8, 0.85, 0.9, 0.95, 1)
@@ -272,10 +272,10 @@ def test_real_crf(tmp_path):
     labels = {}
     for rule in ("none", "affinity", "rca"):
         evidence = load_evidence(
-            evidence_of(rule),
-            *(tmp_path / name for name in ("cams.npz", "none", "image.png")),
-            GreyMap(tmp_path / "saliency.png"),
+            list_inputs(rule),
             np.array([False, True]),
+            *(tmp_path / name for name in ("image.png", "cams.npz", "none")),
+            GreyMap(tmp_path / "saliency.png"),
         )
         labels[rule] = fuse(rule, evidence, {})
     assert (labels["none"][:, :18] == 2).all()
@@ -309,15 +309,15 @@ def test_an_image_without_classes_is_background(rule):
 
 
 def test_inputs_and_parameters_of_rules():
-    needs = {rule: evidence_of(rule)[2:] for rule in RULES}
-    assert all(evidence_of(rule)[:2] == ["cams", "classes"] for rule in RULES)
+    needs = {rule: list_inputs(rule)[2:] for rule in RULES}
+    assert all(list_inputs(rule)[:2] == ["cams", "classes"] for rule in RULES)
     others = {"none": [], "rca": ["saliency", "crf"], "nsrom": ["saliency", "second_cams"], "affinity": ["label_crf"]}
     assert needs == {rule: ["saliency"] for rule in RULES} | others
-    assert parameters_of("icd") == {}
-    assert parameters_of("bed") == {"salient_threshold": 0.2, "cam_threshold": 0.1}
+    assert list_parameters("icd") == {}
+    assert list_parameters("bed") == {"salient_threshold": 0.2, "cam_threshold": 0.1}
     for rule in OF_PIXEL:
         names = {name for change in CHANGES[rule] for name in change}
-        assert set(parameters_of(rule)) - {"smallest_share", "bg_power"} == names, f"{rule}: not all are tried"
+        assert set(list_parameters(rule)) - {"smallest_share", "bg_power"} == names, f"{rule}: not all are tried"
 
 
 @pytest.mark.parametrize(
@@ -338,5 +338,5 @@ def test_parameters_that_do_not_exist_are_refused(rule, given, message):
 
 def test_parameters_that_exist_are_accepted():
     for rule in RULES:
-        check_parameters(rule, parameters_of(rule))
+        check_parameters(rule, list_parameters(rule))
     check_parameters("rca", {"bg_power": 2})

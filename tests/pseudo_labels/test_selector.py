@@ -10,11 +10,12 @@ from formats.errors import InputError
 from pseudo_labels import selector
 from pseudo_labels.selector import (
     LARGEST_T0,
-    Thresholds,
+    Measurement,
+    ThresholdRule,
     auto_threshold,
     class_saliency,
     measure,
-    overlap,
+    measure_overlap,
     rank_correlation,
     saliency_mask,
     select,
@@ -27,8 +28,8 @@ CLASSES = ("dog", "chair", "sofa")
 
 def test_overlap_does_not_count_ignored_pixels():
     label = np.array([[5, 5, 255, 0]], np.uint8)
-    assert overlap(label, np.array([[True, False, True, True]])) == pytest.approx(1 / 3)
-    assert overlap(np.full((2, 2), 255, np.uint8), np.ones((2, 2), bool)) == 0
+    assert measure_overlap(label, np.array([[True, False, True, True]])) == pytest.approx(1 / 3)
+    assert measure_overlap(np.full((2, 2), 255, np.uint8), np.ones((2, 2), bool)) == 0
 
 
 def test_selector_exhaustively():
@@ -54,23 +55,22 @@ def test_class_saliency_is_relative_to_the_largest_mean():
     assert class_saliency(np.zeros(0), np.zeros(0, int), num_classes=2).tolist() == [1, 1, 1]
 
 
-MEASURED = np.array([[0.7, 0.8, 0.9], [0.1, 0.4, 0.9], [-1.0, 0.2, 0.6]])  # overlaps, norms, certainties
-IMAGES = MEASURED, np.array([1, 2, 3])
+MEASURED = [Measurement(0, 1, 0.7, 0.8, 0.9), Measurement(1, 2, 0.1, 0.4, 0.9), Measurement(2, 3, -1.0, 0.2, 0.6)]
 
 
 @pytest.mark.parametrize(
     ("thresholds", "salient", "values"),
     [
-        (Thresholds(CLASSES), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
-        (Thresholds(CLASSES, t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
-        (Thresholds(CLASSES, non_salient=["dog", "sofa"]), [True, False, True, False], [0.4, 0.6, 0.4, 0.6]),
-        (Thresholds(CLASSES, non_salient=["none"]), [True] * 4, [0.4] * 4),
-        (Thresholds(CLASSES, "formula"), None, [0.4, 0.4, 0.9, 1.15]),
-        (Thresholds(CLASSES, "formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
+        (ThresholdRule(CLASSES), [True, True, True, False], [0.4, 0.4, 0.4, 0.6]),
+        (ThresholdRule(CLASSES, t0=0.1, t1=0.5, least_saliency=0.6), [True, True, False, False], [0.1, 0.1, 0.6, 0.6]),
+        (ThresholdRule(CLASSES, non_salient=["dog", "sofa"]), [True, False, True, False], [0.4, 0.6, 0.4, 0.6]),
+        (ThresholdRule(CLASSES, non_salient=["none"]), [True] * 4, [0.4] * 4),
+        (ThresholdRule(CLASSES, "formula"), None, [0.4, 0.4, 0.9, 1.15]),
+        (ThresholdRule(CLASSES, "formula", tau=1.0), None, [0, 0, 0.5, 0.75]),
     ],
 )
 def test_thresholds_of_classes(thresholds, salient, values):
-    found = thresholds.of_classes(*IMAGES)
+    found = thresholds.compute(MEASURED)
     assert found["values"] == pytest.approx(values)
     if thresholds.form == "formula":
         assert found["numbers"] == {"tau": thresholds.tau or thresholds.t0 + 1}
@@ -83,8 +83,8 @@ def test_thresholds_of_classes(thresholds, salient, values):
 def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
     given = []
     monkeypatch.setattr(selector, "auto_threshold", lambda *columns: given.append(columns) or 0.25)
-    found = Thresholds(CLASSES, form, t0="auto").of_classes(*IMAGES)
-    assert [column.tolist() for column in given[0]] == MEASURED[:, [0, 2]].T.tolist()
+    found = ThresholdRule(CLASSES, form, t0="auto").compute(MEASURED)
+    assert [column.tolist() for column in given[0]] == [[0.7, 0.1, -1.0], [0.9, 0.9, 0.6]]
     assert found["numbers"] == ({"tau": 1.25} if form == "formula" else {"t0": 0.25, "t1": 0.2})
     assert found["values"] == pytest.approx(values)
 
@@ -92,17 +92,17 @@ def test_t0_may_be_chosen_from_the_overlaps(monkeypatch, form, values):
 @pytest.mark.parametrize(
     ("thresholds", "depend"),
     [
-        (Thresholds(CLASSES), True),
-        (Thresholds(CLASSES, t1=0.0), False),
-        (Thresholds(CLASSES, non_salient=["dog"]), False),
-        (Thresholds(CLASSES, t0="auto", non_salient=["none"]), True),
-        (Thresholds(CLASSES, "formula", tau=1.0), True),
+        (ThresholdRule(CLASSES), True),
+        (ThresholdRule(CLASSES, t1=0.0), False),
+        (ThresholdRule(CLASSES, non_salient=["dog"]), False),
+        (ThresholdRule(CLASSES, t0="auto", non_salient=["none"]), True),
+        (ThresholdRule(CLASSES, "formula", tau=1.0), True),
     ],
 )
 def test_whether_thresholds_depend_on_images(thresholds, depend):
     """Compare with the thresholds of other images of the same classes."""
-    others = np.array([[0.9, 0.2, 0.5], [0.8, 0.9, 0.4], [0.3, 0.8, 0.9]])
-    values = [thresholds.of_classes(rows, IMAGES[1])["values"] for rows in (MEASURED, others)]
+    others = [Measurement(0, 1, 0.9, 0.2, 0.5), Measurement(1, 2, 0.8, 0.9, 0.4), Measurement(2, 3, 0.3, 0.8, 0.9)]
+    values = [thresholds.compute(images)["values"] for images in (MEASURED, others)]
     assert thresholds.depend_on_images is not np.array_equal(*values)
     assert thresholds.depend_on_images is depend
 
@@ -110,7 +110,7 @@ def test_whether_thresholds_depend_on_images(thresholds, depend):
 @pytest.mark.parametrize(("names", "unknown"), [(["chair", "cow"], "cow"), (["none", "chair"], "none")])
 def test_unknown_classes_are_refused(names, unknown):
     with pytest.raises(InputError, match=f"--non_salient_classes: unknown {unknown}; known are dog, chair, sofa"):
-        Thresholds(CLASSES, non_salient=names)
+        ThresholdRule(CLASSES, non_salient=names)
 
 
 # ---- images of several classes: labels 3 and 8, as rows of six pixels
@@ -131,36 +131,36 @@ def test_a_mask_is_divided_by_the_strongest_map():
 
 
 @pytest.mark.parametrize(
-    ("label", "regions", "expected", "replaced"),
+    ("label", "regions", "expected"),
     [
         # 3: 2 of 3, 8: 0 of 2. What 3 had outside the mask is ignored
-        (row(3, 3, 3, 0, 8, 0), row(3, 3, 0, 0, 0, 8), row(3, 3, 255, 0, 8, 0), [3]),
+        (row(3, 3, 3, 0, 8, 0), row(3, 3, 0, 0, 0, 8), row(3, 3, 255, 0, 8, 0)),
         # both; each paints its region over what the other had, and over the background
-        (row(3, 3, 3, 8, 8, 0), row(3, 3, 8, 8, 8, 8), row(3, 3, 8, 8, 8, 8), [3, 8]),
+        (row(3, 3, 3, 8, 8, 0), row(3, 3, 8, 8, 8, 8), row(3, 3, 8, 8, 8, 8)),
         # neither: 1 of 3 and 0 of 3
-        (row(3, 3, 0, 8, 8, 0), row(0, 3, 3, 0, 0, 8), row(3, 3, 0, 8, 8, 0), []),
+        (row(3, 3, 0, 8, 8, 0), row(0, 3, 3, 0, 0, 8), row(3, 3, 0, 8, 8, 0)),
         # 8 has no region, and keeps what it has outside the region of 3
-        (row(3, 3, 8, 8, 0, 0), row(3, 3, 3, 0, 0, 0), row(3, 3, 3, 8, 0, 0), [3]),
+        (row(3, 3, 8, 8, 0, 0), row(3, 3, 3, 0, 0, 0), row(3, 3, 3, 8, 0, 0)),
         # ignored pixels do not count: 3 is 1 of 2 with them away, 1 of 4 otherwise; its region is painted over them
-        (row(3, 3, 255, 255, 0, 0), row(3, 0, 3, 3, 0, 0), row(3, 255, 3, 3, 0, 0), [3]),
+        (row(3, 3, 255, 255, 0, 0), row(3, 0, 3, 3, 0, 0), row(3, 255, 3, 3, 0, 0)),
         # 3 is replaced, 8 is not: what 3 had inside the region of 8 it keeps
-        (row(3, 3, 3, 8, 8, 8), row(3, 3, 8, 0, 0, 0), row(3, 3, 3, 8, 8, 8), [3]),
+        (row(3, 3, 3, 8, 8, 8), row(3, 3, 8, 0, 0, 0), row(3, 3, 3, 8, 8, 8)),
         # an overlap of the threshold is not above it: 2 of 5
-        (row(3, 3, 3, 0, 0, 0), row(3, 3, 0, 3, 3, 0), row(3, 3, 3, 0, 0, 0), []),
+        (row(3, 3, 3, 0, 0, 0), row(3, 3, 0, 3, 3, 0), row(3, 3, 3, 0, 0, 0)),
     ],
 )
-def test_selection_by_regions(label, regions, expected, replaced):
+def test_selection_by_regions(label, regions, expected):
     untouched = label.copy()
-    selected, found = select_regions(label, regions, np.array([3, 8], np.uint8), THRESHOLDS)
-    assert (selected.tolist(), found) == (expected.tolist(), replaced)
+    selected = select_regions(label, regions, np.array([3, 8], np.uint8), THRESHOLDS)
+    assert selected.tolist() == expected.tolist()
     assert np.array_equal(label, untouched)
 
 
 def test_each_class_has_its_own_threshold():
-    label = regions = row(3, 3, 3, 8, 8, 8)
-    for barred, expected in ((3, [8]), (8, [3])):
+    label, regions = row(3, 3, 3, 8, 8, 8), row(3, 3, 0, 8, 8, 0)
+    for barred, expected in ((3, row(3, 3, 3, 8, 8, 255)), (8, row(3, 3, 255, 8, 8, 8))):
         thresholds = np.where(np.arange(9) == barred, 1.0, 0.4)
-        assert select_regions(label, regions, np.array([3, 8], np.uint8), thresholds)[1] == expected
+        assert select_regions(label, regions, np.array([3, 8], np.uint8), thresholds).tolist() == expected.tolist()
 
 
 def test_measures_of_an_image():
