@@ -1,8 +1,6 @@
 r"""Stage 4: files → benchmark tables.
 
     python evaluate.py saliency --pred experiments/saliency/ours other_method --gt_root dataset/benchmark
-    python evaluate.py labels --pred experiments/pseudo_labels/cam experiments/pseudo_labels/sos \
-        --data_dir data/voc12 --list voc12/train_id.txt
     python evaluate.py labels --baseline_dir other_method/labels --saliency_dir experiments/saliency/ours/VOC2012 \
         --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy --sweep --tables tables
     python evaluate.py segmentation --pred experiments/segmentations/val --data_dir data/voc12 --list voc12/val_id.txt

@@ -228,10 +228,8 @@ def prepare_data() -> argparse.ArgumentParser:
     parser = _Parser("Prepare the data of all stages, and check it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12")
 
-    text = (
-        "Check the data of all stages; by default dataset, dataset/benchmark, and data/voc12 with the lists in voc12. "
-        "Exit status: 0 if there are only notes, 1 for errors, 2 for a mistake in the flags."
-    )
+    text = "Check the data in dataset, dataset/benchmark and data/voc12, or of the flags. Exit status: 0 only notes, "
+    text += "1 errors, 2 a mistake in the flags."
     check = commands.add_parser("check", help="find faults in the data", description=text)
     add = _group(check)
     add("--train_root", ["DIR"], [], "saliency training sets, or folders of data sets; repeatable", action=_Collect)
@@ -245,8 +243,7 @@ def prepare_data() -> argparse.ArgumentParser:
     add("--saliency_dir", ["DIR"], [], "folders of saliency maps <id>.png")
     add("--cam_dir", ["DIR"], [], "folders of class activation maps <id>.npz")
 
-    text = "Make the tree of VOC 2012, its lists and its image labels from the downloaded archives."
-    add = _group(commands.add_parser("voc12", help="make the tree of VOC 2012 from its archives", description=text))
+    add = _group(commands.add_parser("voc12", help="make the tree of VOC 2012, lists and labels from its archives"))
     add("--trainval", "PATH", REQUIRED, "VOCtrainval_11-May-2012.tar, or the folder it unpacks to")
     add("--aug", "PATH", REQUIRED, "SegmentationClassAug.zip, or the folder it unpacks to")
     add("--test", "PATH", None, "VOC2012test.tar, or the folder it unpacks to, for the photographs of the test set")

@@ -4,14 +4,11 @@
     python prepare_data.py check                                        the README's places
     python prepare_data.py check --data_dir data/voc12 --label_name pslabel_ours --saliency_dir maps --csv faults.csv
 
-`voc12` unpacks the files that the other scripts read, and writes lists of ids and cls_labels.npy. An archive is a .zip,
-a .tar, a .tar.gz, or a folder that was unpacked before. A second run keeps files of the right size and adds missing
-ones; existing lists and labels with other content are never replaced.
+`voc12` unpacks the files that the other scripts read, and writes lists of ids and cls_labels.npy. A second run adds
+missing files; existing lists and labels with other content are never replaced.
 
-`check` reads every file as the other scripts read it. Errors make the data unusable: missing files, files that are
-damaged or differ in size from their image, class ids that do not exist, repeated ids and stems, and saliency training
-pictures that are also in test data, found by their content. Notes are about things that are allowed but may be
-unintended.
+`check` reads every file as the other scripts read it (docs/inputs.md), and finds saliency training pictures that are
+also in test data. Errors make the data unusable; notes are about things that are allowed but may be unintended.
 """
 
 import sys

@@ -14,63 +14,58 @@ from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
 from formats.voc_layout import files_of_ids
 
 
-class ClassificationTraining(Dataset):
-    """Crops with image labels: key (epoch, index) → image uint8 [3, S, S], image labels float32 [C].
+class RandomCrops(Dataset):
+    """Crops of images; each is a function of (seed, epoch, index) alone, where (epoch, index) is the key."""
 
-    With `maps`, a `GreyMap` of saliency for each image, a third value follows: uint8 [1, S, S]. The crop is a
-    function of (seed, epoch, index) alone.
-    """
-
-    def __init__(
-        self, images: Sequence[Path], image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None
-    ):
-        self.images, self.image_labels, self.maps = images, image_labels.astype(np.float32), maps
-        self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
+    def __init__(self, images: Sequence[Path], crop_size: int, long_side, seed: int):
+        self.images, self.crop_size, self.seed = images, crop_size, seed
+        self.long_side = check_long_side(long_side)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def load_crop(self, epoch: int, index: int) -> tuple[torch.Tensor, Crop]:
+        """Draw a crop and decode no more of the image than it needs: uint8 [3, S, S], and the crop."""
+        path, rng = self.images[index], np.random.default_rng([self.seed, epoch, index])
+        content = read_bytes(path)
+        crop = draw_crop(image_size(content, path), self.crop_size, self.long_side, rng)
+        return channels_first(crop_image(decode_image(content, path, crop.reduction), crop)), crop
+
+
+class ClassificationTraining(RandomCrops):
+    """Crops with image labels: key (epoch, index) → image uint8 [3, S, S], image labels float32 [C].
+
+    With `maps`, a `GreyMap` of saliency for each image, a third value follows: uint8 [1, S, S].
+    """
+
+    def __init__(self, images, image_labels: np.ndarray, crop_size: int, long_side, seed: int, maps=None):
+        super().__init__(images, crop_size, long_side, seed)
+        self.image_labels, self.maps = image_labels.astype(np.float32), maps
+
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, crop = load_random_crop(self.images[index], self.crop_size, self.long_side, rng)
-        sample = channels_first(image), torch.from_numpy(self.image_labels[index])
+        image, crop = self.load_crop(epoch, index)
+        sample = image, torch.from_numpy(self.image_labels[index])
         if not self.maps:
             return sample
         saliency = load_aligned_grey(self.maps[index], self.images[index], crop.image_hw)
         return *sample, torch.from_numpy(crop_map(saliency, crop))[None]
 
 
-class SegmentationTraining(Dataset):
-    """Crops with label maps: key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S].
+class SegmentationTraining(RandomCrops):
+    """Crops with label maps: key (epoch, index) → image uint8 [3, S, S], label uint8 [S, S]."""
 
-    The crop is a function of (seed, epoch, index) alone.
-    """
-
-    def __init__(
-        self, images: Sequence[Path], labels: Sequence[Path], num_labels: int, crop_size: int, long_side, seed: int
-    ):
-        self.images, self.labels, self.num_labels = images, labels, num_labels
-        self.crop_size, self.long_side, self.seed = crop_size, check_long_side(long_side), seed
-
-    def __len__(self) -> int:
-        return len(self.images)
+    def __init__(self, images, labels: Sequence[Path], num_labels: int, crop_size: int, long_side, seed: int):
+        super().__init__(images, crop_size, long_side, seed)
+        self.labels, self.num_labels = labels, num_labels
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, crop = load_random_crop(self.images[index], self.crop_size, self.long_side, rng)
+        image, crop = self.load_crop(epoch, index)
         label = load_label(self.labels[index])
         check_size(self.labels[index], label.shape, self.images[index], crop.image_hw)
         check_labels(label, self.num_labels, self.labels[index])
-        return channels_first(image), torch.from_numpy(crop_map(label, crop, border=IGNORE_LABEL))
-
-
-def load_random_crop(path, crop_px: int, long_side_px, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:
-    """Draw a crop of an image file and decode no more than it needs. Returns uint8 [S, S, 3] and the crop."""
-    content = read_bytes(path)
-    crop = draw_crop(image_size(content, path), crop_px, long_side_px, rng)
-    return crop_image(decode_image(content, path, crop.reduction), crop), crop
+        return image, torch.from_numpy(crop_map(label, crop, border=IGNORE_LABEL))
 
 
 def count_labels(labels: Sequence[Path], num_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -71,7 +71,7 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
     assert bytes_in(tmp_path) == bytes_in(whole)
     make("labels", ALL_STAGES, cams="HERE/cams")  # the same maps, whether or not the classifier is named
     next((tmp_path / "cams").glob("*.npz")).unlink()
-    with pytest.raises(InputError, match="lacks the maps of 1 images: name a classifier by --load_path"):
+    with pytest.raises(InputError, match="lacks the maps of 1 images: use the classifier of this data set by --load_path"):
         make("labels", "", cams="HERE/cams")
 
 
@@ -235,7 +235,7 @@ def test_refusals(scenes, label_parts, make, tmp_path):
             make("labels", f"--load_path PARTS/{path}/last.pth", cams="HERE/cams")
     with pytest.raises(InputError, match="is of stage classification"):
         make("labels", "--affinity_path PARTS/classifier/last.pth --expanded_dir HERE/expanded")
-    with pytest.raises(InputError, match=r"has 10 classes \(ball.* the data has 20 \(aeroplane.*: name a classifier"):
+    with pytest.raises(InputError, match=r"has 10 classes \(ball.* the data has 20 \(aeroplane.*: use the classifier of this data set"):
         shutil.copytree(scenes / "data/VOCdevkit/VOC2012/JPEGImages", tmp_path / "voc/JPEGImages")
         ids = load_ids(scenes / "voc12/train_aug_id.txt")
         save_image_labels(tmp_path / "cls_labels.npy", {name: np.zeros(20) for name in ids})
