@@ -71,7 +71,7 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
     assert bytes_in(tmp_path) == bytes_in(whole)
     make("labels", ALL_STAGES, cams="HERE/cams")  # the same maps, whether or not the classifier is named
     next((tmp_path / "cams").glob("*.npz")).unlink()
-    with pytest.raises(InputError, match="lacks the maps of 1 images: use the classifier of this data set by --load_path"):
+    with pytest.raises(InputError, match="lacks the maps of 1 images: name a classifier by --load_path"):
         make("labels", "", cams="HERE/cams")
 
 
