@@ -235,7 +235,7 @@ def test_refusals(scenes, label_parts, make, tmp_path):
             make("labels", f"--load_path PARTS/{path}/last.pth", cams="HERE/cams")
     with pytest.raises(InputError, match="is of stage classification"):
         make("labels", "--affinity_path PARTS/classifier/last.pth --expanded_dir HERE/expanded")
-    with pytest.raises(InputError, match=r"has 10 classes \(ball.* the data has 20 \(aeroplane.*: use the classifier of this data set"):
+    with pytest.raises(InputError, match=r"has 10 classes \(ball.* the data has 20 \(aeroplane.*: use the classifier"):
         shutil.copytree(scenes / "data/VOCdevkit/VOC2012/JPEGImages", tmp_path / "voc/JPEGImages")
         ids = load_ids(scenes / "voc12/train_aug_id.txt")
         save_image_labels(tmp_path / "cls_labels.npy", {name: np.zeros(20) for name in ids})
