@@ -102,6 +102,8 @@ def find_images(args, warns: bool) -> Images:
     saliency_maps, baseline = None, None
     if args.saliency_dir:
         saliency_maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns)
+        first = saliency_maps[0].path  # maps of another size, such as the network's, are found before the CAMs are made
+        check_size(first, image_size(first), paths[0], image_size(paths[0]))
     if args.baseline_dir:
         baseline = list(find_baseline(args.baseline_dir, ids).values())
     return Images(ids, classes, paths, image_labels, saliency_maps, baseline)

@@ -114,13 +114,15 @@ def check_voc_tree(args, voc_root: Path, findings: list[Finding]) -> list[Pictur
 
 
 def print_table(findings: list[Finding]) -> None:
-    """Print one line for each kind of fault, errors first: the count and the first names."""
-    kinds: dict[tuple[str, str], list[Path]] = {}
+    """Print each kind of fault, errors first: the count, the first names, and what is known of the first."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
     for found in sorted(findings, key=lambda found: found.severity):
-        kinds.setdefault((found.severity, found.what), []).append(found.path)
+        kinds.setdefault((found.severity, found.what), []).append(found)
     width = max((len(what) for _, what in kinds), default=0)
-    for (severity, what), paths in kinds.items():
-        print(f"{severity:5}  {len(paths):6}  {what:{width}}  {shorten(paths, 3)}")
+    for (severity, what), each in kinds.items():
+        print(f"{severity:5}  {len(each):6}  {what:{width}}  {shorten([found.path for found in each], 3)}")
+        if each[0].detail:
+            print(f"{'':15}{each[0].detail}")
 
 
 if __name__ == "__main__":

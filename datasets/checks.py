@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from formats import images
 from formats.cams import load_cams
-from formats.errors import InputError
+from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import binarize_mask, check_size, decode_grey, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
@@ -150,12 +150,16 @@ def check_voc(
 
     lists_of_missing: dict[tuple[str, Path], list[str]] = defaultdict(list)
     for path, ids in lists.items():
-        needed = {photographs: ERROR, ("label", truth_folder(voc_root, ids)): NOTE}  # severity if all are missing
+        truth = "label", truth_folder(voc_root, ids)
+        needed = {photographs: ERROR, truth: NOTE}  # severity if all are missing
         needed |= {place: ERROR if ids_in[place].isdisjoint(listed) else NOTE for place in folders}
         for (kind, folder), severity in needed.items():
             missing = [name for name in ids if name not in ids_in[kind, folder]]
             if missing and len(missing) == len(ids):
-                findings.append(Finding(severity, f"list without any {kind}", path, f"in {folder}"))
+                there = shorten(sorted(file.name for file in folder.glob("*")), 3) or "nothing"
+                detail = f"{folder} holds {there}, but files must be named <id>{SUFFIXES[kind]}"
+                detail = f"{folder} has no masks, which only scores need" if (kind, folder) == truth else detail
+                findings.append(Finding(severity, f"list without any {kind}", path, detail))
                 continue
             for name in missing:
                 lists_of_missing[kind, file_of(kind, folder, name)].append(path.name)

@@ -24,13 +24,15 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
     - `cls_labels.npy`, a pickled dict of id → float [C]; only arrays are unpickled. An id may have the suffix of the
       image, or be an integer as in IRN: 2007000032 for 2007_000032
     - a folder of VOC annotations `<id>.xml`; difficult objects count, as in the public cls_labels.npy
-    - a table `.csv` with the header `id,classes`; class names are separated by spaces, semicolons or commas, and rows
-      with the same id are combined
+    - a table `.csv` with the header `id,classes` or `id;classes`; class names are separated by spaces, semicolons or
+      commas (names that hold spaces not by spaces), and rows with the same id are combined
     - a text `.txt` with lines of an id and its class numbers, counted from 0, as in L2G and OAA
 
     Raises `InputError` if the content is invalid or lacks an id.
     """
     suffix = Path(path).suffix.lower()
+    if not Path(path).exists():
+        raise MissingInputError(f"{path} does not exist: name the classes of the images by --image_labels")
     if Path(path).is_dir():
         found = _read_annotations(path, ids, classes)
     elif suffix == ".csv":
@@ -106,8 +108,10 @@ def _read_object_names(path: Path) -> list[str]:
 
 def _read_table(path, classes) -> IdsAndClasses:
     text = decode_text(read_bytes(path), path)
+    delimiter = ";" if re.match(r"\s*id\s*;", text, re.IGNORECASE) else ","  # as spreadsheets write in half of Europe
     try:
-        lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = [[cell.strip() for cell in row] for row in table]
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as a table: {error}") from None
     if not lines or [cell.lower() for cell in lines[0]] != ["id", "classes"]:

@@ -97,6 +97,8 @@ def load_ids(path, images: Path | Collection[str] = ()) -> list[str]:
     else a pair of paths, as in VOC's own lists (`/JPEGImages/<id>.jpg /Segmentation…/<id>.png`), or an id with class
     numbers. Raises `InputError` for an empty list, repeated ids, ids that are not file names, and ambiguous lines.
     """
+    if not Path(path).exists():
+        raise MissingInputError(f"list {path} does not exist: name another by --list, --train_list or --val_list")
     return parse_ids(read_bytes(path), path, images)
 
 

@@ -20,10 +20,14 @@ POSITION_TABLES = ("relative_position_bias_table", "pos_embed")
 
 
 def check_hub_weights(full_name: str) -> None:
-    """Raise the hub's error immediately if ImageNet weights cannot be downloaded; timm would retry for a minute."""
+    """Raise `InputError` immediately if ImageNet weights cannot be downloaded; timm would retry for a minute."""
     hub_id = timm.get_pretrained_cfg_value(full_name, "hf_hub_id")
     if hub_id and not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in HUB_FILES):
-        HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+        try:
+            HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+        except Exception as error:  # of the network, the hub or its client
+            found = f"ImageNet weights of {full_name} cannot be downloaded ({first_line(error)})"
+            raise InputError(f"{found}: give their file by --pretrained PATH, or --pretrained none") from error
 
 
 def read_weights(path) -> tuple[dict[str, Tensor], bool]:

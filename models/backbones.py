@@ -143,9 +143,9 @@ def build_backbone(
     weights, is_own = (None, False) if pretrained in ("imagenet", "none") else read_weights(pretrained)
     source = {"pretrained": pretrained != "none" and not is_own}
     options = collect_timm_options(full_name, image_size, output_stride, all_stages) | backbone_args
+    if pretrained == "imagenet":
+        check_hub_weights(full_name)
     try:
-        if pretrained == "imagenet":
-            check_hub_weights(full_name)
         options |= plain_transformer_options(full_name, options) | backbone_args
         if weights is not None and not is_own:
             logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # it lists all weights of a wrong file

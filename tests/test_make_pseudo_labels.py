@@ -312,3 +312,11 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
 def test_unused_maps_are_reported(make, capsys):
     make("a", "--saliency_dir PARTS/saliency")
     assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err
+
+
+def test_maps_of_another_size_are_found_before_the_cams_are_made(label_parts, make, tmp_path):
+    for path in (label_parts / "saliency").iterdir():
+        save_grey(tmp_path / "small" / path.name, np.zeros((32, 32), np.uint8))
+    with pytest.raises(InputError, match=r"is 32×32 px, but .*jpg is 80×64 px: resize it"):
+        make("a", "--load_path PARTS/classifier/last.pth --selector sos --saliency_dir HERE/small", cams="HERE/cams")
+    assert not (tmp_path / "cams").exists()

@@ -23,7 +23,7 @@ LIMITS = {
     "top-level modules and packages": 18,
     "layers of imports": 6,
     "imports between them": 80,
-    "lines of code without tests": 11_250,
+    "lines of code without tests": 11_300,
     "lines of options.py": 620,
     "lines of make_pseudo_labels.py": 320,
     "lines of evaluate.py": 300,

@@ -83,7 +83,7 @@ def record_options(folder, options: dict, suffix: str) -> None:
     """
     path = Path(folder) / "options.json"
     if not path.is_file() and any(Path(folder).glob(f"*{suffix}")):
-        raise InputError(f"{folder} contains {suffix} files but no options.json of theirs: choose another folder")
+        raise InputError(f"{folder} holds {suffix} files that this script did not write: choose another folder")
     recorded = load_options(folder)
     if not recorded:
         write_json(path, options)

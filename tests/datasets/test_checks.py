@@ -373,7 +373,9 @@ def test_exit_status(pairs, tmp_path, capsys):
     truncate(pairs / "Images" / IMAGE)
     capsys.readouterr()
     assert status(f"--train_root {pairs}") == 1
-    assert f"error       1  cannot be read  {pairs}/Images/{IMAGE}" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    place = printed.index(f"error       1  cannot be read  {pairs}/Images/{IMAGE}")
+    assert printed[place + 1].strip().endswith("replace or remove it")  # the reason
 
 
 @pytest.mark.slow

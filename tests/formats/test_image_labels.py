@@ -40,7 +40,7 @@ def test_class_vectors(tmp_path):
     np.save(path, np.array([{}, {}]), allow_pickle=True)
     with pytest.raises(InputError, match="holds a ndarray, not a dict"):
         load_image_labels(path, ["a"], CLASSES)
-    with pytest.raises(MissingInputError, match="does not exist"):
+    with pytest.raises(MissingInputError, match=r"does not exist: name the classes .* by --image_labels"):
         load_image_labels(tmp_path / "none.npy", ["a"], CLASSES)
 
 
@@ -96,6 +96,13 @@ def test_odd_annotations_are_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         load_image_labels(tmp_path, ["a"], CLASSES)
     assert "a.xml" in str(caught.value)
+
+
+def test_table_with_semicolons(tmp_path):
+    """Spreadsheets write semicolons where the comma is the decimal separator."""
+    (tmp_path / "a.csv").write_bytes("\ufeffid;classes\r\na;dog cat\r\nb;traffic light\r\n".encode())
+    rows = load_image_labels(tmp_path / "a.csv", ["b", "a"], CLASSES)
+    assert rows.sum(axis=1).tolist() == [1, 2]
 
 
 def test_table(tmp_path):

@@ -228,7 +228,7 @@ def test_unavailable_imagenet_weights(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     monkeypatch.setattr("models.backbone_weights.try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(InputError, match=r"--pretrained imagenet \(imagenet, none, or the file .*no route to host"):
+    with pytest.raises(InputError, match=r"cannot be downloaded \(no route to host\): .* --pretrained none"):
         build_backbone(settings_of("resnest14"), "imagenet")
     with pytest.raises(InputError, match="No pretrained weights exist for mobilenetv2_035"):
         build_backbone(settings_of("mobilenetv2_035"), "imagenet")

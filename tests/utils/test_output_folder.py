@@ -141,7 +141,7 @@ def test_other_baselines_are_refused_in_the_same_folder(scenes, label_parts, mak
         make("labels", "--baseline_dir HERE/rough")
     with pytest.raises(InputError, match="made with baseline = None"):
         make("cam") and make("cam", "--baseline_dir HERE/rough")
-    with pytest.raises(InputError, match=r"rough contains \.png files but no options\.json"):
+    with pytest.raises(InputError, match=r"rough holds \.png files that this script did not write"):
         make("rough", "--baseline_dir PARTS/rough")
     make("split", "--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency --multi_class split")
     with pytest.raises(InputError, match="made with split_by folder = "):
