@@ -53,7 +53,7 @@ def test_output_folders_never_mix_options(tmp_path):
 
 def test_files_of_unknown_origin_are_not_adopted(tmp_path):
     (tmp_path / "theirs.png").touch()
-    with pytest.raises(InputError, match=r"but no options\.json"):
+    with pytest.raises(InputError, match=r"\.png files that this script did not write"):
         record_options(tmp_path, {}, ".png")
     record_options(tmp_path, {"a": 1}, ".npz")
 
