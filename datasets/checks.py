@@ -156,9 +156,11 @@ def check_voc(
         for (kind, folder), severity in needed.items():
             missing = [name for name in ids if name not in ids_in[kind, folder]]
             if missing and len(missing) == len(ids):
-                there = shorten(sorted(file.name for file in folder.glob("*")), 3) or "nothing"
-                detail = f"{folder} holds {there}, but files must be named <id>{SUFFIXES[kind]}"
-                detail = f"{folder} has no masks, which only scores need" if (kind, folder) == truth else detail
+                if (kind, folder) == truth:
+                    detail = f"{folder} lacks them; only scores need masks"
+                else:
+                    there = shorten(sorted(file.name for file in folder.glob("*")), 3) or "nothing"
+                    detail = f"{folder} holds {there}, but files must be named <id>{SUFFIXES[kind]}"
                 findings.append(Finding(severity, f"list without any {kind}", path, detail))
                 continue
             for name in missing:
