@@ -32,7 +32,7 @@ from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import image_size, load_mask, scale_maps
 from metrics.bootstrap import MethodScores, comparison_table, interval_table
-from metrics.label_folders import LabelData, LabelSource, label_pictures, score_labels
+from metrics.label_folders import LabelData, LabelSource, Selectors, label_pictures, score_labels
 from metrics.label_tables import label_tables
 from metrics.page import Picture, write_page
 from metrics.plots import Plot, save_plot
@@ -164,7 +164,7 @@ def evaluate_labels(args) -> Evaluation:
     """
     voc_root = voc_layout.find_voc_root(args.data_dir)
     data, done, scored, scoring = load_label_data(args, voc_root), Evaluation(), {}, describe_scoring(args)
-    selector = build_selector(args, data)
+    selectors = build_selectors(args, data, voc_root)
     sweep = PAPER_THRESHOLDS if args.sweep == [] else sorted(args.sweep or [])
     sources = {name: find_labels(name, data, args) for name in args.pred} | list_rules(args, data, voc_root)
     if not sources:
@@ -172,16 +172,17 @@ def evaluate_labels(args) -> Evaluation:
     which = "images with exactly one class" if args.single_class else "images"
     done.notes.append(f"{len(data.ids)} {which} in the list, truth {data.truth[0].parent}, %")
     for name, source in sources.items():
-        scores, versions = score_labels(name, source, data, selector, sweep, args.bootstrap, args.workers)
+        scores, versions = score_labels(name, source, data, selectors, sweep, args.bootstrap, args.workers)
         done.add_report(name, source.report, args.allow_missing)
         if not scores:
             continue
         scored |= versions
         done.scores[name] = scores | {"files": asdict(source.report)} | scoring
-        if selector:
+        if selectors.threshold:
             numbers = ", ".join(f"{key} {value:.2f}" for key, value in scores["selector"].items() if key != "classes")
-            measured = "; thresholds are measured on this list and differ on others"
-            done.notes.append(f"{name} + selector: {numbers}{measured * selector.threshold_rule.depend_on_images}")
+            depends = selectors.evidence or selectors.threshold.threshold_rule.depend_on_images
+            measured = "; measured on this list, other lists give other numbers" if depends else ""
+            done.notes.append(f"{name} + selector: {numbers}{measured}")
     if not scored:
         raise InputError(shorten(done.failures, 1))
     done.tables, done.plots = label_tables(args.kind, data.names, done.scores)
@@ -211,20 +212,28 @@ def load_label_data(args, voc_root: Path) -> LabelData:
     return LabelData(ids, names, truth, image_labels)
 
 
-def build_selector(args, data: LabelData) -> ImageSelector | None:
-    """Build the selector from the flags; None if it is off or has no maps. Raises `InputError` for missing inputs."""
+def build_selectors(args, data: LabelData, voc_root: Path) -> Selectors:
+    """Build the selectors from the flags; None if off or without maps. Raises `InputError` for missing inputs."""
     if args.selector == "none" or not args.saliency_dir:
-        if args.sweep is not None or args.multi_class == "split" or args.t0 == "auto":
-            raise InputError("--sweep, --multi_class split and --t0 auto need --saliency_dir, and --selector sos")
-        return None
+        if args.sweep is not None or args.selector == "evidence":
+            raise InputError("--sweep and --selector evidence need --saliency_dir, and --sweep needs a --selector")
+        return Selectors(None, None)
     if data.image_labels is None:
         raise InputError("the selector needs --image_labels (or --single_class): cls_labels.npy, a table or XML")
-    if args.multi_class == "split" and not args.cam_dir:
-        raise InputError("--multi_class split needs --cam_dir: the strongest map splits the mask")
     threshold_rule = ThresholdRule(data.names[1:], **options.selector_settings(args))
     maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png"))
-    cams = voc_layout.files_of_ids(args.cam_dir, data.ids, ".npz") if args.multi_class == "split" else None
-    return ImageSelector(threshold_rule, args.saliency_threshold, data.image_labels, maps, cams, data.truth)
+    selector = ImageSelector(threshold_rule, args.saliency_threshold, data.image_labels, maps, data.truth)
+    if args.selector == "sos":
+        return Selectors(selector, None)
+    if not args.features:
+        raise InputError("--selector evidence needs --features: a backbone, or a checkpoint of this project")
+    from models.backbones import load_feature_network  # here, because only this selector needs torch
+    from pseudo_labels.evidence import EvidenceSelector
+
+    images = voc_layout.files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
+    network = load_feature_network(args.features, args.pretrained, "cpu")
+    inputs = data.ids, images, data.image_labels, selector.load_mask, data.truth
+    return Selectors(selector, EvidenceSelector(network, "cpu", *inputs))
 
 
 def find_labels(folder: str, data: LabelData, args) -> LabelSource:

@@ -3,12 +3,13 @@ r"""Stage 2c: class activation maps → expansion → fusion with saliency → d
     python make_pseudo_labels.py --label_name cam --load_path experiments/classifier/last.pth --data_dir data/voc12
     python make_pseudo_labels.py --label_name sos --load_path experiments/classifier/last.pth --data_dir data/voc12 \
         --selector sos --saliency_dir experiments/saliency/ours/VOC2012
-    python make_pseudo_labels.py --label_name strong_sos --baseline_dir other_method/labels --data_dir data/voc12 \
-        --selector sos --saliency_dir experiments/saliency/ours/VOC2012
+    python make_pseudo_labels.py --label_name settled --baseline_dir other_method/labels --data_dir data/voc12 \
+        --selector evidence --features resnest50 --saliency_dir experiments/saliency/ours/VOC2012
 
 Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps go to
---cam_dir and --expanded_dir, labels before the selector to <label_name>/before, the decisions of the selector to
-<label_name>/selector.csv, and their summary by class to selector.json. Existing files are kept.
+--cam_dir and --expanded_dir, labels before the selector to <label_name>/before, the decisions of `sos` to
+<label_name>/selector.csv, their summary by class to selector.json, and what `evidence` has learned to evidence.npz.
+Existing files are kept.
 """
 
 import sys
@@ -19,7 +20,7 @@ if __name__ == "__main__":
     ARGS = options.make_pseudo_labels().parse_args()  # before the heavy imports, so that --help answers at once
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,10 @@ from formats.image_labels import load_image_labels
 from formats.images import GreyMap, check_size, image_size, load_image, scale_maps
 from formats.labels import load_label, save_label
 from models.affinity_net import build_affinity_net
+from models.backbones import Backbone, load_feature_network
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import compute_cams
+from pseudo_labels.evidence import EvidenceSelector, load_evidence, save_evidence
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
 from pseudo_labels.fusion_rules import check_parameters, list_inputs
@@ -76,9 +79,11 @@ def main(args) -> None:
     check_options(args, images)
     rule = ThresholdRule(images.classes, **options.selector_settings(args))
     made_by = folder_options(args, images)
-    folder, selects = voc_layout.new_label_folder(args.label_name), args.selector == "sos"
+    if args.selector == "evidence":  # a network that cannot be used is found before the CAMs are made
+        features = load_feature_network(args.features or args.load_path, args.pretrained, world.device)
+    folder, selects = voc_layout.new_label_folder(args.label_name), args.selector != "none"
     if world.is_main and args.saliency_dir and not selects and "saliency" not in list_inputs(args.fusion):
-        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector sos", file=sys.stderr)
+        print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector", file=sys.stderr)
 
     # save: maps, labels, selected labels
     if made_by["cams"] is not None:
@@ -87,8 +92,10 @@ def main(args) -> None:
         make_expanded_cams(images, made_by["expanded cams"], args, world)
     if not (selects and args.baseline_dir):
         make_labels(images, folder / "before" if selects else folder, made_by["labels"], args, world)
-    if selects:
+    if args.selector == "sos":
         select_labels(images, rule, folder, made_by["selected labels"], args, world)
+    if args.selector == "evidence":
+        settle_labels(images, rule, features, made_by["selected labels"], args, world)
     distributed.stop_distributed()
 
 
@@ -111,10 +118,10 @@ def find_images(args, warns: bool) -> Images:
 
 def check_options(args, images: Images) -> None:
     """Raise `InputError` for flags that contradict each other or would have no effect."""
-    if args.selector == "sos" and not images.saliency_maps:
-        raise InputError("--selector sos needs --saliency_dir DIR with saliency maps, which predict.py writes")
-    if args.selector == "none" and (args.multi_class == "split" or args.t0 == "auto"):
-        raise InputError("--multi_class split and --t0 auto need --selector sos")
+    if args.selector != "none" and not images.saliency_maps:
+        raise InputError(f"--selector {args.selector} needs --saliency_dir with saliency maps, which predict.py writes")
+    if args.selector == "evidence" and not (args.features or args.load_path):
+        raise InputError("--selector evidence needs --features with a network, or a classifier by --load_path")
     if args.expanded_dir and not args.affinity_path:
         raise InputError("--expanded_dir needs --affinity_path; name maps that are already expanded by --cam_dir")
     if "saliency" in list_inputs(args.fusion) and not images.saliency_maps:
@@ -133,7 +140,7 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
         return {name: getattr(args, name) for name in names}
 
     cams, expanded, used_cams = None, None, None
-    if not args.baseline_dir or args.multi_class == "split":
+    if not args.baseline_dir:
         cams = load_options(args.cam_dir)  # without a checkpoint all maps exist
         if args.load_path:
             cams = chosen("scales", "flip", "combine") | {"checkpoint": file_digest(args.load_path)}
@@ -155,10 +162,14 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
         labels |= {name: origin for name, origin in inputs.items() if name in list_inputs(args.fusion)}
     labels |= chosen("bg_threshold") if args.fusion == "none" else {}
 
-    selected = chosen("selector", "selector_form", "saliency_threshold", "t0", "t1", "tau", "multi_class")
-    selected |= chosen("non_salient_classes", "salient_norm")
-    selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # statistics are measured on them
-    selected |= {"split_by": used_cams if args.multi_class == "split" else None, "masks": saliency}
+    selected = chosen("selector", "saliency_threshold") | {"masks": saliency}
+    if args.selector == "evidence":
+        features = args.features or args.load_path
+        digests = [file_digest(path) for path in (features, args.pretrained) if Path(path).is_file()]
+        selected |= {"features": Path(features).name, "weights": digests[0] if digests else args.pretrained}
+    else:
+        selected |= chosen("selector_form", "t0", "t1", "tau", "non_salient_classes", "salient_norm")
+    selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # both selectors learn from them
     return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
@@ -266,16 +277,7 @@ def make_label(images: Images, index: int, args) -> np.ndarray:
 
 def select_labels(images: Images, rule: ThresholdRule, folder: Path, made_by: dict, args, world: World) -> None:
     """Measure all single-class images, choose the thresholds, and write the labels that are absent."""
-    before = images.baseline or voc_layout.files_of_ids(folder / "before", images.ids, ".png")
-    split_cams = None
-    if args.multi_class == "split":
-        split_cams = voc_layout.files_of_ids(find_cam_dir(args), images.ids, ".npz")
-    maps = images.image_labels, images.saliency_maps, split_cams
-    selector = ImageSelector(rule, args.saliency_threshold, *maps, reference_paths=before)
-
-    def read_label(index: int) -> np.ndarray:
-        return make_label(images, index, args) if images.baseline else load_label(before[index])
-
+    selector, read_label = build_selector(images, rule, folder, args)
     absent, measured = voc_layout.absent_files(folder, images.ids, ".png"), []
     with lock_output_folder(world, folder, made_by, ".png"):
         for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
@@ -288,6 +290,41 @@ def select_labels(images: Images, rule: ThresholdRule, folder: Path, made_by: di
         if world.is_main:
             print(save_decisions(folder, measured, chosen, images.ids, images.classes))
     if world.is_main:
+        print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} already existed: {folder}")
+
+
+def build_selector(images: Images, rule: ThresholdRule, folder: Path, args) -> tuple[ImageSelector, Callable]:
+    """Build the selector, and the function that reads the label of an image before it."""
+    before = images.baseline or voc_layout.files_of_ids(folder / "before", images.ids, ".png")
+    selector = ImageSelector(rule, args.saliency_threshold, images.image_labels, images.saliency_maps, before)
+
+    def read_label(index: int) -> np.ndarray:
+        return make_label(images, index, args) if images.baseline else load_label(before[index])
+
+    return selector, read_label
+
+
+@advise_on_full_memory("name a smaller network by --features, or shrink the largest images")
+def settle_labels(images: Images, rule: ThresholdRule, features: Backbone, made_by: dict, args, world: World) -> None:
+    """Learn from a sample of the images, unless an earlier run did, and write the labels that are absent."""
+    folder = voc_layout.new_label_folder(args.label_name)
+    threshold_selector, read_label = build_selector(images, rule, folder, args)
+    masks = threshold_selector.load_mask, threshold_selector.reference_paths
+    selector = EvidenceSelector(features, world.device, images.ids, images.paths, images.image_labels, *masks)
+    absent, path = voc_layout.absent_files(folder, images.ids, ".png"), folder / "evidence.npz"
+    sample = [] if path.is_file() else selector.sample(range(len(images.ids)))
+    with lock_output_folder(world, folder, made_by, ".png"):
+        drawn = [selector.draw(index, read_label(index)) for index in progress(sample, world, "evidence")]
+        drawn = distributed.gather_from_processes(drawn)
+        if sample and world.is_main:
+            save_evidence(path, selector.learn(drawn))
+        world.wait_for_all()
+        evidence = load_evidence(path)
+        for index in progress(absent, world, "selection"):
+            label = selector.select_image(index, read_label(index), evidence)
+            save_label(folder / f"{images.ids[index]}.png", label)
+    if world.is_main:
+        print(f"trust in the labels: {evidence.trust:+.1f} (logit; from their overlap with the masks)")
         print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} already existed: {folder}")
 
 

@@ -192,7 +192,7 @@ def evaluate() -> argparse.ArgumentParser:
     add("--pred", ["DIR"], [], text, "--baseline_dir", action=_Collect)
     _add_scored_ids(add)
     add("--bg_threshold", _share, 0.2, "score of the constant background, for rule `none` and score dictionaries")
-    add("--cam_dir", "DIR", None, "class activation maps, for --rules and --multi_class split")
+    add("--cam_dir", "DIR", None, "class activation maps, for --rules")
     add("--second_cam_dir", "DIR", None, "maps of another classifier, for rule `nsrom`")
     text = "also score the labels that these fusion rules make from --cam_dir (no name: all rules)"
     add("--rules", [FUSION_RULES], None, text, nargs="*", metavar="RULE")
@@ -208,7 +208,7 @@ def evaluate() -> argparse.ArgumentParser:
     _add_scored_ids(add)
     _add_scoring(add)
     # evaluate.py scores segmentations by the function of labels, which reads these
-    segmentation.set_defaults(selector="none", **dict.fromkeys(("rules", "sweep", "multi_class", "t0", "bg_threshold")))
+    segmentation.set_defaults(selector="none", **dict.fromkeys(("rules", "sweep", "bg_threshold")))
 
     submission = kinds.add_parser("submission", help="check an archive for the test server of VOC 2012")
     submission.set_defaults(report=None)
@@ -385,17 +385,24 @@ def _add_saliency(parser) -> None:
 
 def _add_selector(parser, default: str) -> None:
     add = _group(parser, "salient object selector")
-    add("--selector", ("none", "sos"), default, "replace labels by saliency masks")
+    text = "sos: replace labels by saliency masks, as in the paper; evidence: decide by features where they differ"
+    add("--selector", ("none", "sos", "evidence"), default, text)
+    text = "network of `evidence`: a name as for --backbone, or a checkpoint"
+    text += " (default: the classifier of --load_path)" if default == "none" else ""
+    add("--features", "NAME|PATH", None, text)
+    add(
+        "--pretrained",
+        "imagenet|none|PATH",
+        "imagenet",
+        "weights if --features is a name: from the hub, none, or a file",
+    )
     text = "replace where overlap > t0 (+ t1 for non-salient classes), or where overlap + class saliency > tau"
     add("--selector_form", ("algorithm", "formula"), "algorithm", text)
-    text = "threshold on the IoU of mask and label, for salient classes; auto: from the overlaps, without ground truth"
-    add("--t0", _threshold, 0.4, text, metavar="auto|X")
+    add("--t0", _share, 0.4, "threshold on the IoU of mask and label, for salient classes")
     add("--t1", _at_least_zero, 0.2, "added to --t0 for non-salient classes")
     add("--tau", _at_least_zero, None, "threshold of the formula (default: t0 + 1)")
     add("--non_salient_classes", ["NAME"], ["measured"], "names, `none`, or `measured`: saliency below --salient_norm")
     add("--salient_norm", _share, 0.5, "least saliency of a salient class, relative to the largest")
-    text = "images of several classes: keep the labels, or split the mask by the strongest map and select by class"
-    add("--multi_class", ("keep", "split"), "keep", text)
 
 
 def _add_scored_ids(add) -> None:
@@ -529,7 +536,6 @@ _at_least_zero = _in_range(float, 0, LARGEST_NUMBER)
 _above_zero = _in_range(float, TINY, LARGEST_NUMBER)
 _scale = _in_range(float, 0.001, 16)
 _deviation = _in_range(float, 0.001, 1)  # the step of 8-bit colours is 1 / 255
-_threshold = _word_or("auto", _share)
 
 
 def _boolean(text: str) -> bool:

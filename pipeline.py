@@ -163,13 +163,13 @@ def voc12_stages(args, out: str) -> list[Stage]:
             --list {lists}/train_aug_id.txt --output {saliency}
         """
     if args.baseline_dir:
-        thresholds = "--t0 0.4 --t1 0.2"  # the paper's, for strong labels
+        selector = "sos --t0 0.4 --t1 0.2"  # the paper's, for strong labels
         stages += f"""
         labels: make_pseudo_labels.py {voc} --baseline_dir {quote(require_folder(args.baseline_dir))} \
             --label_name {labels}/before
         """
     else:  # CAMs of a Puzzle-CAM classifier, expanded by a random walk, refined by a CRF
-        thresholds = "--t0 auto --t1 0"  # for weak labels the mask is nearly always better
+        selector = f"evidence --features {runs}/classifier/last.pth"  # it treats images of several classes too
         label = f"make_pseudo_labels.py {voc} --load_path {runs}/classifier/last.pth --cam_dir {out}/cams"
         stages += f"""
         classifier: train_classification.py {voc} --backbone {backbone} --puzzle --log_path {runs} --tag classifier
@@ -181,7 +181,7 @@ def voc12_stages(args, out: str) -> list[Stage]:
         """
     stages += f"""
         selector: make_pseudo_labels.py {voc} --baseline_dir {labels}/before --label_name {labels}/selected \
-            --selector sos --saliency_dir {saliency} {thresholds}
+            --selector {selector} --saliency_dir {saliency}
         scores of labels: evaluate.py labels --pred {labels}/before {labels}/selected --data_dir {data} \
             --list {lists}/train_id.txt --image_labels {lists}/cls_labels.npy --tables {tables}/labels \
             --json {tables}/labels.json
@@ -241,7 +241,7 @@ def label_quality_stages(args, out: str) -> list[Stage]:
     for folder, name in zip(maps, args.saliency_dir):
         stages += f"""
         scores: evaluate.py labels --data_dir {data} --list {lists}/train_id.txt --image_labels {lists}/cls_labels.npy \
-            --baseline_dir {scored} --t0 auto --t1 0 --sweep --multi_class split --cam_dir {plain} \
+            --baseline_dir {scored} --sweep \
             --saliency_dir {folder} --tables {out}/tables_{quote("_".join(Path(name).parts[-2:]))}
         """
     return read_stages(stages)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from formats.errors import InputError
+from formats.images import image_size
 from formats.labels import load_label, paint_label
 from metrics.bootstrap import MethodScores
 from metrics.label_quality import measure_label, name_scores, score_images, score_states, sum_states
@@ -44,6 +46,13 @@ class LabelSource:
         return self.load(*self.inputs[index], shape_hw)
 
 
+class Selectors(NamedTuple):
+    """An `ImageSelector`, and an `EvidenceSelector` that selects in its place; None if off."""
+
+    threshold: object
+    evidence: object
+
+
 @dataclass(frozen=True)
 class MeasuredLabel:
     """Result for one image: `measure_label` of its label and of its mask, and the IMAGE_MEASURES of its label.
@@ -59,32 +68,45 @@ class MeasuredLabel:
 
 
 def score_labels(
-    name: str, source: LabelSource, data: LabelData, selector, sweep: Sequence[float], num_replicates: int, workers: int
+    name: str,
+    source: LabelSource,
+    data: LabelData,
+    selectors: Selectors,
+    sweep: Sequence[float],
+    num_replicates: int,
+    workers: int,
 ) -> tuple[dict, dict[str, MethodScores]]:
     """Score the labels of a source, and fill `source.report`; both results are empty if no image can be scored.
 
-    selector: None, or an `ImageSelector`, which adds the scores of the "selected" labels, statistics of the "selector"
-    and the "sweep" over these thresholds. Returns the scores for the JSON file, and a `MethodScores` of the labels
-    before and, as "<name> + selector", after the selector.
+    A selector adds the scores of the "selected" labels, statistics of the "selector" and the "sweep" over these
+    thresholds. Returns the scores for the JSON file, and a `MethodScores` of the labels before and, as "<name> +
+    selector", after the selector.
     """
     tasks = {data.ids[index]: index for index in source.inputs}
-    measure = partial(measure_image, source.read, data, selector)
+    measure = partial(measure_image, source.read, data, selectors)
     found = {tasks[key]: label for key, label in measure_files(measure, tasks, source.report, workers, name)}
     if not found:
         return {}, {}
     images = {index: label.scores for index, label in found.items()}
     settings = images, data.names, data.is_single, num_replicates
     scores, before = score_images({index: label.label_state for index, label in found.items()}, *settings)
-    if not selector:
+    if not selectors.threshold:
         return scores, {name: before}
-    selected, statistics = select_labels(name, source, data, found, selector, sweep, workers)
+    selected, statistics = select_labels(data, found, selectors.threshold, sweep)
+    if selectors.evidence:
+        selected, trust = settle_labels(name, source, data, found, selectors.evidence, workers)
+        statistics["selector"] = {"trust": trust, "classes": {}}
+        single = {index for index, label in found.items() if label.measurement}
+        if statistics["sweep"]:
+            # labels whose confusion with the truth changed
+            changed = sum(selected[index][0].tolist() != found[index].label_state[0].tolist() for index in single)
+            quality = name_scores(sum_states([selected[index] for index in single], len(data.names)), data.names)
+            statistics["sweep"].append({"threshold": "evidence", "replaced": changed, **quality})
     scores["selected"], after = score_images(selected, *settings)
     return scores | statistics, {name: before, f"{name} + selector": after}
 
 
-def select_labels(
-    name: str, source: LabelSource, data: LabelData, found: dict, selector, sweep: Sequence[float], workers: int
-) -> tuple[dict[int, tuple], dict]:
+def select_labels(data: LabelData, found: dict, selector, sweep: Sequence[float]) -> tuple[dict[int, tuple], dict]:
     """`measure_label` of all labels after the selector by image, and "selector" and "sweep" of the scores.
 
     found: image index → `MeasuredLabel`.
@@ -93,13 +115,6 @@ def select_labels(
     chosen = selector.threshold_rule.compute(single)
     replaced = {image.index for image in single if image.overlap > chosen["values"][image.label_of_class]}
     selected = {index: label.mask_state if index in replaced else label.label_state for index, label in found.items()}
-    if selector.split_cams:
-        tasks = {data.ids[index]: index for index, label in found.items() if not label.measurement}
-        measure, report = partial(measure_split, source.read, data, selector, chosen["values"]), FileReport()
-        splits = measure_files(measure, tasks, report, workers, f"{name}, split")
-        selected |= {tasks[key]: quality for key, quality in splits}
-        if report.unusable:  # the files were intact when they were first read
-            raise InputError(next(iter(report.unusable.values())))
     sweep_rows = []
     if single:
         for threshold in sweep:
@@ -109,26 +124,48 @@ def select_labels(
     return selected, {"selector": chosen["numbers"] | {"classes": classes}, "sweep": sweep_rows}
 
 
-def measure_image(read: Callable, data: LabelData, selector, index: int) -> MeasuredLabel:
+def settle_labels(
+    name: str, source: LabelSource, data: LabelData, found: dict, selector, workers: int
+) -> tuple[dict[int, tuple], float]:
+    """`measure_label` of all labels after an `EvidenceSelector` by image, and its trust in the labels."""
+
+    def work(function: Callable, indices: list[int], title: str) -> dict[int, tuple]:
+        report, tasks = FileReport(), {data.ids[index]: index for index in indices}
+        results = {tasks[key]: result for key, result in measure_files(function, tasks, report, workers, title)}
+        if report.unusable:
+            raise InputError(next(iter(report.unusable.values())))
+        return results
+
+    sample = selector.sample(found)
+    drawn = work(partial(draw_pixels, source.read, data, selector), sample, f"{name}, evidence")
+    evidence = selector.learn(list(drawn.values()))
+    settled = work(partial(measure_settled, source.read, data, selector, evidence), list(found), f"{name}, selection")
+    return settled, float(evidence.trust)
+
+
+def draw_pixels(read: Callable, data: LabelData, selector, index: int) -> tuple:
+    return selector.draw(index, read(index, image_size(data.truth[index])))
+
+
+def measure_settled(read: Callable, data: LabelData, selector, evidence, index: int) -> tuple:
+    """Measure the label of an image after an `EvidenceSelector`."""
+    truth = load_label(data.truth[index])
+    return measure_or_refuse(selector.select_image(index, read(index, truth.shape), evidence), truth, data, index)
+
+
+def measure_image(read: Callable, data: LabelData, selectors: Selectors, index: int) -> MeasuredLabel:
     """Measure the label of one image. Raises `InputError` if a file of the image cannot be used."""
     truth, num_labels = load_label(data.truth[index]), len(data.names)
     label = read(index, truth.shape)
     label_state = measure_or_refuse(label, truth, data, index)
     scores = score_states(sum_states([label_state], num_labels), num_labels)
     scores = {measure: float(scores[measure]) for measure in IMAGE_MEASURES}
-    if selector and data.is_single[index]:
-        measurement, mask = selector.measure_image(index, label)
+    if selectors.evidence:  # a broken file is found now, not after the whole list
+        selectors.evidence.load_inputs(index, label.shape)
+    if selectors.threshold and data.is_single[index]:
+        measurement, mask = selectors.threshold.measure_image(index, label)
         return MeasuredLabel(label_state, scores, measure_or_refuse(mask, truth, data, index), measurement)
-    if selector and selector.split_cams:
-        selector.load_split(index, label.shape)  # raises now instead of after the whole list
     return MeasuredLabel(label_state, scores)
-
-
-def measure_split(read: Callable, data: LabelData, selector, thresholds: np.ndarray, index: int) -> tuple:
-    """Measure the label of an image with several classes after the selector."""
-    truth = load_label(data.truth[index])
-    label = selector.select_image(index, read(index, truth.shape), thresholds)
-    return measure_or_refuse(label, truth, data, index)
 
 
 def measure_or_refuse(label: np.ndarray, truth: np.ndarray, data: LabelData, index: int) -> tuple:

@@ -87,12 +87,13 @@ def selector_table(name: str, classes: dict[str, dict]) -> Table:
 
 
 def sweep_table(name: str, sweep: list[dict]) -> Table:
-    """Quality of the labels of single-class images, one row per threshold."""
+    """Quality of the labels of single-class images, one row per threshold, and one of the evidence selector."""
     rows = [[row["threshold"], row["replaced"], *(percent(row[key]) for key in MEASURES)] for row in sweep]
     return Table(name, ["t0", "replaced", *MEASURES], rows)
 
 
 def sweep_plot(name: str, sweep: list[dict]) -> Plot:
+    sweep = [row for row in sweep if row["threshold"] != "evidence"]
     t0 = [row["threshold"] for row in sweep]
     lines = {key: (t0, 100 * np.array([row[key] for row in sweep], float)) for key in MEASURES}
     return Plot(name, "t0", "%", lines)

@@ -6,6 +6,7 @@
 import difflib
 import inspect
 import logging
+from pathlib import Path
 
 import timm
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from formats.errors import InputError, first_line
 from models.backbone_weights import check_all_loaded, check_hub_weights, read_weights, strip_prefix
-from utils.checkpoint import load_weights
+from utils.checkpoint import load_checkpoint, load_weights
 
 README_NAMES = {
     "swin-small": "swin_small_patch4_window7_224.ms_in22k",
@@ -174,6 +175,20 @@ def build_backbone(
     elif weights is not None:
         check_all_loaded(network, weights, pretrained)
     return backbone
+
+
+def load_feature_network(features: str, pretrained: str, device) -> Backbone:
+    """Load a network for its features: a README or timm name with its weights, or a checkpoint of any stage."""
+    settings, path = {"backbone": features, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}, Path(features)
+    if path.exists() or path.suffix == ".pth" or len(path.parts) > 1:
+        settings, pretrained = load_checkpoint(features)["settings"], features
+    torch.manual_seed(0)  # random weights are equal in all processes and runs
+    try:
+        backbone = build_backbone(settings, pretrained)
+    except KeyError as error:
+        raise InputError(f"--features {features} cannot be used: the settings of its network lack {error}") from error
+    backbone.check_sides([375], "--features")  # the height of most VOC images, which is no multiple of a stride
+    return backbone.eval().to(device)
 
 
 def collect_timm_options(full_name: str, image_size: int | None, output_stride: int | None, all_stages: bool) -> dict:

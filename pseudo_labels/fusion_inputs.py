@@ -16,30 +16,30 @@ def fuse_files(
 ) -> np.ndarray:
     """Make the label map, uint8 [H, W], of an image by a fusion rule and, with `crf_iterations`, the CRF.
 
-    Files: see `load_evidence`.
+    Files: see `load_inputs`.
     """
-    evidence = load_evidence(list_inputs(rule), image_labels, image_path, cam_path, second_cam_path, saliency_map)
-    label = fuse(rule, evidence, parameters)
+    inputs = load_inputs(list_inputs(rule), image_labels, image_path, cam_path, second_cam_path, saliency_map)
+    label = fuse(rule, inputs, parameters)
     return label_crf(load_image(image_path))(label, iterations=crf_iterations) if crf_iterations else label
 
 
-def load_evidence(wanted: list[str], image_labels, image_path, cam_path, second_cam_path, saliency_map) -> dict:
+def load_inputs(wanted: list[str], image_labels, image_path, cam_path, second_cam_path, saliency_map) -> dict:
     """Load the inputs `wanted` by a rule (see fusion_rules.py), and always `cams` and `classes`; return a dict by name.
 
     image_labels: bool [C]. saliency_map: a `GreyMap`, or None. Raises `InputError` for maps of other classes and for
     files of different sizes.
     """
     cams, classes = load_checked_cams(cam_path, image_labels)
-    shape_hw, evidence = cams.shape[1:], {"cams": cams, "classes": classes}
+    shape_hw, inputs = cams.shape[1:], {"cams": cams, "classes": classes}
     check_size(cam_path, shape_hw, image_path, image_size(image_path))
     if "saliency" in wanted:
-        evidence["saliency"] = load_aligned_grey(saliency_map, cam_path, shape_hw).astype(np.float32) / 255
+        inputs["saliency"] = load_aligned_grey(saliency_map, cam_path, shape_hw).astype(np.float32) / 255
     if "second_cams" in wanted:
-        evidence["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
-        check_size(second_cam_path, evidence["second_cams"].shape[1:], cam_path, shape_hw)
+        inputs["second_cams"], _ = load_checked_cams(second_cam_path, image_labels)
+        check_size(second_cam_path, inputs["second_cams"].shape[1:], cam_path, shape_hw)
     for name in CRFS.keys() & set(wanted):
-        evidence[name] = CRFS[name](load_image(image_path))
-    return evidence
+        inputs[name] = CRFS[name](load_image(image_path))
+    return inputs
 
 
 def load_checked_cams(path: Path, image_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

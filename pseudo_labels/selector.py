@@ -1,7 +1,7 @@
 """Salient object selector (SOS): replaces the foreground of a pseudo label by a saliency mask (docs/method.md).
 
 The paper states it for images with one class, as an algorithm (t0 = 0.4, t1 = 0.2) and as a formula. Both compare the
-overlap of mask and label with one threshold per class. `select_regions` extends it to images of several classes.
+overlap of mask and label with one threshold per class. pseudo_labels/evidence.py has a selector for images of any kind.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,8 @@ import numpy as np
 
 from formats.atomic_files import write_csv, write_json
 from formats.errors import InputError, shorten
-from formats.images import GreyMap, check_size, load_aligned_grey
+from formats.images import GreyMap, load_aligned_grey
 from formats.labels import IGNORE_LABEL
-from pseudo_labels.fusion_inputs import load_checked_cams
-
-LARGEST_T0 = 0.5  # upper bound of `auto_threshold`
 
 
 def measure_overlap(label: np.ndarray, mask: np.ndarray) -> float:
@@ -46,30 +43,6 @@ def fill_mask(mask: np.ndarray, label_of_class: int) -> np.ndarray:
     return np.where(mask, label_of_class, 0).astype(np.uint8)
 
 
-def split_mask(mask: np.ndarray, cams: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Divide a mask, bool [H, W], by the strongest map: cams [K, H, W], classes [K] → uint8 [H, W], 0 outside."""
-    return np.where(mask, classes[cams.argmax(axis=0)], 0).astype(np.uint8)
-
-
-def select_regions(label: np.ndarray, regions: np.ndarray, classes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Select the label, uint8 [H, W], of an image with several classes.
-
-    regions uint8 [H, W] of `split_mask`; thresholds float [C + 1]. Each class is treated as on a single-class image:
-    its region replaces its part of the label if their overlap exceeds the threshold. The former pixels of a replaced
-    class outside the mask become 255 (ignore): they may show another class or the background.
-    """
-    selected, replaced = label.copy(), []
-    for label_of_class in map(int, classes):
-        region = regions == label_of_class
-        of_class = np.where(label == IGNORE_LABEL, IGNORE_LABEL, label == label_of_class).astype(np.uint8)
-        if region.any() and measure_overlap(of_class, region) > thresholds[label_of_class]:
-            selected[(label == label_of_class) & (regions == 0)] = IGNORE_LABEL
-            replaced.append(label_of_class)
-    for label_of_class in replaced:
-        selected[regions == label_of_class] = label_of_class
-    return selected
-
-
 def class_saliency(norms: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
     """‖S^c‖₂ / max ‖S‖₂: the mean norm of each class over its single-class images, relative to the largest mean.
 
@@ -88,7 +61,6 @@ class Measurement(NamedTuple):
     label_of_class: int  # 1..C
     overlap: float  # of label and mask; −1 for an empty mask, which never replaces a label
     norm: float  # ‖S‖₂ / √(H·W)
-    certainty: float  # mean of |2 S − 1|
 
 
 @dataclass(frozen=True)
@@ -98,7 +70,6 @@ class ThresholdRule:
     classes          names of the C foreground classes
     form             "algorithm": overlap > t0, or t0 + t1 for classes that are not salient
                      "formula": overlap + ‖S^c‖₂ / max ‖S‖₂ > tau
-    t0               a number, or "auto": chosen by `auto_threshold`
     tau              None: t0 + 1, so that the most salient class is replaced above t0
     non_salient      class names, ["none"], or ["measured"]: classes below `least_saliency`
 
@@ -107,7 +78,7 @@ class ThresholdRule:
 
     classes: tuple[str, ...]
     form: str = "algorithm"
-    t0: float | str = 0.4
+    t0: float = 0.4
     t1: float = 0.2
     tau: float | None = None
     non_salient: Sequence[str] = ("measured",)
@@ -122,7 +93,7 @@ class ThresholdRule:
     @property
     def depend_on_images(self) -> bool:
         """Return whether the thresholds are measured on the images."""
-        return self.form == "formula" or self.t0 == "auto" or ("measured" in self.non_salient and self.t1 > 0)
+        return self.form == "formula" or ("measured" in self.non_salient and self.t1 > 0)
 
     def compute(self, measured: Sequence[Measurement]) -> dict:
         """Compute the thresholds of all classes. Returns a dict of
@@ -132,56 +103,28 @@ class ThresholdRule:
         "salient"   bool [C + 1], only for the algorithm
         "values"    float [C + 1], the thresholds
         """
-        _, classes, overlaps, norms, certainties = np.array(measured, float).reshape(-1, 5).T
-        t0 = auto_threshold(overlaps, certainties) if self.t0 == "auto" else self.t0
+        _, classes, _, norms = np.array(measured, float).reshape(-1, 4).T
         saliency = class_saliency(norms, classes.astype(int), len(self.classes))
         if self.form == "formula":
-            tau = t0 + 1 if self.tau is None else self.tau
+            tau = self.t0 + 1 if self.tau is None else self.tau
             return {"numbers": {"tau": tau}, "saliency": saliency, "values": tau - saliency}
         salient = np.array([True] + [name not in self.non_salient for name in self.classes])
         if "measured" in self.non_salient:
             salient = saliency >= self.least_saliency
-        values = np.where(salient, t0, t0 + self.t1)
-        return {"numbers": {"t0": t0, "t1": self.t1}, "saliency": saliency, "salient": salient, "values": values}
+        values = np.where(salient, self.t0, self.t0 + self.t1)
+        return {"numbers": {"t0": self.t0, "t1": self.t1}, "saliency": saliency, "salient": salient, "values": values}
 
 
-def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float, float]:
-    """Overlap, norm and certainty of a `Measurement`. label, saliency: uint8 [H, W]; mask_threshold: 0..1."""
-    mask, probs = saliency_mask(saliency, mask_threshold), saliency / 255
+def measure(label: np.ndarray, saliency: np.ndarray, mask_threshold: float) -> tuple[float, float]:
+    """Overlap and norm of a `Measurement`. label, saliency: uint8 [H, W]; mask_threshold: 0..1."""
+    mask = saliency_mask(saliency, mask_threshold)
     overlap = measure_overlap(label, mask) if mask.any() else -1.0
-    return overlap, float(np.sqrt(np.mean(np.square(probs)))), float(np.abs(2 * probs - 1).mean())
+    return overlap, float(np.sqrt(np.mean(np.square(saliency / 255))))
 
 
 def saliency_mask(saliency: np.ndarray, threshold: float) -> np.ndarray:
     """Binarise a saliency map, uint8 [H, W] → bool [H, W], at a threshold in 0..1 (exclusive)."""
     return saliency > threshold * 255
-
-
-def auto_threshold(overlaps: np.ndarray, certainties: np.ndarray) -> float:
-    """Choose t0 without ground truth, from the overlaps (< 0: empty mask) and certainties, float [N], of N images.
-
-    t0 = 25 u · min(q − 0.5, ρ − 0.1), within 0 … 0.5, with the upper quartile q of the overlaps, the rank correlation ρ
-    of overlaps and certainties, and u, one minus the mean certainty (docs/method.md). Maps of constant certainty, such
-    as binary ones, have no ρ and u: then t0 = 2.5 (q − 0.5). The numbers were fitted by benchmarks/auto_threshold.py.
-    """
-    found = overlaps >= 0
-    if found.sum() < 2:
-        return LARGEST_T0
-    excess = float(np.quantile(overlaps[found], 0.75)) - 0.5
-    slope = 2.5
-    if np.ptp(certainties[found]) > 0 and np.ptp(overlaps[found]) > 0:
-        excess = min(excess, rank_correlation(overlaps[found], certainties[found]) - 0.1)
-        slope = 25 * (1 - certainties[found].mean())
-    return float(np.clip(slope * excess, 0, LARGEST_T0))
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's ρ of two arrays, float [N], neither of them constant; equal values share their mean rank."""
-    ranks = []
-    for values in (x, y):
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((counts.cumsum() - (counts - 1) / 2)[place])
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def save_decisions(
@@ -221,15 +164,13 @@ def save_decisions(
 class ImageSelector:
     """Applies the selector to N images; methods take the index of an image and its label, uint8 [H, W].
 
-    image_labels: bool [N, C]. split_cams: files of the class activation maps by which masks of images with several
-    classes are split; None: such images are kept. reference_paths: files whose sizes the maps must have.
+    image_labels: bool [N, C]. reference_paths: files whose sizes the maps must have.
     """
 
     threshold_rule: ThresholdRule
     mask_threshold: float
     image_labels: np.ndarray
     saliency_maps: Sequence[GreyMap]
-    split_cams: Sequence[Path] | None
     reference_paths: Sequence[Path]
 
     def measure_image(self, index: int, label: np.ndarray) -> tuple[Measurement, np.ndarray]:
@@ -240,19 +181,10 @@ class ImageSelector:
         return Measurement(index, label_of_class, *measure(label, saliency, self.mask_threshold)), mask
 
     def select_image(self, index: int, label: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-        """Select the label, uint8 [H, W], of any image; thresholds float [C + 1]."""
+        """Select the label of an image, uint8 [H, W]; thresholds float [C + 1]. Images of several classes are kept."""
         classes = np.flatnonzero(self.image_labels[index]) + 1
-        if len(classes) > 1 and self.split_cams:
-            cams, mask = self.load_split(index, label.shape)
-            return select_regions(label, split_mask(mask, cams, classes), classes, thresholds)
         mask = self.load_mask(index, label.shape)  # a broken map is an error, also where the label is kept
         return select(label, mask, classes[0], thresholds[classes[0]]) if len(classes) == 1 else label
-
-    def load_split(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray]:
-        """Load the class activation maps of an image, float32 [K, H, W], and its saliency mask, bool [H, W]."""
-        cams, _ = load_checked_cams(self.split_cams[index], self.image_labels[index])
-        check_size(self.split_cams[index], cams.shape[1:], self.reference_paths[index], shape_hw)
-        return cams, self.load_mask(index, shape_hw)
 
     def load_mask(self, index: int, shape_hw) -> np.ndarray:
         """Load the saliency mask of an image, bool [H, W]."""

@@ -50,6 +50,7 @@ TRAIN = f"{SHORT} --label_name HERE/labels --head_width 16 --val_list none"
 MAKE = f"{VOC} --list ids.txt --label_name HERE/out/labels"
 SCORE = "--data_dir HERE/data --list HERE/voc12/ids.txt --bootstrap 0 --workers 1"
 SELECT = "--selector sos --saliency_dir HERE/saliency"
+EVIDENCE = f"{SELECT} --selector evidence --features NETWORKS/classification.pth"
 PHOTOGRAPHS, TRUTH = "data/JPEGImages", "data/SegmentationClassAug"
 COMMANDS = {  # name → script, flags, folders of the images that it reads
     "saliency training": (
@@ -77,12 +78,17 @@ COMMANDS = {  # name → script, flags, folders of the images that it reads
     "walk": (
         "make_pseudo_labels",
         f"{MAKE} --cam_dir HERE/cams --affinity_path NETWORKS/affinity.pth --expanded_dir HERE/out/walked --exp_times 2"
-        f" {SELECT} --multi_class split",
+        f" {SELECT}",
         (PHOTOGRAPHS, "saliency"),
     ),
     "baseline": (
         "make_pseudo_labels",
         f"{MAKE} --baseline_dir HERE/labels {SELECT}",
+        (PHOTOGRAPHS, "saliency", "labels"),
+    ),
+    "evidence": (
+        "make_pseudo_labels",
+        f"{MAKE} --baseline_dir HERE/labels {EVIDENCE}",
         (PHOTOGRAPHS, "saliency", "labels"),
     ),
     "saliency maps": (
@@ -108,9 +114,14 @@ COMMANDS = {  # name → script, flags, folders of the images that it reads
     ),
     "scores of labels": (
         "evaluate",
-        f"labels {SCORE} --pred HERE/labels --image_labels HERE/voc12/cls_labels.npy {SELECT} --multi_class split"
+        f"labels {SCORE} --pred HERE/labels --image_labels HERE/voc12/cls_labels.npy {SELECT}"
         " --rules none oaa --cam_dir HERE/cams",
         ("labels", TRUTH, "saliency"),
+    ),
+    "scores of evidence": (
+        "evaluate",
+        f"labels {SCORE} --pred HERE/labels --image_labels HERE/voc12/cls_labels.npy {EVIDENCE}",
+        ("labels", TRUTH, "saliency", PHOTOGRAPHS),
     ),
     "scores of segmentations": (
         "evaluate",

@@ -19,9 +19,11 @@ from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
 from metrics.label_quality import measure_label, name_scores, sum_states
 from options import FUSION_RULES
+from pseudo_labels.evidence import load_evidence
 
 PAPER = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 NAMES = ("background", *CLASS_NAMES)
+EVIDENCE = "--selector evidence --features PARTS/classifier/last.pth"
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +102,12 @@ def test_segmentations(scenes, truth, tmp_path):
         "",
         "--t0 0.3 --t1 0.4 --non_salient_classes star kite --saliency_threshold 0.3",
         "--selector_form formula --tau 1.2",
-        "--t0 auto --multi_class split",
-        "--t0 0 --multi_class split",
     ],
 )
 def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_parts, make, score, tmp_path, capsys):
     select = f"--saliency_dir PARTS/saliency {flags}"
     after = make("sos", f"--baseline_dir PARTS/rough --selector sos {select}")
-    split = "--cam_dir PARTS/cams" if "split" in flags else ""
-    scores = score(f"--pred PARTS/rough {select} {split}")[f"{label_parts}/rough"]
+    scores = score(f"--pred PARTS/rough {select}")[f"{label_parts}/rough"]
     assert_same(scores, quality(labels_in(label_parts / "rough"), truth, truth))
     assert_same(scores["selected"], quality(after, truth, truth))
     assert scores["selected"]["mIoU"] != scores["mIoU"]
@@ -117,7 +116,7 @@ def test_before_and_after_are_the_files_of_the_selector(flags, truth, label_part
     assert summary.keys() & {"t0", "t1", "tau"} == numbers
     assert {name: scores["selector"][name] for name in numbers} == {name: summary[name] for name in numbers}
     measured = "--non_salient_classes" not in flags
-    assert ("thresholds are measured on this list" in capsys.readouterr().out) is measured
+    assert ("; measured on this list" in capsys.readouterr().out) is measured
     ious = {"IoU_before", "IoU_after"}
     for name, row in scores["selector"]["classes"].items():
         assert {key: value for key, value in row.items() if key not in ious} == summary["classes"][name]
@@ -149,6 +148,39 @@ def test_sweep(truth, single, label_parts, make, score, tmp_path):
     assert_same(sweep[-1], quality(labels_in(label_parts / "rough"), truth, single))  # the labels as they are
     some = score("--pred PARTS/rough --saliency_dir PARTS/saliency --sweep 0.4 0.1")[f"{label_parts}/rough"]["sweep"]
     assert some == [sweep[2], sweep[5]]
+
+
+def test_evidence_scores_as_its_files(truth, single, label_parts, make, score, tmp_path, capsys):
+    """They are those of make_pseudo_labels.py; the sweep has one more row."""
+    select = f"{EVIDENCE} --saliency_dir PARTS/saliency"
+    after, before = make("settled", f"--baseline_dir PARTS/rough {select}"), labels_in(label_parts / "rough")
+    scores = score(f"--pred PARTS/rough {select} --sweep 0.1 --tables HERE/tables")[f"{label_parts}/rough"]
+    assert_same(scores["selected"], quality(after, truth, truth))
+    assert scores["selected"]["mIoU"] != scores["mIoU"]
+    trust = float(load_evidence(tmp_path / "settled/evidence.npz").trust)
+    assert scores["selector"]["trust"] == pytest.approx(trust)
+    assert f"trust {trust:.2f}; measured on this list" in capsys.readouterr().out
+    assert [row["threshold"] for row in scores["sweep"]] == [0.1, "evidence"]
+    assert_same(scores["sweep"][1], quality(after, truth, single))
+    changed = [name for name in single if (after[name] != before[name])[truth[name] != 255].any()]
+    assert scores["sweep"][1]["replaced"] == len(changed) > 0
+    with open(tmp_path / "tables/sweep_rough.csv", encoding="utf-8") as file:
+        assert [row["t0"] for row in csv.DictReader(file)] == ["0.1", "evidence"]
+    assert (tmp_path / "tables/sweep_rough.png").is_file()
+
+    save_ids(tmp_path / "several.txt", [name for name in truth if name not in single])
+    select = f"--list HERE/several.txt {select}"
+    labels = make("several", f"--baseline_dir PARTS/rough {select}")
+    scores = score(f"--pred PARTS/rough {select} --sweep")[f"{label_parts}/rough"]
+    assert_same(scores["selected"], quality(labels, truth, labels))
+    assert (scores["single_class"], scores["sweep"]) == (None, [])
+
+
+@pytest.mark.slow
+def test_evidence_in_processes(label_parts, score, monkeypatch):
+    monkeypatch.setattr("utils.processes.MIN_FILES_PER_PROCESS", 5)
+    flags = f"--pred PARTS/rough {EVIDENCE} --saliency_dir PARTS/saliency --sweep --workers"
+    assert score(f"{flags} 1") == score(f"{flags} 2")
 
 
 def test_several_baselines(truth, label_parts, score, tmp_path):
@@ -210,20 +242,10 @@ def test_nothing_is_written_by_default(scenes, label_parts, tmp_path, monkeypatc
     before = sorted(path for folder in (scenes, label_parts) for path in folder.rglob("*"))
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
     rules = f"--image_labels {scenes}/voc12/cls_labels.npy --rules none --cam_dir {label_parts}/cams"
-    select = f"--saliency_dir {label_parts}/saliency --sweep --multi_class split"
+    select = f"--saliency_dir {label_parts}/saliency --sweep"
     run_main("evaluate", f"labels --pred {label_parts}/rough {lists} {rules} {select}")
     assert sorted(path for folder in (scenes, label_parts) for path in folder.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
-
-
-def test_split_without_single_class_images(scenes, truth, single, label_parts, make, score, tmp_path):
-    save_ids(tmp_path / "several.txt", [name for name in truth if name not in single])
-    select = "--list HERE/several.txt --saliency_dir PARTS/saliency"
-    labels = make("split", f"--baseline_dir PARTS/rough --selector sos {select} --multi_class split")
-    scores = score(f"--pred PARTS/rough --cam_dir PARTS/cams {select} --multi_class split --sweep --tables HERE/tables")
-    assert_same(scores[f"{label_parts}/rough"]["selected"], quality(labels, truth, labels))
-    assert scores[f"{label_parts}/rough"]["single_class"] is None
-    assert not list((tmp_path / "tables").glob("s*"))  # neither a sweep nor a selector's table
 
 
 def test_truth_that_is_all_ignored(scenes, label_parts, score, tmp_path):
@@ -253,10 +275,14 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     with pytest.raises(InputError, match="the selector needs --image_labels"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --list HERE/alone.txt", image_labels="")
     for flags in ("--sweep", "--sweep --saliency_dir PARTS/saliency --selector none"):
-        with pytest.raises(InputError, match="need --saliency_dir, and --selector sos"):
+        with pytest.raises(InputError, match="--sweep needs a --selector"):
             score(f"--pred PARTS/rough {flags}")
-    with pytest.raises(InputError, match="--multi_class split needs --cam_dir"):
-        score("--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split")
+    with pytest.raises(InputError, match="--selector evidence need --saliency_dir"):
+        score(f"--pred PARTS/rough {EVIDENCE}")
+    with pytest.raises(InputError, match="--selector evidence needs --features"):
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --selector evidence")
+    with pytest.raises(InputError, match="resnest13 is unknown"):
+        score("--pred PARTS/rough --saliency_dir PARTS/saliency --selector evidence --features resnest13")
     with pytest.raises(InputError, match="--non_salient_classes: unknown unicorn"):
         score("--pred PARTS/rough --saliency_dir PARTS/saliency --non_salient_classes unicorn")
     with pytest.raises(InputError, match="--rules needs --cam_dir and --image_labels"):
@@ -265,8 +291,6 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
         score("--rules none icd oaa --cam_dir PARTS/cams")
     with pytest.raises(InputError, match="holds score dictionaries: name the classes of the images by --image_labels"):
         score("--pred PARTS/cams --list HERE/alone.txt", image_labels="")
-    with pytest.raises(InputError, match="--multi_class split and --t0 auto need --saliency_dir"):
-        score("--pred PARTS/rough --t0 auto")
     lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_aug_id.txt"
     with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):  # segmentations are label maps
         run_main("evaluate", f"segmentation --pred {label_parts}/cams {lists}")
@@ -276,7 +300,6 @@ def test_refusals(scenes, truth, label_parts, score, tmp_path):
     for folder, flags in (
         ("rough", "--pred HERE/rough"),
         ("saliency", "--pred PARTS/rough --saliency_dir HERE/saliency"),
-        ("cams", "--pred PARTS/rough --saliency_dir PARTS/saliency --multi_class split --cam_dir HERE/cams"),
         ("cams", "--rules none --cam_dir HERE/cams"),
     ):
         shutil.copytree(label_parts / folder, tmp_path / folder, dirs_exist_ok=True)
@@ -312,6 +335,18 @@ def test_missing_labels_may_be_left_out(truth, single, label_parts, score, tmp_p
         path.unlink()
     with pytest.raises(MissingInputError, match="lacks the labels of 14 of 14 images"):
         score("--pred HERE/rough --allow_missing")
+
+
+def test_evidence_leaves_out_images_without_a_map(truth, label_parts, score, tmp_path):
+    shutil.copytree(label_parts / "saliency", tmp_path / "maps")
+    rows, (broken, *_) = score("--pred PARTS/rough --bootstrap 0"), sorted(truth)
+    (tmp_path / f"maps/{broken}.png").write_bytes(b"")
+    flags = f"--pred PARTS/rough --bootstrap 0 --saliency_dir HERE/maps {EVIDENCE}"
+    with pytest.raises(InputError, match="1 images cannot be scored"):
+        score(flags)
+    scores = score(f"{flags} --allow_missing")[f"{label_parts}/rough"]
+    assert list(scores["files"]["unusable"]) == [broken]
+    assert scores["selected"]["images"] == rows[f"{label_parts}/rough"]["images"] - 1
 
 
 def test_page_of_labels(truth, label_parts, score, tmp_path):
@@ -364,7 +399,7 @@ def test_files_of_another_size_are_refused_by_name(truth, label_parts, score, tm
     with pytest.raises(InputError, match=rf"rough/{name}\.png holds the labels \[12\]"):
         score("--pred HERE/rough")
     save_grey(tmp_path / f"saliency/{name}.png", np.zeros((64, 79), np.uint8))
-    for flags in ("--multi_class split --pred PARTS/rough", "--rules icd --selector none"):
+    for flags in (f"--pred PARTS/rough {EVIDENCE}", "--rules icd --selector none"):
         with pytest.raises(InputError, match=rf"saliency/{name}\.png is 79×64 px"):
             score(f"--cam_dir PARTS/cams --saliency_dir HERE/saliency {flags}")
 
@@ -392,6 +427,9 @@ def test_maps_of_0_and_1(label_parts, score, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_evaluation_does_not_load_torch():
-    done = subprocess.run([sys.executable, "-c", "import sys, evaluate; sys.exit('torch' in sys.modules)"], cwd=PROJECT)
-    assert done.returncode == 0
+def test_evaluation_does_not_load_torch(scenes, label_parts):
+    code = "import sys, options, evaluate; evaluate.main(options.evaluate().parse_args())"
+    code += "; sys.exit('torch' in sys.modules)"
+    lists = f"--data_dir {scenes}/data --list {scenes}/voc12/train_id.txt --bootstrap 0 --workers 1"
+    flags = f"labels --pred {label_parts}/rough --saliency_dir {label_parts}/saliency --sweep {lists}"
+    assert subprocess.run([sys.executable, "-c", code, *flags.split()], cwd=PROJECT).returncode == 0

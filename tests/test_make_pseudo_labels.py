@@ -6,20 +6,22 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import bytes_in, labels_in, run_main
 
 from datasets.drawn_objects import CLASS_NAMES
-from formats.cams import load_cams
+from formats.cams import load_cams, load_named_arrays
 from formats.errors import InputError
 from formats.image_labels import load_image_labels
 from formats.images import GreyMap, load_grey, load_image, save_grey, save_image
 from formats.labels import load_label, save_label
 from formats.voc_layout import load_ids, save_ids
 from options import FUSION_RULES
-from pseudo_labels.fusion_inputs import label_crf, load_evidence
+from pseudo_labels.fusion_inputs import label_crf, load_inputs
 from pseudo_labels.fusion_rules import constant_background, fuse, list_inputs
-from pseudo_labels.selector import select_regions, split_mask
+
+EVIDENCE = "--selector evidence --saliency_dir PARTS/saliency"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_every_rule(rule, scenes, label_parts, expanded, classes_of, make, tmp_p
         maps, others = label_parts / f"cams/{name}.npz", expanded / f"{name}.npz"
         has = np.isin(np.arange(1, 11), classes_of[name])
         saliency = GreyMap(label_parts / f"saliency/{name}.png")
-        evidence = load_evidence(list_inputs(rule), has, image, maps, others, saliency)
+        evidence = load_inputs(list_inputs(rule), has, image, maps, others, saliency)
         assert np.array_equal(label, fuse(rule, evidence, {}))
         assert set(np.unique(label)) <= {0, 255, *classes_of[name]}
         assert np.array_equal(refined[name], label_crf(load_image(image))(label, iterations=3))
@@ -162,7 +164,6 @@ def test_labels_of_another_method(label_parts, classes_of, make, tmp_path):
         "--t0 0.3 --t1 0.4 --non_salient_classes none",
         "--selector_form formula",
         "--selector_form formula --tau 1.2",
-        "--t0 auto --t1 0",
     ],
 )
 def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_path):
@@ -197,8 +198,7 @@ def test_decisions_of_the_selector(flags, label_parts, classes_of, make, tmp_pat
         assert of_class["images"] == len(mine)
         assert of_class["replaced"] == sum(row["replaced"] == "1" for row in mine)
     if recorded["selector_form"] == "algorithm":
-        assert recorded["t0"] == ("auto" if "auto" in flags else summary["t0"])
-        assert recorded["t1"] == summary["t1"]
+        assert (recorded["t0"], recorded["t1"]) == (summary["t0"], summary["t1"])
     assert {row["replaced"] for row in rows.values()} == {"0", "1"}
 
 
@@ -225,16 +225,16 @@ def test_maps_that_say_nothing(label_parts, make, tmp_path, capsys):
 
 
 def test_parts_of_a_list_give_the_labels_of_the_whole(scenes, make, tmp_path):
-    """Given the t0 and the non-salient classes of the whole list."""
+    """Given the non-salient classes of the whole list."""
     ids = load_ids(scenes / "voc12/train_aug_id.txt")
     parts = {"first": ids[:6], "second": ids[6:]}
     selector = "--fusion oaa --selector sos --saliency_dir PARTS/saliency"
-    whole = make("whole", f"{selector} --t0 auto --salient_norm 0.8")
+    whole = make("whole", f"{selector} --salient_norm 0.8")
     summary, joined = json.loads((tmp_path / "whole/selector.json").read_text()), {}
     assert summary["non_salient"]
     for name, members in parts.items():
         save_ids(tmp_path / f"{name}_id.txt", members)
-        given = f"--t0 {summary['t0']} --non_salient_classes {' '.join(summary['non_salient'])}"
+        given = f"--non_salient_classes {' '.join(summary['non_salient'])}"
         joined |= make(name, f"{selector} {given} --list HERE/{name}_id.txt")
     assert same(joined, whole)
 
@@ -252,33 +252,11 @@ def test_class_saliency_is_that_of_the_maps(label_parts, classes_of, make, tmp_p
     assert summary["non_salient"] == [name for name in CLASS_NAMES if measured.get(name, 1) < 0.5]
 
 
-@pytest.mark.parametrize("origin", ["cams", "rough"])
-def test_split(origin, label_parts, classes_of, make, tmp_path):
-    """Labels of several classes, from maps or from another method, are selected class by class."""
-    baseline = "--baseline_dir PARTS/rough" if origin == "rough" else ""
-    select = f"{baseline} --selector sos --saliency_dir PARTS/saliency --t0 0.1 --t1 0.2"
-    kept, split = make("kept", select), make("split", f"{select} --multi_class split")
-    summary = json.loads((tmp_path / "split/selector.json").read_text())["classes"]
-    before, changed = labels_in(label_parts / "rough" if origin == "rough" else tmp_path / "split/before"), 0
-    thresholds = np.array([0.1] + [summary.get(name, {"threshold": 0.1})["threshold"] for name in CLASS_NAMES])
-    for name, classes in classes_of.items():
-        if len(classes) == 1:
-            assert np.array_equal(kept[name], split[name])
-            continue
-        assert np.array_equal(kept[name], before[name])
-        cams, _ = load_cams(label_parts / f"cams/{name}.npz")
-        regions = split_mask(load_grey(label_parts / f"saliency/{name}.png") > 127, cams, classes)
-        assert np.array_equal(split[name], select_regions(before[name], regions, classes, thresholds))
-        changed += not np.array_equal(split[name], before[name])
-    assert changed
-
-
 def test_no_image_of_a_single_class(label_parts, classes_of, make, tmp_path):
     save_ids(tmp_path / "several.txt", [name for name, classes in classes_of.items() if len(classes) > 1])
     select = "--list HERE/several.txt --selector sos --saliency_dir PARTS/saliency"
     assert same(make("sos", select), labels_in(tmp_path / "sos/before"))
     assert decisions_in(tmp_path / "sos") == {}
-    assert len(make("split", f"{select} --multi_class split --t0 auto")) == 5
 
 
 def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, make, tmp_path):
@@ -289,6 +267,59 @@ def test_a_mask_of_black_maps_replaces_nothing(scenes, label_parts, classes_of, 
         select = f"--baseline_dir HERE/empty --selector sos --saliency_dir HERE/black --selector_form {form}"
         make(form, f"{select} --t0 0 --tau 0")
         assert {row["replaced"] for row in decisions_in(tmp_path / form).values()} == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("before", "features"),
+    [
+        ("", ""),
+        ("--baseline_dir PARTS/rough", "--features PARTS/affinity/last.pth"),
+        ("--baseline_dir PARTS/rough", "--features mobilenetv2_035 --pretrained HERE/mobilenet.pth"),
+    ],
+)
+def test_evidence_changes_only_what_label_and_mask_dispute(before, features, label_parts, classes_of, make, tmp_path):
+    """With features of the classifier, of a checkpoint of another stage, and of a file of timm."""
+    torch.save(timm.create_model("mobilenetv2_035").state_dict(), tmp_path / "mobilenet.pth")
+    labels = make("settled", f"{before or '--load_path PARTS/classifier/last.pth'} {features} {EVIDENCE}", "HERE/cams")
+    unsettled, changed = labels_in(label_parts / "rough" if before else tmp_path / "settled/before"), 0
+    assert labels.keys() == classes_of.keys()
+    for name, label in labels.items():
+        mask = load_grey(label_parts / f"saliency/{name}.png") > 127
+        agreed = np.isin(unsettled[name], classes_of[name]) == mask
+        expected = np.where((unsettled[name] == 255) & mask.any(), 0, unsettled[name])  # an empty mask settles nothing
+        assert np.array_equal(label[agreed | (not mask.any())], expected[agreed | (not mask.any())])
+        assert set(np.unique(label)) <= {0, *classes_of[name], *([] if mask.any() else [255])}
+        changed += not np.array_equal(label, expected)
+    assert changed
+    shapes = {name: array.shape for name, array in load_named_arrays(tmp_path / "settled/evidence.npz").items()}
+    assert shapes["weights"][0] == 10 and shapes["bias"] == (10,) and shapes["trust"] == ()
+
+
+def test_a_run_with_evidence_continues_with_what_it_has_learnt(label_parts, make, tmp_path):
+    flags = f"--baseline_dir PARTS/rough {EVIDENCE} --features"
+    make("settled", f"{flags} PARTS/classifier/last.pth")
+    whole, learnt = bytes_in(tmp_path), tmp_path / "settled/evidence.npz"
+    written = learnt.stat().st_mtime_ns
+    for path in sorted((tmp_path / "settled").glob("*.png"))[::2]:
+        path.unlink()
+    make("settled", f"{flags} PARTS/classifier/last.pth")
+    assert (bytes_in(tmp_path), learnt.stat().st_mtime_ns) == (whole, written)
+    for path in (learnt, *sorted((tmp_path / "settled").glob("*.png"))[3:]):
+        path.unlink()
+    make("settled", f"{flags} PARTS/classifier/last.pth")
+    assert bytes_in(tmp_path) == whole
+    for other, words in (
+        (f"{flags} PARTS/affinity/last.pth", "made with (features|weights) = "),
+        (f"{flags} PARTS/classifier/last.pth --saliency_threshold 0.4", "made with saliency_threshold = 0.5, not 0.4"),
+        (f"{flags} PARTS/classifier/last.pth --list train_id.txt", "made with ids = "),
+    ):
+        with pytest.raises(InputError, match=words):
+            make("settled", other)
+    make("settled", f"{flags} PARTS/classifier/last.pth --t0 0.1")  # has no effect
+    assert bytes_in(tmp_path) == whole
+    learnt.write_bytes((label_parts / "cams" / f"{min(labels_in(label_parts / 'rough'))}.npz").read_bytes())
+    with pytest.raises(InputError, match=r"evidence\.npz is not a file of --selector evidence"):
+        make("settled", f"{flags} PARTS/classifier/last.pth")
 
 
 @pytest.mark.slow
@@ -311,7 +342,7 @@ def test_the_crf_in_processes(scenes, label_parts, tmp_path, monkeypatch):
 
 def test_unused_maps_are_reported(make, capsys):
     make("a", "--saliency_dir PARTS/saliency")
-    assert "--saliency_dir has no effect with --fusion none and without --selector sos" in capsys.readouterr().err
+    assert "--saliency_dir has no effect with --fusion none and without --selector" in capsys.readouterr().err
 
 
 def test_maps_of_another_size_are_found_before_the_cams_are_made(label_parts, make, tmp_path):

@@ -61,12 +61,14 @@ def odd(scenes, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("fusion", ["--fusion rca --combine max", "--fusion affinity", "--crf"])
-def test_every_stage(fusion, odd, label_parts, tmp_path):
+@pytest.mark.parametrize(
+    ("fusion", "selector"), [("--fusion rca --combine max", "sos"), ("--fusion affinity", "sos"), ("--crf", "evidence")]
+)
+def test_every_stage(fusion, selector, odd, label_parts, tmp_path):
     tree = f"--data_dir {odd} --list {odd}/ids.txt --image_labels {odd}/cls_labels.npy"
     maps = f"--load_path {label_parts}/classifier/last.pth --cam_dir {tmp_path}/cams --scales 0.5 1"
     walk = f"--affinity_path {label_parts}/affinity/last.pth --exp_times 3"
-    select = f"--selector sos --saliency_dir {odd}/saliency --multi_class split --t0 0"
+    select = f"--selector {selector} --saliency_dir {odd}/saliency --t0 0 --features {label_parts}/classifier/last.pth"
     flags = f"{tree} {maps} {walk} {fusion} --crf_iterations 2 {select}"
     run_main("make_pseudo_labels", f"{flags} --label_name {tmp_path}/labels")
     labels = labels_in(tmp_path / "labels")

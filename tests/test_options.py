@@ -64,7 +64,6 @@ def test_mistakes_take_one_line(command, words, capsys, monkeypatch):
         "SOD_train.py --backbone_args embed_dim",
         "make_pseudo_labels.py --label_name x --bg_threshold 2",
         "make_pseudo_labels.py --label_name x --t0 7",
-        "make_pseudo_labels.py --label_name x --t0 often",
         "predict.py --load_path a --input b --output c --scales 1e-9",
         "predict.py --load_path a --input b --output c --scales nan",
         "predict.py --load_path a --input b --output ''",

@@ -71,8 +71,10 @@ def test_stages_of_a_row(row, route, backbone, voc12, tmp_path):
     assert dry.scripts == [*SALIENCY, *before, *SELECTION, *["train_segmentation", "predict"] * 9, "evaluate"]
 
     *_, first, selection = dry.calls_of("make_pseudo_labels")
-    thresholds = ("auto", 0) if route == "ours" else (0.4, 0.2)
-    assert (selection.selector, selection.t0, selection.t1) == ("sos", *thresholds)
+    if route == "ours":
+        assert (selection.selector, selection.features) == ("evidence", f"{out}/runs/classifier/last.pth")
+    else:
+        assert (selection.selector, selection.t0, selection.t1) == ("sos", 0.4, 0.2)
     assert selection.saliency_dir == dry.calls_of("predict")[0].output
     assert selection.baseline_dir == first.label_name
     assert first.baseline_dir == (f"{tmp_path}/labels of others" if route == "strong" else None)
@@ -183,6 +185,7 @@ def test_label_quality_scores_every_method(scenes, tmp_path, monkeypatch):
     made = {args.label_name for args in dry.calls_of("make_pseudo_labels")}
     scored = dry.calls_of("evaluate")
     assert all(made.issuperset(args.pred) for args in scored)
+    assert [args.sweep for args in scored] == [[], []]
     assert [args.tables for args in scored] == [f"{tmp_path}/out/tables_{name}" for name in ("a_maps", "b_maps")]
 
 

@@ -22,6 +22,7 @@ SMALLER = {  # appended to the flags of the README
     "train_classification": f"{TINY_RESNEST} {SMALL} {CROPS}",
     "train_affinity": f"{TINY_RESNEST} {SMALL} {CROPS}",
     "train_segmentation": f"{TINY_RESNEST} {SMALL} {CROPS} --head_width 16",
+    "make_pseudo_labels": "--pretrained none",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from formats.cams import save_cams
 from formats.errors import InputError
 from formats.images import GreyMap, save_grey, save_image
-from pseudo_labels.fusion_inputs import load_evidence
+from pseudo_labels.fusion_inputs import load_inputs
 from pseudo_labels.fusion_rules import RULES, check_parameters, fuse, list_inputs, list_parameters
 
 F = np.float32
@@ -271,7 +271,7 @@ def test_real_crf(tmp_path):
     save_cams(tmp_path / "cams.npz", cams, np.array([2], np.uint8))
     labels = {}
     for rule in ("none", "affinity", "rca"):
-        evidence = load_evidence(
+        evidence = load_inputs(
             list_inputs(rule),
             np.array([False, True]),
             *(tmp_path / name for name in ("image.png", "cams.npz", "none")),

@@ -21,8 +21,8 @@ from utils.checkpoint import load_checkpoint
 
 ALL_STAGES = (
     "--load_path PARTS/classifier/last.pth --scales 0.5 1 --affinity_path PARTS/affinity/last.pth --exp_times 4 "
-    "--fusion auxsegnet --crf --crf_iterations 2 --selector sos --saliency_dir PARTS/saliency --t0 auto "
-    "--multi_class split --batch 2"
+    "--fusion auxsegnet --crf --crf_iterations 2 --selector sos --saliency_dir PARTS/saliency --t0 0.3 "
+    "--batch 2"
 )
 
 
@@ -88,12 +88,11 @@ def test_existing_maps_need_no_classifier(whole, make, tmp_path):
         ("--crf_iterations 3", "made with crf_iterations = 2, not 3"),
         ("--saliency_dir HERE/saliency", "before holds files made with saliency folder = "),
         ("--image_labels HERE/cls_labels.npy", "made with image_labels = "),
-        ("--selector none --t0 0 --multi_class keep", "labels holds files made with selector = sos, not none"),
+        ("--selector none", "labels holds files made with selector = sos, not none"),
         ("--baseline_dir PARTS/rough --fusion none --crf False", "labels holds files made with baseline"),
-        ("--t0 0.4", "made with t0 = auto, not 0.4"),
+        ("--t0 0.4", "made with t0 = 0.3, not 0.4"),
         ("--non_salient_classes star", r"made with non_salient_classes = \['measured'\], not \['star'\]"),
         ("--salient_norm 0.6", "made with salient_norm = 0.5, not 0.6"),
-        ("--multi_class keep", "made with multi_class = split, not keep"),
         ("--list train_id.txt", "labels holds files made with ids = "),
     ],
 )
@@ -143,11 +142,6 @@ def test_other_baselines_are_refused_in_the_same_folder(scenes, label_parts, mak
         make("cam") and make("cam", "--baseline_dir HERE/rough")
     with pytest.raises(InputError, match=r"rough holds \.png files that this script did not write"):
         make("rough", "--baseline_dir PARTS/rough")
-    make("split", "--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency --multi_class split")
-    with pytest.raises(InputError, match="made with split_by folder = "):
-        shutil.copytree(label_parts / "cams", tmp_path / "cams")
-        again = "--baseline_dir PARTS/rough --selector sos --saliency_dir PARTS/saliency --multi_class split"
-        make("split", again, cams="HERE/cams")
 
 
 @pytest.fixture
@@ -184,9 +178,10 @@ def test_batches_change_nothing(scenes, label_parts, mixed_sizes, make, tmp_path
     assert bytes_in(tmp_path / "cams3") == complete
 
 
-def command_of_all_stages(scenes, label_parts, root) -> list[str]:
+def command_of_all_stages(scenes, label_parts, root, selector: str) -> list[str]:
     voc = f"--data_dir {scenes}/data --list_dir {scenes}/voc12 --label_name {root}/labels --cam_dir {root}/cams"
-    return f"make_pseudo_labels.py {voc} {ALL_STAGES}".replace("PARTS", str(label_parts)).split()
+    stages = f"{ALL_STAGES} --selector {selector}".replace("PARTS", str(label_parts))
+    return f"make_pseudo_labels.py {voc} {stages}".split()
 
 
 def same_threads() -> dict[str, str]:
@@ -195,30 +190,41 @@ def same_threads() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_files_of_one(scenes, label_parts, whole, tmp_path):
-    line = [*TWO_PROCESSES, *command_of_all_stages(scenes, label_parts, tmp_path)]
+@pytest.mark.parametrize("selector", ["sos", "evidence"])
+def test_two_processes_give_the_files_of_one(selector, scenes, label_parts, whole, make, tmp_path):
+    if selector == "evidence":
+        make("whole/labels", f"{ALL_STAGES} --selector evidence", cams="HERE/whole/cams")
+        whole = tmp_path / "whole"
+    line = [*TWO_PROCESSES, *command_of_all_stages(scenes, label_parts, tmp_path / "two", selector)]
     done = subprocess.run(line, cwd=PROJECT, env=same_threads(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("14 labels selected, 0 already existed") == 1
-    assert bytes_in(tmp_path) == bytes_in(whole)
+    assert bytes_in(tmp_path / "two") == bytes_in(whole)
 
 
 def test_refusals(scenes, label_parts, make, tmp_path):
     with pytest.raises(InputError, match="--selector sos needs --saliency_dir"):
         make("labels", "--selector sos")
+    with pytest.raises(InputError, match="--selector evidence needs --saliency_dir"):
+        make("labels", "--selector evidence --features resnest14")
+    for flags, words in (
+        ("", "--selector evidence needs --features"),
+        ("--features resnest13", "resnest13 is unknown: choose a timm name, such as resnest14"),
+        ("--features PARTS/cams", "cams is a folder"),
+        ("--features HERE/text.pth", r"text\.pth cannot be read as a checkpoint"),
+        ("--features resnest14 --pretrained HERE/none.pth", r"none\.pth: no such file"),
+    ):
+        (tmp_path / "text.pth").write_text("no checkpoint")
+        with pytest.raises(InputError, match=words):
+            make("labels", f"--selector evidence --saliency_dir PARTS/saliency {flags}")
     with pytest.raises(InputError, match="--fusion oaa needs --saliency_dir"):
         make("labels", "--fusion oaa")
     with pytest.raises(InputError, match="the parameters of rule icd are none"):
         make("labels", "--fusion icd --fusion_args power=2 --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--non_salient_classes: unknown unicorn; known are ball"):
         make("labels", "--selector sos --saliency_dir PARTS/saliency --non_salient_classes unicorn")
-    for flags, words in (
-        ("--multi_class split", "need --selector sos"),
-        ("--t0 auto", "need --selector sos"),
-        ("--expanded_dir HERE/expanded", "--expanded_dir needs --affinity_path"),
-    ):
-        with pytest.raises(InputError, match=words):
-            make("labels", flags)
+    with pytest.raises(InputError, match="--expanded_dir needs --affinity_path"):
+        make("labels", "--expanded_dir HERE/expanded")
     (tmp_path / "some").mkdir()
     shutil.copy(next((label_parts / "saliency").iterdir()), tmp_path / "some")
     second = "--fusion nsrom --saliency_dir PARTS/saliency --second_cam_dir"
