@@ -8,16 +8,18 @@ import torch
 from conftest import TINY_RESNEST, TINY_SWIN
 
 from benchmarks import (
-    auto_threshold,
     data_loading,
     dense_crf,
+    evidence_figure,
     inference,
     random_walk,
     report,
     saliency_metrics,
     segmentation_metrics,
+    selector_pairs,
     training_step,
 )
+from formats.images import load_image
 from formats.labels import save_label
 
 
@@ -38,15 +40,6 @@ def test_training_step(network, flags, results):
     text = path.read_text()
     assert "plain loop, ms/step" in text
     assert len(re.findall(r"\| *\d+\.\d\d × \|", text)) == 1
-
-
-def test_auto_threshold(scenes, label_parts, results):
-    inputs = f"--baseline_dir {label_parts}/rough --saliency_dir {label_parts}/saliency --data_dir {scenes}/data"
-    lists = f"--list {scenes}/voc12/train_id.txt --image_labels {scenes}/voc12/cls_labels.npy"
-    auto_threshold.main(f"{inputs} {lists} --degrade 0.1 --name page".split())
-    text = (results / "page.md").read_text()
-    assert re.search(r"\| truth, degraded by 0\.1 +\| +\d+\.\d \| +\d+\.\d \(\S+\) \| +\d+\.\d \(\S+\) \|", text)
-    assert re.findall(r"\| t0 = (\S+)", text) == [str(t0) for t0 in auto_threshold.GRID]
 
 
 def test_saliency_metrics(results):
@@ -89,6 +82,23 @@ def test_the_dense_walk_agrees_with_ours(results):
     random_walk.main(["--image_size", "64", "80", "--num_classes", "2"])
     text = (results / "random_walk.md").read_text()
     assert float(re.search(r"in 0\.\.1: (\S+)\.", text)[1]) < 1e-3
+
+
+def test_selector_pairs(scenes, label_parts, results):
+    flags = f"--labels raw={label_parts}/rough --degrade 0.1 --degraded_lists {scenes}/voc12/train_aug_id.txt"
+    flags += f" --saliency_dir {label_parts}/saliency --data_dir {scenes}/data --features mobilenetv2_035"
+    selector_pairs.main(f"{flags} --image_labels {scenes}/voc12/cls_labels.npy --pretrained none".split())
+    rows = [row.split("|") for row in (results / "selector_pairs.md").read_text().splitlines() if "+ saliency" in row]
+    assert [row[1].strip() for row in rows] == ["raw", "degraded truth"]
+    for row in rows:
+        labels, mask, fixed, _, evidence, best = (float(cell.split()[0]) for cell in row[4:10])
+        gain = float(row[10].split()[0])
+        assert labels < best and gain == pytest.approx(evidence - max(mask, fixed), abs=0.11)
+
+
+def test_evidence_figure(tmp_path):
+    evidence_figure.main(f"--features mobilenetv2_035 --pretrained none --scenes 3 --output {tmp_path}/a.png".split())
+    assert load_image(tmp_path / "a.png").shape == (24 + 3 * 132, 6 * 164, 3)
 
 
 def test_dense_crf(scenes, results, monkeypatch):
