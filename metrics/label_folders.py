@@ -99,7 +99,7 @@ def score_labels(
         single = {index for index, label in found.items() if label.measurement}
         if statistics["sweep"]:
             # labels whose confusion with the truth changed
-            changed = sum(selected[index][0].tolist() != found[index].label_state[0].tolist() for index in single)
+            changed = sum(not all(map(np.array_equal, selected[index], found[index].label_state)) for index in single)
             quality = name_scores(sum_states([selected[index] for index in single], len(data.names)), data.names)
             statistics["sweep"].append({"threshold": "evidence", "replaced": changed, **quality})
     scores["selected"], after = score_images(selected, *settings)
