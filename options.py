@@ -390,12 +390,7 @@ def _add_selector(parser, default: str) -> None:
     text = "network of `evidence`: a name as for --backbone, or a checkpoint"
     text += " (default: the classifier of --load_path)" if default == "none" else ""
     add("--features", "NAME|PATH", None, text)
-    add(
-        "--pretrained",
-        "imagenet|none|PATH",
-        "imagenet",
-        "weights if --features is a name: from the hub, none, or a file",
-    )
+    add("--pretrained", "imagenet|none|PATH", "imagenet", "weights of the network of --features: as in training")
     text = "replace where overlap > t0 (+ t1 for non-salient classes), or where overlap + class saliency > tau"
     add("--selector_form", ("algorithm", "formula"), "algorithm", text)
     add("--t0", _share, 0.4, "threshold on the IoU of mask and label, for salient classes")

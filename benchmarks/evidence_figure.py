@@ -18,7 +18,6 @@ from formats.labels import paint_label
 from metrics.plots import save_picture_grid
 from models.backbones import load_feature_network
 from pseudo_labels import evidence
-from pseudo_labels.selector import measure_overlap
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs/evidence.jpg"
 HEIGHT, WIDTH, SHOWN = 256, 320, 3
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> None:
             mask[:, : int(np.median(np.nonzero(mask)[1]))] = False
         features = evidence.pixel_features(network, scene.image, "cpu")
         drawn.append(evidence.draw_agreed(features, label, mask, classes, rng))
-        overlaps.append(measure_overlap(label, mask))
+        overlaps.append(evidence.overlap_of_objects(label, mask))
         scenes.append((scene, label, mask, features, classes))
     learned, rows = evidence.learn_evidence(drawn, overlaps, len(CLASS_NAMES)), []
     for scene, label, mask, features, classes in scenes[:SHOWN]:

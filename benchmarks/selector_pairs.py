@@ -31,7 +31,7 @@ from metrics.label_quality import measure_label, name_scores, score_images, sum_
 from metrics.tables import markdown_table
 from models.backbones import load_feature_network
 from pseudo_labels import evidence
-from pseudo_labels.selector import Measurement, ThresholdRule, fill_mask, measure, measure_overlap
+from pseudo_labels.selector import Measurement, ThresholdRule, fill_mask, measure
 
 THRESHOLDS = [round(0.05 * step, 2) for step in range(21)]
 COLUMNS = ["labels", "mask", "best fixed t0", "paper", "evidence", "best per image"]
@@ -68,14 +68,8 @@ def main(argv: list[str]) -> None:
             pair = load_pair(ids, load, folder, voc_root, args.image_labels)
             if pair:
                 row, gain = score_pair(pair, compute_features, voc_root)
-                rows.append(
-                    [
-                        kind,
-                        f"{name} + {folder.parent.name if folder.name == 'VOC2012' else folder.name}",
-                        len(pair),
-                        *row,
-                    ]
-                )
+                maps = folder.parent.name if folder.name == "VOC2012" else folder.name
+                rows.append([kind, f"{name} + {maps}", len(pair), *row])
                 gains.setdefault(kind, []).append(gain)
     means = [[kind, len(found), *np.mean(found, axis=0)] for kind, found in gains.items()]
     means.append(["mean of the kinds", len(rows), *np.mean([row[2:] for row in means], axis=0)])
@@ -131,7 +125,7 @@ def select_by_evidence(
     for name, (label_of_class, label, saliency, _) in pair.items():
         rng, mask = np.random.default_rng(zlib.crc32(name.encode())), saliency > 127
         drawn.append(evidence.draw_agreed(compute_features(name), label, mask, np.array([label_of_class]), rng))
-        overlaps.append(measure_overlap(np.where(label == IGNORE_LABEL, 0, label), mask))
+        overlaps.append(evidence.overlap_of_objects(label, mask))
     learned = evidence.learn_evidence(drawn, overlaps, num_classes)
     settled = {}
     for name, (label_of_class, label, saliency, _) in pair.items():
@@ -153,7 +147,7 @@ def score_pair(pair: dict[str, tuple], compute_features, voc_root: Path) -> tupl
             versions[version][index] = measure_label(selected, truth, len(names))
         wanted, counted = truth == label_of_class, truth != IGNORE_LABEL
         parts = [(selected == label_of_class) & counted for selected in (label, masked)]
-        ious = [np.count_nonzero(part & wanted) / np.count_nonzero(part | wanted) for part in parts]
+        ious = [np.count_nonzero(part & wanted) / max(np.count_nonzero(part | wanted), 1) for part in parts]
         better |= {index} if ious[1] > ious[0] else set()
 
     def replace(indices: set[int]) -> dict[int, tuple]:

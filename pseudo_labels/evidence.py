@@ -113,8 +113,13 @@ def fit_classifier(features: np.ndarray, labels: np.ndarray, num_classes: int) -
     return class_weights.astype(np.float32), bias.astype(np.float32)
 
 
+def overlap_of_objects(label: np.ndarray, mask: np.ndarray) -> float:
+    """IoU, 0..1, of the objects of a label, uint8 [H, W], and a mask, bool [H, W]; here 255 is no object."""
+    return measure_overlap(np.where(label == IGNORE_LABEL, 0, label), mask)
+
+
 def measure_trust(overlaps: np.ndarray) -> float:
-    """Trust in the labels of a data set, a logit, from the overlaps of labels and masks, float [N] in 0..1.
+    """Trust in the labels of a data set, a logit, from the `overlap_of_objects` of its images, float [N].
 
     Where the mask is right, the overlap says how good the label is. So the upper quartile of the overlaps above 0
     measures the labels, provided that a quarter of the masks are right. Without any overlap the labels are kept.
@@ -211,15 +216,11 @@ class EvidenceSelector:
         return image, self.load_mask(index, shape_hw), np.flatnonzero(self.image_labels[index]) + 1
 
     def draw(self, index: int, label: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray], float]:
-        """Return the index, the pixels of `draw_agreed`, and the overlap of label and mask of an image.
-
-        255 counts as no object.
-        """
+        """Return the index, and the results of `draw_agreed` and `overlap_of_objects` of an image."""
         image, mask, classes = self.load_inputs(index, label.shape)
         features = pixel_features(self.backbone, image, self.device)
         rng = np.random.default_rng(zlib.crc32(self.ids[index].encode()))
-        overlap = measure_overlap(np.where(label == IGNORE_LABEL, 0, label), mask)
-        return index, draw_agreed(features, label, mask, classes, rng), overlap
+        return index, draw_agreed(features, label, mask, classes, rng), overlap_of_objects(label, mask)
 
     def learn(self, drawn: list[tuple]) -> Evidence:
         """Learn from the results of `draw`, in any order."""
