@@ -387,7 +387,7 @@ def _add_selector(parser, default: str) -> None:
     add = _group(parser, "salient object selector")
     text = "sos: replace labels by saliency masks, as in the paper; evidence: decide by features where they differ"
     add("--selector", ("none", "sos", "evidence"), default, text)
-    text = "network of `evidence`: a name as for --backbone, or a checkpoint"
+    text = "network of `evidence`: a name of the README or of timm, or a checkpoint"
     text += " (default: the classifier of --load_path)" if default == "none" else ""
     add("--features", "NAME|PATH", None, text)
     add("--pretrained", "imagenet|none|PATH", "imagenet", "weights of the network of --features: as in training")
