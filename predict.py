@@ -28,13 +28,11 @@ from tqdm import tqdm
 
 from datasets.voc_submission import SUBMISSION_FOLDER, save_submission
 from formats.errors import InputError, MissingInputError, shorten
-from formats.images import IMAGE_SUFFIXES, image_size, image_stems, load_image, save_grey, save_image
+from formats.images import IMAGE_SUFFIXES, image_size, image_stems, images_below, load_image, save_grey, save_image
 from formats.labels import paint_label, save_label
 from formats.voc_layout import VOC_CLASSES, hint_at_names, load_ids
-from models.cam_classifier import build_cam_classifier
-from models.deeplabv3plus import build_deeplabv3plus
+from models.builders import BUILDERS
 from models.puzzle_cam_checkpoint import from_puzzle_cam
-from models.saliency_net import build_saliency_net
 from models.saliency_prediction import predict_saliency, scale_side
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from pseudo_labels.cams import overlay_cams
@@ -48,7 +46,6 @@ from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
 from utils.output_folder import lock_output_folder
 from utils.processes import do_in_processes
 
-BUILDERS = {"saliency": build_saliency_net, "classification": build_cam_classifier, "segmentation": build_deeplabv3plus}
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
 BATCH = 8  # images that pass a network together
 
@@ -110,7 +107,7 @@ def find_images(paths: list[str], list_name: str | None) -> tuple[dict[str, Path
     for path in map(Path, paths):
         if path.is_dir():
             folder = path / "Images" if (path / "Images").is_dir() else path
-            new = image_stems(folder)
+            new = (images_below if list_name else image_stems)(folder)
             suffixes.update(other.suffix.lower() for other in folder.glob("[!.]*.*"))
         elif path.is_file():
             new = {path.stem: path}

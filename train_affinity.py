@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.voc12 import SegmentationTraining, find_labelled_images
 from formats.errors import InputError
-from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids
+from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names, load_ids, photograph_folder
 from models.affinity_net import build_affinity_net
 from pseudo_labels.affinities import affinity_loss, pair_losses
 from utils.distributed import start_processes, stop_distributed, sum_over_processes
@@ -44,7 +44,7 @@ def main(args) -> None:
     # data
     voc_root = find_voc_root(args.data_dir)
     num_labels = len(load_class_names(voc_root)) + 1
-    ids = load_ids(list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
+    ids = load_ids(list_path(args.list_dir, args.train_list), photograph_folder(voc_root))
     pairs = find_labelled_images(ids, voc_root, label_folder(args.label_name, voc_root))
     dataset = SegmentationTraining(*zip(*pairs), num_labels, args.crop_size, args.long_side, args.seed)
     batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, world.rank, world.size)
@@ -56,7 +56,7 @@ def main(args) -> None:
     network = network.to(world.device, memory_format=memory_format(world.device))
     model = DistributedDataParallel(network) if world.size > 1 else network
 
-    # optimizer; the backbone has no gradients and is not updated
+    # optimizer
     groups = parameter_groups(network, head_factor=1.0, bias_factor=1.0)
     optimizer = build_optimizer(groups, args.optimizer, args.lr, args.momentum, args.weight_decay)
     scaler = loss_scaler(world.device, args.amp)

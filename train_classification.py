@@ -27,7 +27,16 @@ from datasets.voc12 import ClassificationTraining, load_labelled
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import load_image, scale_maps
-from formats.voc_layout import files_of_ids, find_masks, find_voc_root, list_path, load_class_names, load_ids
+from formats.voc_layout import (
+    files_of_ids,
+    find_masks,
+    find_photographs,
+    find_voc_root,
+    list_path,
+    load_class_names,
+    load_ids,
+    photograph_folder,
+)
 from metrics.classification import mean_average_precision, mean_f1
 from metrics.segmentation import ConfusionMatrix
 from models.cam_classifier import CamClassifier, build_cam_classifier
@@ -116,13 +125,13 @@ def main(args) -> None:
 
 def load_split(args, list_name: str, voc_root, classes: tuple[str, ...]):
     """Load image paths, image labels (bool [N, C]) and ids of a list; raises `InputError` if no image has a class."""
-    ids = load_ids(list_path(args.list_dir, list_name), voc_root / "JPEGImages")
+    ids = load_ids(list_path(args.list_dir, list_name), photograph_folder(voc_root))
     image_labels = load_image_labels(list_path(args.list_dir, args.image_labels), ids, classes)
     if not image_labels.any():
         labels = f"--image_labels {args.image_labels}"
         found = f"{list_name}: by {labels} none of the {len(ids)} images holds a class"
         raise InputError(f"{found}: choose other labels, or correct the list")
-    return files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), image_labels, ids
+    return find_photographs(voc_root, ids), image_labels, ids
 
 
 @advise_on_full_memory("lower --train_batch or --crop_size")

@@ -4,7 +4,7 @@ The checks add to a list of findings, so that one run reports everything.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,15 @@ from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import binarize_mask, check_size, decode_grey, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
-from formats.voc_layout import MASK_FOLDERS, check_id, mask_folder, split_ids, truth_folder
+from formats.voc_layout import (
+    MASK_FOLDERS,
+    check_id,
+    find_all_photographs,
+    mask_folder,
+    photograph_folder,
+    split_ids,
+    truth_folder,
+)
 
 ERROR, NOTE = "error", "note"  # the data cannot be used; the data can be used, but may be unexpected
 USES = SALIENCY_TRAINING, VOC_TRAINING, TEST = "saliency training", "VOC training", "test"  # of a picture
@@ -142,11 +150,13 @@ def check_voc(
 
     Returns the pictures of all listed ids that have a photograph.
     """
-    photographs = ("image", voc_root / "JPEGImages")
-    find_stems(photographs[1], findings)
+    photographs = ("image", photograph_folder(voc_root))
+    find_stems(voc_root / "JPEGImages", findings)
     places = dict.fromkeys([*(("label", mask_folder(voc_root, name)) for name in MASK_FOLDERS), *folders])
-    ids_in = {place: list_ids(*place) for place in (photographs, *places)}
     listed = dict.fromkeys(name for ids in lists.values() for name in ids)
+    ids_in = {place: list_ids(*place, listed) for place in places}
+    paths = find_all_photographs(voc_root)
+    ids_in[photographs] = set(paths)
 
     lists_of_missing: dict[tuple[str, Path], list[str]] = defaultdict(list)
     for path, ids in lists.items():
@@ -177,7 +187,7 @@ def check_voc(
         if name in ids_in[photographs]:
             files = [(kind, file_of(kind, folder, name)) for kind, folder in places if name in ids_in[kind, folder]]
             use = TEST if name in tested else VOC_TRAINING
-            pictures.append(Picture(file_of(*photographs, name), use, files, num_labels))
+            pictures.append(Picture(paths[name], use, files, num_labels))
     return pictures
 
 
@@ -190,9 +200,10 @@ def check_folder(kind: str, paths: list[Path], findings: list[Finding]) -> None:
             findings.append(Finding(NOTE, "all saliency maps are empty", paths[0].parent))
 
 
-def list_ids(kind: str, folder: Path) -> set[str]:
-    """List the ids that have a file in a folder; a missing folder has none."""
-    return {path.name.removesuffix(SUFFIXES[kind]) for path in folder.glob(f"*{SUFFIXES[kind]}")}
+def list_ids(kind: str, folder: Path, nested: Iterable[str]) -> set[str]:
+    """List the ids that have a file in a folder, and those of `nested` below it; a missing folder has none."""
+    ids = {path.name.removesuffix(SUFFIXES[kind]) for path in folder.glob(f"*{SUFFIXES[kind]}")}
+    return ids | {name for name in nested if "/" in name and file_of(kind, folder, name).is_file()}
 
 
 def file_of(kind: str, folder: Path, image_id: str) -> Path:

@@ -11,7 +11,7 @@ from datasets.transforms import Crop, channels_first, check_long_side, crop_imag
 from formats.errors import InputError
 from formats.images import check_size, decode_image, image_size, load_aligned_grey, load_image, read_bytes
 from formats.labels import IGNORE_LABEL, check_labels, lack_classes, load_label
-from formats.voc_layout import files_of_ids
+from formats.voc_layout import files_of_ids, find_photographs
 
 
 class RandomCrops(Dataset):
@@ -84,7 +84,7 @@ def find_labelled_images(ids: list[str], voc_root, folder) -> list[tuple[Path, P
 
     Raises `InputError` for missing files, and if the labels hold 255, but no class.
     """
-    images, labels = files_of_ids(voc_root / "JPEGImages", ids, ".jpg"), files_of_ids(folder, ids, ".png")
+    images, labels = find_photographs(voc_root, ids), files_of_ids(folder, ids, ".png")
     if lack_classes(labels):
         found = f"{folder}: the {len(labels)} labels hold only 255 (ignored) and 0 (background), no class"
         raise InputError(f"{found}: save masks of one class as 0 and 1, or choose other labels")

@@ -38,9 +38,9 @@ def load_image_labels(path, ids, classes: tuple[str, ...]) -> np.ndarray:
     elif suffix == ".csv":
         found = _read_table(path, classes)
     elif suffix == ".txt":
-        found = _read_class_numbers(path, classes)
+        found = read_class_numbers(path, classes)
     else:
-        found = _read_class_vectors(path, ids, classes)
+        found = read_class_vectors(path, classes, ids)
     rows: dict[str, np.ndarray] = {}
     for name, indices in found:
         rows.setdefault(name, np.zeros(len(classes), bool))[indices] = True
@@ -57,13 +57,14 @@ def save_image_labels(path, labels: dict[str, np.ndarray]) -> None:
         np.save(file, {name: np.asarray(row, np.float32) for name, row in labels.items()}, allow_pickle=True)
 
 
-def _read_class_vectors(path, ids, classes) -> IdsAndClasses:
+def read_class_vectors(path, classes, ids=None) -> IdsAndClasses:
+    """Read the class indices of those `ids` that `cls_labels.npy` holds, by default of all its ids."""
     labels = load_object_array(path)
     labels = labels.item() if labels.shape == () else labels
     if not isinstance(labels, dict):
         raise InputError(f"{path} holds a {type(labels).__name__}, not a dict of id → class vector")
     labels = {_id_of_key(key): row for key, row in labels.items()}
-    for name in filter(labels.__contains__, ids):
+    for name in labels if ids is None else filter(labels.__contains__, ids):
         row = np.asarray(labels[name])
         if row.shape != (len(classes),) or row.dtype.kind not in "biuf":
             found = f"{path}: {name} has {row.dtype} {list(row.shape)}"
@@ -79,7 +80,8 @@ def _id_of_key(key) -> str:
     return drop_image_suffix(str(key))
 
 
-def _read_class_numbers(path, classes) -> IdsAndClasses:
+def read_class_numbers(path, classes) -> IdsAndClasses:
+    """Read the class indices in the lines of a text, `id 0 14`."""
     for number, line in enumerate(decode_text(read_bytes(path), path).splitlines(), start=1):
         name, *words = line.split() or [""]
         indices = [int(word) if word.isdecimal() else len(classes) for word in words]
@@ -91,10 +93,10 @@ def _read_class_numbers(path, classes) -> IdsAndClasses:
 
 def _read_annotations(folder, ids, classes) -> IdsAndClasses:
     for name, path in zip(ids, files_of_ids(folder, ids, ".xml")):
-        yield name, [_find_class(class_name, classes, path) for class_name in _read_object_names(path)]
+        yield name, [_find_class(class_name, classes, path) for class_name in read_object_names(path)]
 
 
-def _read_object_names(path: Path) -> list[str]:
+def read_object_names(path: Path) -> list[str]:
     """Read every `object/name` of an annotation; the parts of a person are not objects."""
     try:  # expat fetches no external entities and limits the expansion of internal ones
         root = ElementTree.fromstring(read_bytes(path))
@@ -107,13 +109,7 @@ def _read_object_names(path: Path) -> list[str]:
 
 
 def _read_table(path, classes) -> IdsAndClasses:
-    text = decode_text(read_bytes(path), path)
-    delimiter = ";" if re.match(r"\s*id\s*;", text, re.IGNORECASE) else ","  # as spreadsheets write in half of Europe
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = [[cell.strip() for cell in row] for row in table]
-    except csv.Error as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from None
+    lines = read_cells(path)
     if not lines or [cell.lower() for cell in lines[0]] != ["id", "classes"]:
         raise InputError(f"{path} must begin with the line id,classes")
     for number, cells in enumerate(lines[1:], start=2):
@@ -124,6 +120,18 @@ def _read_table(path, classes) -> IdsAndClasses:
             raise InputError(f"{found}; classes separated by commas need quotes")
         where, names = f"{path}, line {number}, id {cells[0]}", _split_names(cells[1], classes)
         yield drop_image_suffix(cells[0]), [_find_class(name, classes, where) for name in names]
+
+
+def read_cells(path) -> list[list[str]]:
+    """Read the rows of a CSV file as stripped cells. They are separated by the comma, semicolon (as spreadsheets write
+    in half of Europe) or tab that is most frequent in the first line."""
+    text = decode_text(read_bytes(path), path)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    try:
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [[cell.strip() for cell in row] for row in table]
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as a table: {error}") from None
 
 
 def _split_names(text: str, classes) -> list[str]:

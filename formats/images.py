@@ -5,6 +5,7 @@ than Pillow; sizes and modes are read by Pillow from the header.
 """
 
 import io
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ PILLOW_ERRORS = (  # raised by Pillow for damaged files, depending on the format
     *(OSError, EOFError, SyntaxError, ValueError, LookupError, struct.error),
     Image.DecompressionBombError,
 )
+LARGEST_SIDE_PX = 800  # of images whose features are computed; networks see little in larger ones
 MAX_CHROMA = 8  # largest difference between the channels of a grey picture in a lossy format
 GREY = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE
 REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -182,6 +184,38 @@ def image_paths(folder: Path) -> list[Path]:
     """List every image file in `folder`, sorted by name."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     return [path for path in paths if not path.name.startswith(".")]
+
+
+def images_below(folder, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """Map the id of every image with these suffixes, in `folder` and below, to its path, sorted by id.
+
+    The id is the path relative to `folder`, with "/" and without suffix. Raises `InputError` for two files of one id.
+    """
+    folder, found = require_folder(folder), {}
+    for path in files_below(folder):
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix.lower() not in suffixes:
+            continue
+        if image_id in found:
+            raise InputError(f"{path} and {found[image_id].name} have the same id {image_id}: remove or rename one")
+        found[image_id] = path
+    return dict(sorted(found.items()))
+
+
+def files_below(folder) -> list[Path]:
+    """List the files in `folder` and below, sorted; without hidden ones, and those in hidden folders."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root) / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def shrink_image(image: np.ndarray, longest_px: int) -> np.ndarray:
+    """Reduce an image, uint8 [H, W, 3], to a longer side of at most `longest_px`."""
+    factor = longest_px / max(image.shape[:2])
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]  # w, h
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image
 
 
 def check_size(path, size_hw, other, other_hw) -> None:

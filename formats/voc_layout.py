@@ -4,6 +4,8 @@
     voc12/{cls_labels.npy, train_aug_id.txt, train_id.txt, val_id.txt}
 
 `classes.txt` (names of the foreground classes, one per line) is for other data sets; without it the classes are VOC's.
+Instead of JPEGImages there may be photographs.txt, which holds the path of a folder of photographs. These may have any
+format and lie in folders below it. Their ids are paths relative to that folder, without suffix.
 """
 
 import re
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from formats.atomic_files import write_text
 from formats.errors import InputError, MissingInputError, folder_below, require_folder, shorten
-from formats.images import IMAGE_SUFFIXES, read_bytes
+from formats.images import IMAGE_SUFFIXES, images_below, read_bytes
 
 # fmt: off
 VOC_CLASSES = (
@@ -26,7 +28,8 @@ BACKGROUND_NAMES, IGNORE_NAME = ("background", "bg"), "ignore"  # in class lists
 PHOTOGRAPH_PREFIX = re.compile(r"^/?JPEGImages/(?=[^/]+$)")  # of the lines in VOC's own lists
 PAIR_OF_PATHS = re.compile(r"(.+?\.\w{3,4})\s.+\.\w{3,4}")
 ID_AND_NUMBER = re.compile(r"(.*\S)\s+(?:-1|0|[1-9][0-9]{0,2})")
-PATH_CHARACTERS = "/\\:"  # an id must not lead out of its folder; Windows drives have colons
+PATH_CHARACTERS = "\\:"  # an id must not lead out of its folder; Windows drives have colons
+PHOTOGRAPHS_FILE = "photographs.txt"
 LABEL_ROOT = Path("experiments/pseudo_labels")
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 VOC_PARENTS = ("", "VOCdevkit", "voc12/VOCdevkit", "data/voc12/VOCdevkit")  # relative to --data_dir
@@ -34,15 +37,15 @@ SEARCHED_LEVELS = 4  # folders below --data_dir, such as VOCtrainval_11-May-2012
 
 
 def find_voc_root(data_dir, searches: bool = True) -> Path:
-    """Find the folder that holds JPEGImages: `data_dir`, a folder below it as in the README, or the parent of VOC2012;
-    else, if `searches`, the only one within `SEARCHED_LEVELS` below `data_dir`.
+    """Find the folder that holds JPEGImages or photographs.txt: `data_dir`, a folder below it as in the README, or the
+    parent of VOC2012; else, if `searches`, the only one within `SEARCHED_LEVELS` below `data_dir`.
 
     Raises `MissingInputError` if there is none, `InputError` if there are several.
     """
     data_dir = require_folder(data_dir, "--data_dir")
     places = [data_dir / parent / last for parent in VOC_PARENTS for last in ("", "VOC2012")]
     for root in places + ([data_dir.parent] if data_dir.name == "VOC2012" else []):
-        if (root / "JPEGImages").is_dir():
+        if (root / "JPEGImages").is_dir() or (root / PHOTOGRAPHS_FILE).is_file():
             return root
     levels = range(1, SEARCHED_LEVELS + 1) if searches else ()
     found = [path.parent for level in levels for path in sorted(data_dir.glob("*/" * level + "JPEGImages/"))]
@@ -55,15 +58,22 @@ def find_voc_root(data_dir, searches: bool = True) -> Path:
 
 
 def load_class_names(voc_root) -> tuple[str, ...]:
-    """Load the names of the foreground classes; label i + 1 is the class with index i.
+    """Load the names of the foreground classes from classes.txt, VOC's if it is absent; see `parse_class_names`."""
+    path = Path(voc_root) / "classes.txt"
+    return read_class_names(path) if path.is_file() else VOC_CLASSES
+
+
+def read_class_names(path) -> tuple[str, ...]:
+    """Read the names of the foreground classes from a file; see `parse_class_names`."""
+    return parse_class_names(decode_text(read_bytes(path), path).splitlines(), path)
+
+
+def parse_class_names(lines: list[str], path) -> tuple[str, ...]:
+    """Return the names of the foreground classes, one per line; label i + 1 is the class with index i.
 
     Left out is what annotation tools add: `__ignore__` (label 255) and background (label 0) in the first lines, and
     numbers from 0 or 1 before the names. Raises `InputError` for a background in a later line.
     """
-    path = Path(voc_root) / "classes.txt"
-    if not path.is_file():
-        return VOC_CLASSES
-    lines = decode_text(read_bytes(path), path).splitlines()
     names = _without_numbers([line.strip() for line in lines if line.strip()])
     plain = [name.strip("_").lower() for name in names]
     first = int(plain[:1] == [IGNORE_NAME])
@@ -116,7 +126,9 @@ def parse_ids(content: bytes, name, images: Path | Collection[str] = ()) -> list
 
 def split_ids(content: bytes, name, images: Path | Collection[str] = ()) -> list[str]:
     """Split a list into ids without checking whether they are file names, and repeated."""
-    stems = {path.stem for path in images.iterdir()} if isinstance(images, Path) else images
+    stems = images
+    if isinstance(images, Path):
+        stems = {path.stem for path in images.iterdir()} if images.name == "JPEGImages" else images_below(images)
     lines = enumerate(decode_text(content, name).splitlines(), start=1)
     return [_read_id(line.strip(), f"{name}, line {number}", stems) for number, line in lines if line.strip()]
 
@@ -148,8 +160,10 @@ def drop_image_suffix(name: str) -> str:
 
 def check_id(image_id: str, name) -> None:
     """Raise `InputError` for an id that would lead out of its folder; `name` is the list that holds it."""
-    if image_id in ("", ".", "..") or not image_id.isprintable() or set(image_id) & set(PATH_CHARACTERS):
-        raise InputError(f"{name} holds {image_id!r}: an id is the name of a file, without folder and suffix")
+    parts = image_id.split("/")
+    if not {"", ".", ".."}.isdisjoint(parts) or not image_id.isprintable() or set(image_id) & set(PATH_CHARACTERS):
+        found = f"{name} holds {image_id!r}: an id is the name of a file, without suffix"
+        raise InputError(f"{found}, or its path from the folder of the photographs")
 
 
 def decode_text(content: bytes, name) -> str:
@@ -165,13 +179,41 @@ def save_ids(path, ids) -> None:
     write_text(path, "".join(f"{name}\n" for name in ids))
 
 
+def photograph_folder(voc_root) -> Path:
+    """Return JPEGImages, or the folder that photographs.txt names. Raises `InputError` if that does not exist."""
+    path = Path(voc_root) / PHOTOGRAPHS_FILE
+    if not path.is_file():
+        return Path(voc_root) / "JPEGImages"
+    return require_folder(decode_text(read_bytes(path), path).strip(), str(path))
+
+
+def find_all_photographs(voc_root) -> dict[str, Path]:
+    """Map the ids of all photographs to their paths."""
+    folder = photograph_folder(voc_root)
+    is_voc = folder.name == "JPEGImages"
+    return {path.stem: path for path in folder.glob("*.jpg")} if is_voc else images_below(folder)
+
+
+def find_photographs(voc_root, ids: list[str]) -> list[Path]:
+    """Return the paths of the photographs of all ids. Raises `MissingInputError` if any is missing."""
+    folder = photograph_folder(voc_root)
+    if folder.name == "JPEGImages":
+        return files_of_ids(folder, ids, ".jpg")
+    present = find_all_photographs(voc_root)
+    missing = [name for name in ids if name not in present]
+    if missing:
+        found = f"{folder} lacks {len(missing)} of {len(ids)} photographs ({shorten(missing, 3)})"
+        raise MissingInputError(f"{found}: add them, or remove their ids from the list")
+    return [present[name] for name in ids]
+
+
 def files_of_ids(folder, ids: list[str], suffix: str) -> list[Path]:
     """Return the paths of the files of all ids. Raises `MissingInputError` if any file is missing."""
     folder = require_folder(folder)
     missing = [ids[index] for index in absent_files(folder, ids, suffix)]
     if missing:
         found = f"{len(missing)} of {len(ids)} files are missing ({shorten((n + suffix for n in missing), 3)})"
-        hint = hint_at_names(missing, _names_in(folder), suffix)
+        hint = hint_at_names(missing, names_in(folder, ids), suffix)
         raise MissingInputError(f"{folder}: {found}: add them, or remove their ids from the list{hint}")
     return [folder / (name + suffix) for name in ids]
 
@@ -190,7 +232,7 @@ def hint_at_names(missing: list[str], present: Collection[str], suffix: str) -> 
 
 def absent_files(folder: Path, ids: list[str], suffix: str) -> list[int]:
     """Indices of the ids without a file in `folder`."""
-    present = _names_in(folder)
+    present = names_in(folder, ids)
     return [index for index, name in enumerate(ids) if name + suffix not in present]
 
 
@@ -210,7 +252,7 @@ def truth_folder(voc_root, ids) -> Path:
 def find_masks(voc_root, ids) -> dict[str, Path]:
     """Map the ids that have a mask in `truth_folder` to its path."""
     folder = truth_folder(voc_root, ids)
-    present = _names_in(folder)
+    present = names_in(folder, ids)
     return {name: folder / f"{name}.png" for name in ids if f"{name}.png" in present}
 
 
@@ -238,5 +280,8 @@ def _is_path(name: str) -> bool:
     return "/" in name or "\\" in name
 
 
-def _names_in(folder: Path) -> set[str]:
+def names_in(folder: Path, ids: Collection[str]) -> set[str]:
+    """Names of the files of a folder; if some of the ids are paths, the paths from it of all files below it."""
+    if any("/" in name for name in ids):
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

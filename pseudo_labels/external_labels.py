@@ -20,6 +20,7 @@ from formats.errors import InputError, MissingInputError, require_folder, shorte
 from formats.images import check_size
 from formats.labels import check_labels, load_label
 from formats.pickles import load_object_array
+from formats.voc_layout import names_in
 from pseudo_labels.fusion_rules import strongest
 
 LABEL_SUFFIXES = (".png", ".npy", ".npz")
@@ -34,7 +35,7 @@ def find_baseline(folder, ids: list[str], suffixes=LABEL_SUFFIXES, allow_missing
     Raises `MissingInputError` if the folder or a file is missing, `InputError` if an id has two files.
     """
     folder = require_folder(folder)
-    present = {path.name for path in folder.iterdir()}
+    present = names_in(folder, ids)
     found = {name: [name + suffix for suffix in suffixes if name + suffix in present] for name in ids}
     missing = [name for name, names in found.items() if not names]
     if missing and not (allow_missing and len(missing) < len(ids)):
