@@ -3,12 +3,17 @@
     python prepare_data.py voc12 --trainval VOCtrainval_11-May-2012.tar --aug SegmentationClassAug.zip
     python prepare_data.py check                                        the README's places
     python prepare_data.py check --data_dir data/voc12 --label_name pslabel_ours --saliency_dir maps --csv faults.csv
+    python prepare_data.py own --images photographs --tags tags.csv --output experiments/own
 
 `voc12` unpacks the files that the other scripts read, and writes lists of ids and cls_labels.npy. A second run adds
 missing files; existing lists and labels with other content are never replaced.
 
 `check` reads every file as the other scripts read it (docs/inputs.md), and finds saliency training pictures that are
 also in test data. Errors make the data unusable; notes are about things that are allowed but may be unintended.
+
+`own` reads the tags of photographs, which stay where they are; formats/image_tags.py lists what the tags may be. The id
+of a photograph is its path below --images without suffix. Written are classes.txt, all_id.txt and labels.csv (tagged
+photographs), and untagged_id.txt (the others, if any).
 """
 
 import sys
@@ -28,10 +33,20 @@ from tqdm import tqdm
 from datasets import checks
 from datasets.checks import ERROR, SALIENCY_TRAINING, TEST, Finding, Picture
 from datasets.voc_archives import unpack_voc12
-from formats.atomic_files import check_output_file, write_csv
+from formats.atomic_files import check_output_file, format_csv, write_csv, write_text
 from formats.errors import InputError, MissingInputError, require_folder, shorten
+from formats.image_tags import load_image_tags
+from formats.images import IMAGE_SUFFIXES, images_below, read_bytes
 from formats.saliency_layout import find_data_sets, find_training_sets
-from formats.voc_layout import find_voc_root, label_folder, list_path, load_class_names
+from formats.voc_layout import (
+    PHOTOGRAPHS_FILE,
+    find_voc_root,
+    label_folder,
+    list_path,
+    load_class_names,
+    parse_ids,
+    photograph_folder,
+)
 from utils.interruption import run_script
 from utils.processes import measure_all
 
@@ -41,6 +56,8 @@ README_PLACES = {"dataset": find_training_sets, "dataset/benchmark": find_data_s
 def main(args) -> int | None:
     if args.command == "check":
         return check(args)
+    if args.command == "own":
+        return own(args)
     unpack_voc12(args.data_dir, args.list_dir, args.trainval, args.aug, args.test)
 
 
@@ -108,9 +125,50 @@ def check_voc_tree(args, voc_root: Path, findings: list[Finding]) -> list[Pictur
     folders = [("label", label_folder(name, voc_root)) for name in args.label_name]
     folders += [("saliency map", require_folder(folder)) for folder in args.saliency_dir]
     folders += [("CAM", require_folder(folder)) for folder in args.cam_dir]
-    lists = checks.check_lists(paths, voc_root / "JPEGImages", findings)
+    lists = checks.check_lists(paths, photograph_folder(voc_root), findings)
     checks.check_image_labels(list_path(list_dir, args.image_labels or "cls_labels.npy"), lists, classes, findings)
     return checks.check_voc(voc_root, lists, folders, len(classes) + 1, findings)
+
+
+def own(args) -> None:
+    images, output = require_folder(args.images, "--images"), Path(args.output)
+    if output.resolve().is_relative_to(images.resolve()):
+        raise InputError(f"--output {output} lies in --images {images}: choose a folder elsewhere")
+    photographs = images_below(images)
+    if not photographs:
+        raise MissingInputError(f"--images {images} holds no images ({' '.join(IMAGE_SUFFIXES)})")
+    tags = load_image_tags(args.tags, photographs)
+    tagged = {name: sorted(tags.classes_of[name]) for name in photographs if tags.classes_of.get(name)}
+    untagged = [name for name in photographs if name not in tagged]
+
+    # save
+    lines = {name: f"{path.relative_to(images).as_posix()}\n" for name, path in photographs.items()}
+    parse_ids("".join(lines.values()).encode(), "--images", lines)  # raises for names that lists cannot hold
+    rows = [(name, ";".join(its)) for name, its in tagged.items()]
+    contents = {
+        output / PHOTOGRAPHS_FILE: f"{images.resolve()}\n",
+        output / "classes.txt": "".join(f"{name}\n" for name in tags.classes),
+        output / "all_id.txt": "".join(lines[name] for name in tagged),
+        output / "untagged_id.txt": "".join(lines[name] for name in untagged),
+        output / "labels.csv": format_csv([("id", "classes"), *rows]),
+    }
+    other = [path.name for path, text in contents.items() if path.exists() and read_bytes(path) != text.encode()]
+    if other:
+        raise InputError(f"{output} has other content than these photographs and tags give: delete {shorten(other)}")
+    for path, content in contents.items():
+        if content and not path.exists():
+            write_text(path, content)
+
+    # report
+    print(f"{images}: {len(photographs)} photographs")
+    print(f"{args.tags} ({tags.kind}): {len(tags.classes)} classes of {len(tagged)} photographs")
+    counts = Counter(name for its in tagged.values() for name in its)
+    for name in tags.classes:
+        print(f"{counts[name]:8}  {name}")
+    if untagged:
+        print(f"note: {len(untagged)} photographs have no tag ({shorten(untagged)}); see {output / 'untagged_id.txt'}")
+    if tags.unknown:
+        print(f"note: {len(tags.unknown)} images of {args.tags} are not in {images}: {shorten(tags.unknown)}")
 
 
 def print_table(findings: list[Finding]) -> None:

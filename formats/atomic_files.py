@@ -70,6 +70,11 @@ def write_json(path, content) -> None:
 
 def write_csv(path, rows) -> None:
     """Write rows of cells as CSV."""
+    write_text(path, format_csv(rows))
+
+
+def format_csv(rows) -> str:
+    """Return rows of cells as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
