@@ -9,7 +9,7 @@ r"""Stage 2c: class activation maps → expansion → fusion with saliency → d
 Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation.py --label_name reads. Maps go to
 --cam_dir and --expanded_dir, labels before the selector to <label_name>/before, the decisions of `sos` to
 <label_name>/selector.csv, their summary by class to selector.json, and what `evidence` has learned to evidence.npz.
-Existing files are kept.
+Existing files are kept. Labels of --corrected are written as they are; selectors still learn from the labels before.
 """
 
 import sys
@@ -24,21 +24,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from formats import voc_layout
+from formats.atomic_files import write_bytes
 from formats.cams import save_cams
+from formats.corrections import save_corrections
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
-from formats.images import GreyMap, check_size, image_size, load_image, scale_maps
+from formats.images import GreyMap, check_size, image_size, load_image, read_bytes, scale_maps
 from formats.labels import load_label, save_label
 from models.affinity_net import build_affinity_net
 from models.backbones import Backbone, load_feature_network
 from models.cam_classifier import CamClassifier, build_cam_classifier
-from pseudo_labels.cams import compute_cams
+from pseudo_labels.cams import compute_cams, spread_cams
 from pseudo_labels.evidence import EvidenceSelector, load_evidence, save_evidence
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
@@ -78,14 +81,22 @@ def main(args) -> None:
     images = find_images(args, world.is_main)
     check_options(args, images)
     rule = ThresholdRule(images.classes, **options.selector_settings(args))
-    made_by = folder_options(args, images)
+    corrected, temporary = {}, TemporaryDirectory()  # of corrected labels; removed when the run ends
+    if args.corrected:
+        every = voc_layout.find_all_photographs(voc_layout.find_voc_root(args.data_dir))
+        corrected = save_corrections(args.corrected, temporary.name, images.classes, every, images.ids, world.is_main)
+    made_by = folder_options(args, images, corrected)
     if args.selector == "evidence":  # a network that cannot be used is found before the CAMs are made
         features = load_feature_network(args.features or args.load_path, args.pretrained, world.device)
     folder, selects = voc_layout.new_label_folder(args.label_name), args.selector != "none"
     if world.is_main and args.saliency_dir and not selects and "saliency" not in list_inputs(args.fusion):
         print(f"--saliency_dir has no effect with --fusion {args.fusion} and without --selector", file=sys.stderr)
 
-    # save: maps, labels, selected labels
+    # save: corrected labels, maps, labels, selected labels
+    if corrected:
+        with lock_output_folder(world, folder, made_by["selected labels" if selects else "labels"], ".png"):
+            for image_id, path in world.share(list(corrected.items())):
+                write_bytes(folder / f"{image_id}.png", read_bytes(path))
     if made_by["cams"] is not None:
         make_cams(images, made_by["cams"], args, world)
     if made_by["expanded cams"] is not None:
@@ -96,6 +107,7 @@ def main(args) -> None:
         select_labels(images, rule, folder, made_by["selected labels"], args, world)
     if args.selector == "evidence":
         settle_labels(images, rule, features, made_by["selected labels"], args, world)
+    temporary.cleanup()
     distributed.stop_distributed()
 
 
@@ -103,9 +115,9 @@ def find_images(args, warns: bool) -> Images:
     """Find all files of the images that the run reads; raises `InputError` for missing ones."""
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
-    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_root / "JPEGImages")
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_layout.photograph_folder(voc_root))
     image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
-    paths = voc_layout.files_of_ids(voc_root / "JPEGImages", ids, ".jpg")
+    paths = voc_layout.find_photographs(voc_root, ids)
     saliency_maps, baseline = None, None
     if args.saliency_dir:
         saliency_maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns)
@@ -122,8 +134,12 @@ def check_options(args, images: Images) -> None:
         raise InputError(f"--selector {args.selector} needs --saliency_dir with saliency maps, which predict.py writes")
     if args.selector == "evidence" and not (args.features or args.load_path):
         raise InputError("--selector evidence needs --features with a network, or a classifier by --load_path")
-    if args.expanded_dir and not args.affinity_path:
-        raise InputError("--expanded_dir needs --affinity_path; name maps that are already expanded by --cam_dir")
+    if bool(args.affinity_path) != (find_expansion(args) == "walk"):
+        raise InputError("--expansion walk and --affinity_path belong together: give both, or neither")
+    if find_expansion(args) == "attention" and not args.load_path:
+        raise InputError("--expansion attention needs the classifier: name it by --load_path")
+    if args.expanded_dir and find_expansion(args) == "none":
+        raise InputError("--expanded_dir needs --expansion; name maps that are already expanded by --cam_dir")
     if "saliency" in list_inputs(args.fusion) and not images.saliency_maps:
         raise InputError(f"--fusion {args.fusion} needs --saliency_dir: predict.py writes saliency maps")
     if args.baseline_dir and (args.fusion != "none" or args.fusion_args or args.second_cam_dir or args.crf):
@@ -133,7 +149,7 @@ def check_options(args, images: Images) -> None:
         voc_layout.files_of_ids(args.second_cam_dir, images.ids, ".npz")
 
 
-def folder_options(args, images: Images) -> dict[str, dict | None]:
+def folder_options(args, images: Images, corrected: dict[str, Path]) -> dict[str, dict | None]:
     """What the files of each output folder depend on, for its options.json; None for maps that the run does not use."""
 
     def chosen(*names: str) -> dict:
@@ -144,14 +160,21 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
         cams = load_options(args.cam_dir)  # without a checkpoint all maps exist
         if args.load_path:
             cams = chosen("scales", "flip", "combine") | {"checkpoint": file_digest(args.load_path)}
-        if args.affinity_path:
+        if find_expansion(args) == "walk":
             expanded = chosen("beta", "exp_times", "radius") | {"affinity": file_digest(args.affinity_path)}
+        if find_expansion(args) == "attention":
+            expanded = {"expansion": "attention"}
+        if expanded:
             expanded["cams"] = folder_origin(args.cam_dir, cams)
         used_cams = folder_origin(find_cam_dir(args), expanded or cams)
 
     class_file = voc_layout.list_path(args.list_dir, args.image_labels)
     labels = {"selector": "none", "classes": list(images.classes)}
     labels["image_labels"] = file_digest(class_file) if class_file.is_file() else str(class_file)
+    truth = hashlib.sha256()
+    for image_id, path in corrected.items():
+        truth.update(image_id.encode() + load_label(path).tobytes())
+    labels["corrected"] = truth.hexdigest() if corrected else None
     saliency, second_cams = (folder and folder_origin(folder) for folder in (args.saliency_dir, args.second_cam_dir))
     if args.baseline_dir:
         labels["baseline"] = folder_origin(args.baseline_dir)
@@ -173,9 +196,15 @@ def folder_options(args, images: Images) -> dict[str, dict | None]:
     return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
 
 
+def find_expansion(args) -> str:
+    """Return the value of --expansion, whose default depends on --affinity_path."""
+    return args.expansion or ("walk" if args.affinity_path else "none")
+
+
 def find_cam_dir(args) -> Path:
     """Return the folder of the class activation maps that labels are made from: --cam_dir, or the expanded maps."""
-    return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if args.affinity_path else Path(args.cam_dir)
+    expands = find_expansion(args) != "none"
+    return Path(args.expanded_dir or f"{Path(args.cam_dir)}_expanded") if expands else Path(args.cam_dir)
 
 
 def progress(work, world: World, title: str):
@@ -226,11 +255,16 @@ def write_cams(network: CamClassifier | None, images: Images, absent: set[int], 
 
 def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> None:
     """Write the expanded maps that are absent."""
-    folder, network = find_cam_dir(args), None
+    folder, expand = find_cam_dir(args), None
     absent = voc_layout.absent_files(folder, images.ids, ".npz")
-    if absent:
+    if absent and find_expansion(args) == "walk":
         network = load_network(build_affinity_net, args.affinity_path, "--affinity_path", "affinity", world.device)
-    how = world.device, args.beta, 2**args.exp_times, args.radius, args.amp
+        settings = {"beta": args.beta, "steps": 2**args.exp_times, "radius": args.radius}
+        expand = partial(expand_cams, network, device=world.device, **settings, amp=args.amp)
+    elif absent:
+        kind = "--load_path", "classification", world.device, images.classes
+        network = load_network(build_cam_classifier, args.load_path, *kind)
+        expand = partial(spread_cams, network.backbone, device=world.device, amp=args.amp)
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         cam_path, image_path = Path(args.cam_dir) / f"{images.ids[index]}.npz", images.paths[index]
@@ -243,7 +277,7 @@ def make_expanded_cams(images: Images, made_by: dict, args, world: World) -> Non
     with lock_output_folder(world, folder, made_by, ".npz", writes=bool(absent)), write_behind() as write:
         for index, (cams, labels, image) in read_ahead(read, bar):
             if len(labels):
-                cams = expand_cams(network, image, cams, *how)
+                cams = expand(image, cams)
             write(save_cams, folder / f"{images.ids[index]}.npz", cams, labels)
 
 

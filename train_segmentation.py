@@ -4,7 +4,8 @@ r"""Stage 3: train DeepLabV3+ on pseudo labels.
         --tag segmentation --label_name sos --data_dir data/voc12
 
 Reads JPEGImages and experiments/pseudo_labels/<label_name>/<id>.png, or another folder of masks, such as
-SegmentationClassAug for the fully supervised upper bound. Writes experiments/<tag>/last.pth for predict.py.
+SegmentationClassAug for the fully supervised upper bound; --corrected replaces labels of single images. Writes
+experiments/<tag>/last.pth for predict.py.
 """
 
 import sys
@@ -13,6 +14,8 @@ import options
 
 if __name__ == "__main__":
     ARGS = options.train_segmentation().parse_args()  # before the heavy imports, so that --help answers at once
+
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.voc12 import SegmentationTraining, count_labels, find_labelled_images, load_labelled
 from formats import voc_layout
+from formats.corrections import save_corrections
 from formats.errors import InputError, shorten
 from formats.labels import absent_labels, paint_label
 from metrics.segmentation import ConfusionMatrix
@@ -54,15 +58,20 @@ def main(args) -> None:
 
     # data
     voc_root = voc_layout.find_voc_root(args.data_dir)
-    classes = voc_layout.load_class_names(voc_root)
-    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list), voc_root / "JPEGImages")
+    classes, photographs = voc_layout.load_class_names(voc_root), voc_layout.photograph_folder(voc_root)
+    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.train_list), photographs)
     pairs = find_labelled_images(ids, voc_root, voc_layout.label_folder(args.label_name, voc_root))
+    temporary = TemporaryDirectory()  # of corrected labels; removed when the run ends
+    if args.corrected:
+        every = voc_layout.find_all_photographs(voc_root)
+        corrected = save_corrections(args.corrected, temporary.name, classes, every, ids, world.is_main)
+        pairs = [(image, corrected.get(name, label)) for name, (image, label) in zip(ids, pairs)]
     val_list = voc_layout.list_path(args.list_dir, args.val_list)
-    val_ids = [] if args.val_list == "none" else voc_layout.load_ids(val_list, voc_root / "JPEGImages")
+    val_ids = [] if args.val_list == "none" else voc_layout.load_ids(val_list, photographs)
     val_pairs = find_labelled_images(val_ids, voc_root, voc_layout.truth_folder(voc_root, val_ids)) if val_ids else []
     dataset = SegmentationTraining(*zip(*pairs), len(classes) + 1, args.crop_size, args.long_side, args.seed)
     batches = DistributedBatchSampler(len(pairs), args.train_batch, args.seed, world.rank, world.size)
-    trains_batch_norm = args.mode == "normal" or not args.use_gn
+    trains_batch_norm = (args.mode == "normal" and not args.freeze_backbone) or not args.use_gn
     synchronises = trains_batch_norm and world.size > 1 and world.device.type == "cuda"
     batches.check_parts(args.accumulate, norm_needs_two=trains_batch_norm and not synchronises)
     loader = build_loader(dataset, batches, args.workers, world.device)
@@ -119,13 +128,15 @@ def main(args) -> None:
         state.save(run, is_best=state.improves(score))
     state.log_best(run, "mIoU")
     run.close()
+    temporary.cleanup()
     distributed.stop_distributed()
 
 
 def build_network(settings: dict, args, resumes: bool) -> DeepLabV3Plus:
     """Build the network with its initial weights: of the backbone, or all of --load_path; none for a resumed run."""
     loads = bool(args.load_path) and not resumes
-    network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, args.dropout)
+    training = {"dropout": args.dropout, "freeze_backbone": args.freeze_backbone}
+    network = build_deeplabv3plus(settings, "none" if resumes or loads else args.pretrained, **training)
     if loads:
         content = load_checkpoint(args.load_path, ["segmentation"], from_puzzle_cam)
         trained, classes = content["settings"].get("classes", []), settings["classes"]

@@ -1,6 +1,7 @@
 """Label maps as files: 8-bit palette PNG with the VOC palette; 0 = background, 255 = ignore."""
 
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 
 import cv2
@@ -76,6 +77,18 @@ def absent_labels(paths, num_labels: int) -> list[int]:
 def find_values(label: np.ndarray) -> set[int]:
     """Find the values of a label map, uint8 [H, W]."""
     return set(np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256])).tolist())
+
+
+def find_parts(label: np.ndarray) -> Iterator[tuple[int, np.ndarray, list[int]]]:
+    """Yield label, mask bool [H, W], and [x, y, w, h, area] in px of each 8-connected part of a label map.
+
+    label: uint8 [H, W]. Background and 255 have no parts.
+    """
+    for value in sorted(find_values(label) - {0, IGNORE_LABEL}):
+        is_value = (label == value).astype(np.uint8)
+        count, parts, boxes, _ = cv2.connectedComponentsWithStats(is_value, connectivity=8)
+        for part in range(1, count):
+            yield value, parts == part, boxes[part].tolist()
 
 
 def check_labels(label: np.ndarray, num_labels: int, path) -> None:
