@@ -5,10 +5,13 @@ r"""Stage 4: files → benchmark tables.
         --data_dir data/voc12 --list voc12/train_id.txt --image_labels voc12/cls_labels.npy --sweep --tables tables
     python evaluate.py segmentation --pred experiments/segmentations/val --data_dir data/voc12 --list voc12/val_id.txt
     python evaluate.py submission --archive results.tar.gz --data_dir data/voc12 --list voc12/test_id.txt
+    python evaluate.py doubt --pred experiments/pseudo_labels/own --predictions segmentations --data_dir data/own \
+        --list lists/all_id.txt --csv doubt.csv --report doubt.html
 
 A missing prediction is an error without --allow_missing. Folders whose paths differ only in a last part seed<N> are
 runs of one setting: a table shows their mean ± standard deviation. With saliency maps, labels are scored before and
-after the selector, which works in memory. `submission` checks an archive as the test server of VOC does.
+after the selector, which works in memory. `submission` checks an archive as the test server of VOC does. `doubt` says
+without any truth which labels to correct first: those that a network trained on all of them contradicts.
 """
 
 import sys
@@ -27,11 +30,12 @@ import numpy as np
 
 from datasets.voc_submission import SUBMISSION_FOLDER, check_submission
 from formats import voc_layout
-from formats.atomic_files import check_output_file, write_json
+from formats.atomic_files import check_output_file, write_csv, write_json
 from formats.errors import InputError, shorten
 from formats.image_labels import load_image_labels
 from formats.images import image_size, load_mask, scale_maps
 from metrics.bootstrap import MethodScores, comparison_table, interval_table
+from metrics.label_doubt import DOUBT_NOTES, doubt_pictures, doubt_table, find_label_files, rank_labels
 from metrics.label_folders import LabelData, LabelSource, Selectors, label_pictures, score_labels
 from metrics.label_tables import label_tables
 from metrics.page import Picture, write_page
@@ -195,7 +199,7 @@ def evaluate_labels(args) -> Evaluation:
 
 def load_label_data(args, voc_root: Path) -> LabelData:
     names = ("background", *voc_layout.load_class_names(voc_root))
-    ids, image_labels = voc_layout.load_ids(args.list, voc_root / "JPEGImages"), None
+    ids, image_labels = voc_layout.load_ids(args.list, voc_layout.photograph_folder(voc_root)), None
     source = args.single_class or args.image_labels
     beside = Path(args.list).with_name("cls_labels.npy")  # as in the tree of the README
     if not source and args.kind == "labels" and beside.is_file():
@@ -230,7 +234,7 @@ def build_selectors(args, data: LabelData, voc_root: Path) -> Selectors:
     from models.backbones import load_feature_network  # here, because only this selector needs torch
     from pseudo_labels.evidence import EvidenceSelector
 
-    images = voc_layout.files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
+    images = voc_layout.find_photographs(voc_root, data.ids)
     network = load_feature_network(args.features, args.pretrained, "cpu")
     inputs = data.ids, images, data.image_labels, selector.load_mask, data.truth
     return Selectors(selector, EvidenceSelector(network, "cpu", *inputs))
@@ -263,7 +267,7 @@ def list_rules(args, data: LabelData, voc_root: Path) -> dict[str, LabelSource]:
         raise InputError(f"--rules {shorten(without_maps)} need --saliency_dir")
     cam_dirs = args.cam_dir, args.second_cam_dir or args.cam_dir
     cams, second_cams = (voc_layout.files_of_ids(folder, data.ids, ".npz") for folder in cam_dirs)
-    images = voc_layout.files_of_ids(voc_root / "JPEGImages", data.ids, ".jpg")
+    images = voc_layout.find_photographs(voc_root, data.ids)
     maps = args.saliency_dir and voc_layout.files_of_ids(args.saliency_dir, data.ids, ".png")
     maps = scale_maps(maps, warns=False) if maps else [None] * len(images)
     inputs = dict(enumerate(zip(data.image_labels, images, cams, second_cams, maps)))
@@ -293,8 +297,24 @@ def evaluate_submission(args) -> Evaluation:
     return Evaluation(masks_of_class, [table], notes=[f"valid: {len(ids)} masks in {SUBMISSION_FOLDER}"])
 
 
+def evaluate_doubt(args) -> Evaluation:
+    """Rank labels by doubt, and write all of them to --csv; `scores` is empty."""
+    check_output_file("--csv", args.csv)
+    voc_root = voc_layout.find_voc_root(args.data_dir)
+    names = ("background", *voc_layout.load_class_names(voc_root))
+    ids = voc_layout.load_ids(args.list, voc_layout.photograph_folder(voc_root))
+    files = find_label_files(voc_root, ids, *args.pred, args.predictions, args.saliency_dir)
+    ranked = rank_labels(files, names, args.workers)
+    table, pictures = doubt_table(ranked), doubt_pictures(files, ranked, names, args.report_images)
+    if args.csv:
+        write_csv(args.csv, [table.header, *table.rows])
+        print(f"written: {args.csv}")
+    first = Table("most doubtful labels", table.header, table.rows[:10])
+    return Evaluation(tables=[first], notes=DOUBT_NOTES, pictures=pictures)
+
+
 KINDS = {"saliency": evaluate_saliency, "labels": evaluate_labels}
-KINDS |= {"segmentation": evaluate_labels, "submission": evaluate_submission}
+KINDS |= {"segmentation": evaluate_labels, "submission": evaluate_submission, "doubt": evaluate_doubt}
 
 if __name__ == "__main__":
     sys.exit(run_script(main, ARGS))

@@ -24,7 +24,7 @@ from metrics.tables import UNDEFINED, Table, replace_nan
 PHOTOGRAPH = "image"
 JPEG_QUALITY = 80
 THUMBNAIL_PX = 160  # longest side of an image
-LOWER_IS_BETTER = ["MAE"]  # measures of pictures
+LOWER_IS_BETTER = ["MAE", "doubt"]  # measures of pictures
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import importlib
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -168,3 +169,20 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("WSSS_TEST_DATA names no folder of real images")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; tests skip where it or its driver is not installed."""
+    paths = chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in paths:
+        pytest.skip("needs chromium and chromedriver on the PATH")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
+        yield browser

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import weakref
 from html.parser import HTMLParser
 
@@ -132,22 +131,6 @@ def test_thumbnails():
     assert (kind, photograph.shape) == ("jpeg", (160, 80, 3))
     assert np.abs(photograph.astype(int) - (200, 100, 0)).max() < 8
     assert decode(grey[:1, :3])[1].shape == (1, 3)  # images are never enlarged
-
-
-@pytest.fixture(scope="module")
-def browser():
-    paths = chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in paths:
-        pytest.skip("needs chromium and chromedriver on the PATH")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
-        yield browser
 
 
 @pytest.fixture
