@@ -1,12 +1,13 @@
 """Time of class activation maps and multi-scale segmentations, compared with a plain loop over images.
 
     python -m benchmarks.inference --input data/voc12/VOCdevkit/VOC2012/JPEGImages
-    python -m benchmarks.inference --backbone resnest50 --images 8 --input data/voc12/VOCdevkit/VOC2012/JPEGImages
+    OMP_NUM_THREADS=1 python -m benchmarks.inference --backbone resnest50 --images 8 --onnx --input JPEGImages
 
 The plain loop, as in the code of IRN and Puzzle-CAM: the same network on one image and one scale at a time, maps of all
 classes resized to the image, results written before the next image is read (CAMs by np.save), float32 without TF32. Its
 mirror images are in the batch of the image on GPUs, and separate on CPUs, where that is faster. Ours: the functions of
-predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. See
+predict.py and make_pseudo_labels.py. Random weights; scales 0.5, 1, 1.5, 2 and mirror images; from files to files. With
+--onnx, on CPUs: our network in torch and its ONNX file, with as many threads; scale 1, image by image, in memory. See
 benchmarks/timing.py.
 """
 
@@ -29,8 +30,9 @@ from formats.images import image_stems, load_image
 from formats.labels import save_label
 from formats.voc_layout import VOC_CLASSES
 from metrics.tables import markdown_table
-from models.cam_classifier import build_cam_classifier
-from models.deeplabv3plus import build_deeplabv3plus
+from models.builders import BUILDERS
+from models.onnx_export import ExportedNetwork, export_onnx
+from pseudo_labels.cams import image_to_tensor
 from utils.distributed import World
 from utils.inference_network import prepare_for_inference
 from utils.memory import keep_freed_memory
@@ -47,21 +49,29 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--input", required=True, metavar="DIR", help="photographs")
     parser.add_argument("--images", type=int, default=32, help="number of photographs")
     parser.add_argument("--batch", default="0", help="--batch of the scripts")
+    parser.add_argument("--onnx", action="store_true", help="compare with ONNX Runtime")
     parser.add_argument("--amp", default="True", help="--amp of the scripts: True, False or cpu")
     args = parser.parse_args(argv)
     images = dict(list(image_stems(args.input).items())[: args.images])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()  # as in all scripts on CPUs
-    rows = []
-    for kind, builder, *sides in KINDS:
-        network = build(builder, args.backbone, device)
-        ways = {"plain": partial(process, sides[0], network, False, args, images, device)}
-        ways["ours"] = partial(process, sides[1], prepare_for_inference(network, device), True, args, images, device)
-        ms = milliseconds(ways, [range(len(images))], TURNS)
-        rows.append([kind, f"{ms['plain']:.0f}", f"{ms['ours']:.0f}", f"{ms['plain'] / ms['ours']:.1f} ×"])
-    header = ["", "plain loop, ms/image", "ours, ms/image", "speed-up"]
+    rows, settings = [], {"backbone": args.backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
+    settings |= {"classes": list(VOC_CLASSES), "head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
+    for kind, stage, *sides in KINDS:
+        network = BUILDERS[stage](settings).to(device).eval()
+        if args.onnx:
+            ways = build_onnx_ways(network, stage, settings, images)
+        else:
+            ways = {"plain loop": partial(process, sides[0], network, False, args, images, device)}
+            ways["ours"] = partial(
+                process, sides[1], prepare_for_inference(network, device), True, args, images, device
+            )
+        chunks = [[index] for index in range(len(images))] if args.onnx else [range(len(images))]
+        before, after = milliseconds(ways, chunks, TURNS).values()
+        rows.append([kind, f"{before:.0f}", f"{after:.0f}", f"{before / after:.2f} ×"])
+    header = ["", *(f"{name}, ms/image" for name in ways), "speed-up"]
     parts = [f"{args.backbone}, {len(images)} photographs", markdown_table(header, rows)]
-    save_page(f"inference_{args.backbone}_{device_kind()}", "inference", argv, parts)
+    save_page(f"{'onnx' if args.onnx else 'inference'}_{args.backbone}_{device_kind()}", "inference", argv, parts)
 
 
 def process(side, network, tf32: bool, args, images: dict[str, Path], device: torch.device, _) -> None:
@@ -72,10 +82,18 @@ def process(side, network, tf32: bool, args, images: dict[str, Path], device: to
         side(network, images, Path(folder), device, flags)
 
 
-def build(builder, backbone: str, device: torch.device) -> torch.nn.Module:
-    settings = {"backbone": backbone, "backbone_args": {}, "pixel_mean": None, "pixel_std": None}
-    settings |= {"classes": list(VOC_CLASSES), "head_width": 256, "use_gn": True, "mode": "fix", "output_stride": 16}
-    return builder(settings).to(device).eval()
+def build_onnx_ways(network, stage: str, settings: dict, images: dict[str, Path]) -> dict:
+    """Both sides of --onnx: functions of the indices of images."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    ours, options = ExportedNetwork(prepare_for_inference(network, torch.device("cpu")), stage, None), SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(network, stage, settings, f"{folder}/a.onnx")
+        session = InferenceSession(f"{folder}/a.onnx", options)
+    pixels = [image_to_tensor(load_image(path), "cpu").contiguous() for path in images.values()]
+    run_torch = torch.inference_mode()(lambda chunk: [ours(pixels[index]) for index in chunk])
+    return {"torch": run_torch, "ONNX": lambda chunk: [session.run(None, {"images": pixels[i].numpy()}) for i in chunk]}
 
 
 @torch.inference_mode()
@@ -123,9 +141,9 @@ def our_segmentations(network, images: dict[str, Path], folder: Path, device, fl
     predict.save_results(results, len(images), "segmentation", folder, args, num_callers=1)
 
 
-KINDS = [  # results, the builder of their network, and both sides
-    ("CAMs", build_cam_classifier, plain_cams, our_cams),
-    ("segmentations", build_deeplabv3plus, plain_segmentations, our_segmentations),
+KINDS = [  # results, the stage of their network, and both sides
+    ("CAMs", "classification", plain_cams, our_cams),
+    ("segmentations", "segmentation", plain_segmentations, our_segmentations),
 ]
 
 if __name__ == "__main__":

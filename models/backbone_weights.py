@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from timm.models import clean_state_dict, load_state_dict
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from formats.errors import InputError, MissingInputError, first_line, shorten
@@ -40,11 +40,6 @@ def read_weights(path) -> tuple[dict[str, Tensor], bool]:
     name = f"--pretrained {path}"
     if not Path(path).exists():
         raise MissingInputError(f"{name}: no such file (or use `imagenet` or `none`)")
-    if Path(path).suffix == ".safetensors":
-        try:
-            return load_state_dict(str(path)), False
-        except Exception as error:  # timm and safetensors fail in many ways on other files
-            raise InputError(f"{name} cannot be read as weights: {first_line(error)}") from error
     content = from_puzzle_cam(load_torch_file(path, [argparse.Namespace]), name)  # timm's trainings save their options
     content = content if isinstance(content, dict) else {}
     if {"stage", "network"} <= content.keys():

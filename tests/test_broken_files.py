@@ -349,7 +349,8 @@ def test_external_scores_that_cannot_be_used(suffix, tree, answer):
     ("script", "flags", "other"),
     [
         ("predict", f"--load_path HERE/last.pth --input HERE/{PHOTOGRAPHS} --output HERE/out", "affinity"),
-        ("export onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "segmentation"),
+        ("export onnx", "--load_path HERE/last.pth --output HERE/out/a.onnx", "affinity"),
+        ("export weights", "--load_path HERE/last.pth --output HERE/out/a.safetensors", "affinity"),
         ("make_pseudo_labels", f"{MAKE} --load_path HERE/last.pth --cam_dir HERE/out/cams", "saliency"),
         ("make_pseudo_labels", f"{MAKE} --cam_dir HERE/cams --affinity_path HERE/last.pth", "classification"),
         ("train_segmentation", f"{TRAIN} --load_path HERE/last.pth", "saliency"),

@@ -18,8 +18,7 @@ REASONS = {  # function → why all its exceptions have one answer
     "models/backbones.py: build_backbone": "timm fails in many ways on settings of the user",
     "models/backbones.py: check_sides": "timm networks of fixed sizes fail in many ways on other images",
     "models/backbone_weights.py: check_hub_weights": "the network, the hub and its client fail in many ways",
-    "models/backbone_weights.py: read_weights": "a damaged file fails in many ways in timm and safetensors",
-    "utils/checkpoint.py: load_torch_file": "a damaged file fails in many ways in torch.load",
+    "utils/checkpoint.py: load_torch_file": "a damaged file fails in many ways in torch and safetensors",
 }
 
 

@@ -4,18 +4,22 @@ stage      "saliency", "classification", "affinity" or "segmentation"
 settings   arguments of the stage's `build_…` function, so that predict.py needs only the file
 network    state dict
 training   further state that --resume needs: see utils/training_state.py
+
+A checkpoint that leaves the project is a safetensors file: stage and settings (JSON) in its metadata, no training.
 """
 
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import nn
 
-from formats.atomic_files import atomic_path
+from formats.atomic_files import atomic_path, write_bytes
 from formats.errors import InputError, MissingInputError
 from formats.images import read_bytes
 
@@ -32,6 +36,13 @@ def save_checkpoint(path, stage: str, settings: dict, network: nn.Module, traini
             if isinstance(error.__context__, OSError):  # torch hides the reason, such as a full disk
                 raise error.__context__ from None
             raise
+
+
+def save_safetensors(path, stage: str, settings: dict, weights: dict[str, torch.Tensor]) -> None:
+    """Save weights, settings and stage as a safetensors file, which `load_checkpoint` reads."""
+    metadata = {"format": "pt", "stage": stage, "settings": json.dumps(settings)}
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    write_bytes(path, safetensors.torch.save(weights, metadata))
 
 
 def load_checkpoint(path, stages: Collection[str] = (), convert=None) -> dict:
@@ -52,7 +63,7 @@ def load_checkpoint(path, stages: Collection[str] = (), convert=None) -> dict:
 
 
 def load_torch_file(path, allowed: Sequence[type] = ()):
-    """Load tensors, plain types and `allowed` classes that `torch.save` wrote, onto the CPU.
+    """Load tensors, plain types and `allowed` classes that `torch.save` wrote, or a safetensors file, onto the CPU.
 
     `allowed` classes must be safe with any attributes. Raises `InputError` for any other file.
     """
@@ -61,16 +72,29 @@ def load_torch_file(path, allowed: Sequence[type] = ()):
     if not Path(path).exists():
         raise MissingInputError(f"checkpoint {path} does not exist")
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_safetensors(path)
         # torch warns before it fails, but the error has to be one line
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch fails in many ways, and advises to let the file execute code
-        reason = "it is damaged, or not written by torch.save with its own pickle_protocol: fetch or save it again"
+        writer = "torch.save with its own pickle_protocol" if Path(path).suffix != ".safetensors" else "safetensors"
+        reason = f"it is damaged, or not written by {writer}: fetch or save it again"
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             reason = f"it holds more than tensors and plain values ({found[1]}): save only network.state_dict()"
         elif read_bytes(path)[:100].lstrip().startswith(b"<"):
             reason = "it is a web page: fetch the file itself"
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def load_safetensors(path) -> dict:
+    """Load what `save_safetensors` wrote as a checkpoint, and any other safetensors file as name → tensor."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata, weights = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "settings" not in metadata:
+        return weights
+    settings = json.loads(metadata["settings"])
+    return {"stage": metadata["stage"], "settings": settings, "network": weights, "training": {}}
 
 
 def file_digest(path) -> str:

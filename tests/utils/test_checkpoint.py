@@ -275,5 +275,5 @@ def test_files_that_are_not_weights(checkpoint, settings, timm_weights, tmp_path
             build_backbone(settings, str(path), image_size=64)
     for content in (b"", b"\xff" * 100):
         tensors.write_bytes(content)
-        with pytest.raises(InputError, match=r"--pretrained .*a\.safetensors cannot be read as weights"):
+        with pytest.raises(InputError, match=r"a\.safetensors cannot .* not written by safetensors: fetch"):
             build_backbone(settings, str(tensors), image_size=64)
