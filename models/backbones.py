@@ -4,7 +4,6 @@
 """
 
 import difflib
-import inspect
 import logging
 from pathlib import Path
 
@@ -42,16 +41,17 @@ README_NAMES = {
 WEIGHT_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 PYTHON_ERRORS = (TypeError, ValueError, KeyError, IndexError)  # for wrong settings; messages are about timm's code
 NUM_STAGES = 4
-STRIDE_ADVICE = "choose a backbone that can be dilated, such as resnet-50, resnest101, mobilenetv2 or convnext_tiny"
 DILATED_LAYERS = {16: ("layer4",), 8: ("layer3", "layer4")}  # of a ResNeSt, by output stride
+UNUSUAL_SIDE_PX = 100  # for which no network was made
 
 
 class Backbone(nn.Module):
     """Feature maps of a timm network.
 
     forward: images float [B, 3, H, W], normalised by `mean` and `std` → list of maps [B, channels[i],
-    H / strides[i], W / strides[i]] (rounded), finest first; four maps unless built with `all_stages`. Images are padded
-    at the right and the bottom with their mean colour to sides that are multiples of `multiple_px`.
+    H / strides[i], W / strides[i]] (rounded), finest first; four maps unless built with `all_stages`.
+    Images are enlarged, not padded, to sides that are multiples of `multiple_px`, so that the cells of a map tile
+    exactly the image. It is 1 for networks that pad by themselves, whose last cells lie at the borders.
     """
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], multiple_px: int = 1):
@@ -65,10 +65,10 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[-2:]  # H, W
-        right, bottom = -width % self.multiple_px, -height % self.multiple_px  # W' − W, H' − H
-        if right or bottom:
-            images = F.pad(images, (0, right, 0, bottom))  # [B, 3, H', W']
+        if self.multiple_px > 1:
+            px = self.multiple_px
+            size_hw = [(side + px - 1) // px * px for side in images.shape[-2:]]  # ONNX would truncate -(-side // px)
+            images = F.interpolate(images, size_hw, mode="bilinear")  # [B, 3, H', W']
         features = self.network(images)  # each [B, C, H' / s, W' / s] or [B, H' / s, W' / s, C]
         if self.gives_nhwc:
             features = [maps.permute(0, 3, 1, 2) for maps in features]  # [B, C, H' / s, W' / s]
@@ -82,10 +82,10 @@ class Backbone(nn.Module):
         return (images.contiguous().float() / 255 - self.mean) / self.std
 
     @torch.no_grad()
-    def check_sides(self, sides_px, flags: str) -> None:
+    def check_sides(self, sides_px, flags: str, is_chosen: bool = True) -> None:
         """Raise `InputError`, naming the flags, for a side of square images that the network cannot process.
 
-        Leaves the backbone in eval mode.
+        Leaves the backbone in eval mode. is_chosen: whether the user can choose the size.
         """
         for side in sides_px:
             try:
@@ -93,7 +93,8 @@ class Backbone(nn.Module):
             except Exception as error:  # each network with maps of fixed sizes fails in its own way
                 size = self.network.pretrained_cfg["input_size"][-1]
                 found = f"{flags}: the backbone cannot process {side}×{side} px ({first_line(error)})"
-                raise InputError(f"{found}: choose {size} px, for which it was made, or another --backbone") from error
+                choice = f"{size} px, for which it was made, or another --backbone"
+                raise InputError(f"{found}: choose {choice if is_chosen else 'one for images of any size'}") from error
 
     def recompute_activations(self) -> None:
         """Store only the outputs of timm's blocks in training, and recompute the rest for the gradients."""
@@ -105,14 +106,14 @@ class Backbone(nn.Module):
             part.grad_checkpointing = True
 
 
-def find_timm_name(name: str, dilates: bool = False) -> str:
-    """The timm name of a backbone. Raises `InputError` that suggests others, which can be dilated if it `dilates`."""
+def find_timm_name(name: str) -> str:
+    """The timm name of a backbone. Raises `InputError` that suggests others."""
     if name in README_NAMES:
         return README_NAMES[name]
     if timm.is_model(name):
         return name
     close = difflib.get_close_matches(name, [*README_NAMES, *timm.list_models()], n=5, cutoff=0.5)
-    choice = STRIDE_ADVICE if dilates else f"choose a timm name, such as {', '.join(close or README_NAMES)}"
+    choice = f"choose a timm name, such as {', '.join(close or README_NAMES)}"
     raise InputError(f"--backbone {name} is unknown: {choice}")
 
 
@@ -132,22 +133,23 @@ def build_backbone(
         pixel_std       three numbers above 0, RGB; None: as for pixel_mean
     pretrained: "imagenet" (from the hub), "none" (random weights), or the path of a weights file: one of timm, or a
         checkpoint of this project, from which the backbone is loaded.
-    output_stride: 8 or 16 dilates convolutional networks.
+    output_stride: 8 or 16 dilates the networks that timm can dilate. Others keep their stride: 32 for pyramids, the
+        patch size for plain transformers. If given, the network has to process images of any size.
     all_stages: return all maps of the network (a ResNet has a fifth, of stride 2) instead of the last four.
 
     Raises `InputError` for unknown names and settings, and for weights that are missing or do not fit.
     """
     name, backbone_args = settings["backbone"], settings["backbone_args"]
-    full_name, refused = find_timm_name(name, bool(output_stride)), WEIGHT_ARGS.intersection(backbone_args)
+    full_name, refused = find_timm_name(name), WEIGHT_ARGS.intersection(backbone_args)
     if refused:  # checkpoints of others must not make timm load files or addresses
         raise InputError(f"--backbone_args must not contain {min(refused)}: set the weights by --pretrained")
     weights, is_own = (None, False) if pretrained in ("imagenet", "none") else read_weights(pretrained)
     source = {"pretrained": pretrained != "none" and not is_own}
-    options = collect_timm_options(full_name, image_size, output_stride, all_stages) | backbone_args
+    options = collect_timm_options(full_name, image_size, all_stages) | backbone_args
     if pretrained == "imagenet":
         check_hub_weights(full_name)
     try:
-        options |= plain_transformer_options(full_name, options) | backbone_args
+        options |= choose_timm_options(full_name, options, output_stride) | backbone_args
         if weights is not None and not is_own:
             logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # it lists all weights of a wrong file
             weights = strip_prefix(weights, full_name, backbone_args)
@@ -156,20 +158,21 @@ def build_backbone(
     except Exception as error:  # timm passes the settings on to code that fails in many ways
         given = "".join(f" {key}={value}" for key, value in backbone_args.items())
         settings = f" --backbone_args{given} and" if given else ""
-        stride = f" at output stride {output_stride} ({STRIDE_ADVICE})" if output_stride else ""
         reason = first_line(error)
         if given and type(error) in PYTHON_ERRORS and "unexpected keyword" not in reason:
             reason = "check the values of --backbone_args"
-        found = f"--backbone {name} cannot be built{stride} with{settings} --pretrained {pretrained}"
+        found = f"--backbone {name} cannot be built with{settings} --pretrained {pretrained}"
         raise InputError(f"{found} (imagenet, none, or the file of its weights): {reason}") from error
     for part in network.modules():  # timm keeps the weights of the file there
         getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
     if "resnest" in full_name:
         keep_pools_at_stride_1(network, DILATED_LAYERS.get(options.get("output_stride"), ()))
     mean, std = (settings[f"pixel_{name}"] or network.pretrained_cfg[name] for name in ("mean", "std"))
-    backbone = Backbone(network, mean, std, multiple_px=4 if full_name.startswith("swin") else 1)
-    if output_stride and backbone.strides[-1] != output_stride:
-        raise InputError(f"--backbone {name} has stride {backbone.strides[-1]}, not {output_stride}: {STRIDE_ADVICE}")
+    strides, undilated = network.feature_info.reduction(), output_stride and "output_stride" not in options
+    tiles = undilated or full_name.startswith("swin") or is_plain(strides)
+    backbone = Backbone(network, mean, std, multiple_px=strides[-1] if tiles else 1)
+    if undilated:
+        backbone.check_sides([UNUSUAL_SIDE_PX], f"--backbone {name}", is_chosen=False)
     if is_own:
         load_weights(backbone, weights, f"--pretrained {pretrained}")
     elif weights is not None:
@@ -187,33 +190,44 @@ def load_feature_network(features: str, pretrained: str, device) -> Backbone:
         backbone = build_backbone(settings, pretrained)
     except KeyError as error:
         raise InputError(f"--features {features} cannot be used: the settings of its network lack {error}") from error
-    backbone.check_sides([375], "--features")  # the height of most VOC images, which is no multiple of a stride
+    backbone.check_sides([UNUSUAL_SIDE_PX], "--features", is_chosen=False)
     return backbone.eval().to(device)
 
 
-def collect_timm_options(full_name: str, image_size: int | None, output_stride: int | None, all_stages: bool) -> dict:
+def collect_timm_options(full_name: str, image_size: int | None, all_stages: bool) -> dict:
     """Arguments of `timm.create_model` for four maps (or all maps) of images of any size."""
     options = {"features_only": True} | ({} if all_stages else {"out_indices": tuple(range(-NUM_STAGES, 0))})
     if full_name.startswith("swin"):
         options |= {"strict_img_size": False} | ({"img_size": -(-image_size // 4) * 4} if image_size else {})
     if full_name.startswith("swin_"):
         options |= {"always_partition": True}  # a network built at 224 px would not shift windows in its last stage
-    return options | ({"output_stride": output_stride} if output_stride else {})
+    return options
 
 
-def plain_transformer_options(full_name: str, options: dict) -> dict:
-    """Further arguments for a transformer whose blocks all have maps of one size (ViT, DINO): four evenly spaced
-    blocks, images of any size. {} for other networks.
+def choose_timm_options(full_name: str, options: dict, output_stride: int | None) -> dict:
+    """Further arguments, as far as timm accepts them: the output stride, or, for a plain transformer, images of any
+    size and four evenly spaced blocks.
     """
-    with torch.device("meta"):
-        network = timm.create_model(full_name, **options)
-    blocks = getattr(getattr(network, "model", None), "blocks", None)
-    if blocks is None or len(set(network.feature_info.reduction())) > 1:
-        return {}
-    indices = tuple(len(blocks) * stage // NUM_STAGES - 1 for stage in range(1, NUM_STAGES + 1))
-    accepted = inspect.signature(type(network.model)).parameters
-    sizes = [key for key in ("dynamic_img_size", "dynamic_img_pad") if key in accepted]
-    return {"out_indices": indices} | dict.fromkeys(sizes, True)
+    further = ([{"output_stride": output_stride}] if output_stride else []) + [{"dynamic_img_size": True}, {}]
+    for extra in further:
+        try:
+            with torch.device("meta"):
+                info = timm.create_model(full_name, **(extra | options)).feature_info
+        except (TypeError, AssertionError):  # by which networks refuse arguments
+            if not extra:
+                raise
+            continue
+        if is_plain([block["reduction"] for block in info.info]):
+            quarter = len(info.info) / NUM_STAGES
+            return extra | {"out_indices": [int(quarter * stage) - 1 for stage in range(1, NUM_STAGES + 1)]}
+        if extra.get("output_stride") in (None, info.reduction()[-1]):
+            break
+    return extra
+
+
+def is_plain(strides: list[int]) -> bool:
+    """Whether all maps have one size, as in a plain transformer (ViT, DINO)."""
+    return len(set(strides)) == 1
 
 
 def keep_pools_at_stride_1(network: nn.Module, dilated_layers: tuple[str, ...]) -> None:

@@ -1,12 +1,16 @@
 """Image classifier whose last layer produces class activation maps."""
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from models.backbones import Backbone, build_backbone
+from models.backbones import Backbone, build_backbone, is_plain
 
 
 class CamClassifier(nn.Module):
-    """Backbone, 1×1 convolution without bias, global average pooling.
+    """Backbone, 1×1 convolution without bias, global average pooling. s is 16 or the stride of the backbone.
+
+    The tokens of a plain transformer are normalised first, as before its own head: some have a much larger norm than
+    others, and would hide the rest of a map.
 
     forward: images float [B, 3, H, W], normalised → dict
         "logits"      [B, C]
@@ -19,10 +23,12 @@ class CamClassifier(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         num_maps = num_classes + background_map
-        self.classify = nn.Conv2d(backbone.channels[-1], num_maps, kernel_size=1, bias=False)
+        channels = backbone.channels[-1]
+        self.norm = LayerNorm2d(channels, affine=False) if is_plain(backbone.strides) else nn.Identity()
+        self.classify = nn.Conv2d(channels, num_maps, kernel_size=1, bias=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)[-1]  # [B, C4, H / s, W / s]
+        features = self.norm(self.backbone(images)[-1])  # [B, C4, H / s, W / s]
         maps = self.classify(features)  # [B, C or C + 1, H / s, W / s]
         class_maps = maps[:, : self.num_classes]  # [B, C, H / s, W / s]
         logits = class_maps.mean(dim=(2, 3))  # [B, C]

@@ -61,7 +61,7 @@ def test_scores_agree_with_scikit_learn():
 
 def test_the_background_map_is_not_a_class():
     class Two(torch.nn.Module):
-        channels = (4,)
+        channels, strides = (4,), (16, 32)
 
         def forward(self, images):
             return [images]

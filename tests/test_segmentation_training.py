@@ -25,6 +25,7 @@ from formats.labels import load_label, save_label
 from metrics.segmentation import ConfusionMatrix
 from models.deeplabv3plus import DeepLabV3Plus, build_deeplabv3plus
 from models.segmentation_losses import class_balanced_weights, count_pixels, sum_cross_entropy
+from utils.checkpoint import load_checkpoint
 from utils.distributed import World
 from utils.memory import advise_on_full_memory
 from utils.run_folder import RunFolder
@@ -176,10 +177,30 @@ def test_synchronised_batch_norm_keeps_names_and_fixed_statistics():
 # trainings
 
 
+FROZEN = "--freeze_backbone --mode normal"  # `mode` has no effect then
+PLAIN = "--backbone vit_small_patch14_dinov2.lvd142m --backbone_args depth=4 embed_dim=32 num_heads=2 img_size=56"
+
+
+def test_a_frozen_backbone_does_not_change(scenes, tmp_path):
+    flags = f"{FROZEN} --ema 0.5 --power 0 --val_list none --lr 0.02"
+    run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --tag whole --max_epoch 2"))
+    run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --tag run --max_epoch 1"))
+    first = load_checkpoint(tmp_path / "run/last.pth")
+    run_main("train_segmentation", command(scenes, tmp_path, f"{flags} --tag run --max_epoch 2 --resume"))
+    whole, resumed = weights(tmp_path / "whole/last.pth"), weights(tmp_path / "run/last.pth")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    changed = {key.split(".")[0] for key, value in first["network"].items() if not torch.equal(value, resumed[key])}
+    assert changed == {"aspp", "decoder"}
+    assert len(first["training"]["optimizer"]["state"]) == sum(not key.startswith("backbone.") for key in resumed)
+    with pytest.raises(InputError, match="was started with freeze_backbone = True"):
+        run_main("train_segmentation", command(scenes, tmp_path, "--tag run --max_epoch 3 --resume"))
+
+
 @pytest.mark.slow
-def test_one_process_and_two_have_the_same_loss_curve(scenes, tmp_path):
+@pytest.mark.parametrize("extra", ["", f"{PLAIN} {FROZEN}"])
+def test_one_process_and_two_have_the_same_loss_curve(extra, scenes, tmp_path):
     """Twenty steps, with labelled pixels spread unevenly over processes and parts."""
-    flags = "--train_batch 14 --max_epoch 20 --dropout 0 --val_list none --lr 0.02"
+    flags = f"--train_batch 14 --max_epoch 20 --dropout 0 --val_list none --lr 0.02 {extra}"
     line = command(scenes, tmp_path, flags).replace("--train_batch 4", "")
     for tag, launcher, parts in (("one", [sys.executable], "1"), ("two", TWO_PROCESSES, "7")):
         done = subprocess.run(

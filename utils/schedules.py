@@ -23,12 +23,15 @@ def build_optimizer(groups: list[dict], name: str, lr: float, momentum: float = 
 def parameter_groups(network: torch.nn.Module, head_factor: float, bias_factor: float) -> list[dict]:
     """Parameter groups for `build_optimizer`: backbone and head, weights and biases; biases have no weight decay.
 
+    Parameters without gradients are left out.
+
     The learning rate of the head is `head_factor` times that of `network.backbone`, the rate of biases `bias_factor`
     times that of weights.
     """
     groups: dict[tuple[bool, bool], list] = {}
     for name, parameter in network.named_parameters():
-        groups.setdefault((name.startswith("backbone."), name.endswith(".bias")), []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("backbone."), name.endswith(".bias")), []).append(parameter)
     rows = []
     for (in_backbone, is_bias), parameters in groups.items():
         factor = (1.0 if in_backbone else head_factor) * (bias_factor if is_bias else 1.0)

@@ -340,15 +340,56 @@ def test_convolutional_backbones_take_both_strides(name, backbone_args, output_s
     assert tuple(network.backbone(images)[-1].shape[-2:]) == (64 // output_stride, 96 // output_stride)
 
 
-@pytest.mark.parametrize("name", ["swin-small", "pvt_v2_b0", "vit_small_patch16_224.dino", "hrnet_w18_small"])
-def test_backbones_that_cannot_be_dilated(name):
-    with pytest.raises(InputError, match=rf"{name} .*can be dilated, such as .*resnest101"):
-        build_deeplabv3plus(settings_of(name, output_stride=8))
+PLAIN = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+UNDILATED = [  # with their stride, the second dilation of ASPP, and the size of the finest map for 75×101 px
+    ("swin_tiny_patch4_window7_224", SWIN, 32, 3, (24, 32)),
+    ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}, 32, 3, (24, 32)),
+    ("resnest14", NARROW | {"output_stride": 32}, 32, 3, (19, 26)),
+    ("vit_small_patch14_reg4_dinov2.lvd142m", PLAIN, 14, 7, (24, 32)),
+    ("vit_small_patch16_dinov3.lvd1689m", PLAIN, 16, 6, (20, 28)),
+]
 
 
-def test_backbone_args_that_undo_the_stride():
-    with pytest.raises(InputError, match="resnest14 has stride 32, not 16"):
-        build_deeplabv3plus(settings_of("resnest14", NARROW | {"output_stride": 32}))
+@pytest.mark.parametrize(("name", "backbone_args", "stride", "dilation", "low_hw"), UNDILATED)
+def test_backbones_that_are_not_dilated(name, backbone_args, stride, dilation, low_hw):
+    network = build_deeplabv3plus(settings_of(name, backbone_args)).train()
+    assert network.backbone.strides[-1] == stride
+    dilations = [branch.atrous_conv.dilation[0] for branch in list(network.aspp.children())[:4]]
+    assert dilations == [1, dilation, 2 * dilation, 3 * dilation]
+    sizes = []
+    network.decoder.conv1.register_forward_hook(lambda _, __, low: sizes.append(tuple(low.shape[-2:])))
+    logits = network(torch.randn(2, 3, 75, 101))
+    assert tuple(logits.shape) == (2, 3, 75, 101)
+    assert sizes == [low_hw]
+    logits.square().sum().backward()
+    assert [parameter for parameter, value in network.named_parameters() if value.grad is None] == []
+    with pytest.raises(InputError, match=rf"_stride 8: --backbone {name} cannot be dilated, its stride is {stride}:"):
+        build_deeplabv3plus(settings_of(name, backbone_args, output_stride=8))
+
+
+def test_logits_of_patches_lie_where_the_image_is():
+    """A ramp of 100 px in patches of 14 px comes back, except in the outer half patches."""
+    network = build_deeplabv3plus(settings_of("vit_small_patch14_dinov2.lvd142m", PLAIN)).eval()
+    network.backbone.network.forward = lambda images: [F.avg_pool2d(images[:, :1], 14)] * 4
+    network.aspp.forward = lambda maps: maps
+    network.decoder.forward = lambda high, low: high
+    ramp = torch.arange(100.0).expand(1, 3, 100, 100)
+    assert (network(ramp) - ramp)[..., 8:-8].abs().max() < 0.5
+
+
+def test_a_frozen_backbone_gives_the_same_features_in_training():
+    """Also with batch norms that `mode` does not fix, and drop path."""
+    settings = settings_of("resnest14", NARROW | {"drop_path_rate": 0.5}, mode="normal")
+    network = randomise(build_deeplabv3plus(settings, freeze_backbone=True)).train()
+    images, before = torch.randn(2, 3, 64, 64), {key: value.clone() for key, value in network.state_dict().items()}
+    features = network.backbone(images)[-1]
+    assert not features.requires_grad
+    assert torch.equal(features, network.eval().backbone(images)[-1])
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    network.train()(images).square().sum().backward()
+    trained = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert trained == {"aspp", "decoder"}
 
 
 def test_dropout_probabilities():

@@ -93,6 +93,59 @@ def test_classifier_maps_average_to_its_logits():
     assert network.classify.bias is None
 
 
+PLAIN = {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 112}
+UNDILATED = [  # with their stride
+    ("swin_tiny_patch4_window7_224", TINY_SWIN | {"img_size": 128}, 32),
+    ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}, 32),
+    ("vit_small_patch14_reg4_dinov2.lvd142m", PLAIN, 14),
+    ("vit_small_patch16_dinov3.lvd1689m", PLAIN, 16),
+    ("vit_tiny_patch16_224.augreg_in21k", PLAIN, 16),
+    ("vit_base_patch16_clip_224.openai", PLAIN, 16),
+    ("deit_tiny_distilled_patch16_224", PLAIN, 16),
+]
+
+
+@pytest.mark.parametrize(("name", "small", "stride"), UNDILATED)
+def test_features_are_those_of_timm(name, small, stride, tmp_path):
+    torch.manual_seed(0)
+    any_size = {} if name == "pvt_v2_b0" else {"dynamic_img_size": True}
+    whole = timm.create_model(name, **small, **any_size).eval()
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    backbone = build_backbone(settings_of(name, **small), str(tmp_path / "w.pth"), output_stride=16).eval()
+    assert backbone.strides[-1] == backbone.multiple_px == stride
+    images = torch.randn(2, 3, 4 * stride, 7 * stride)
+    with torch.inference_mode():
+        expected = whole.forward_intermediates(images, indices=4, intermediates_only=True)
+        for ours, theirs in zip(backbone(images), expected, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "small", "stride"), UNDILATED)
+def test_classifier_on_networks_that_are_not_dilated(name, small, stride):
+    """Images of any size; DistributedDataParallel waits for the gradients of all parameters."""
+    network = build_cam_classifier(settings_of(name, **small) | {"classes": ["a", "b"], "background_map": True}).train()
+    outputs = network(torch.randn(2, 3, 75, 101))
+    assert tuple(outputs["maps"].shape) == (2, 3, -(-75 // stride), -(-101 // stride))
+    outputs["maps"].square().sum().backward()
+    assert [parameter for parameter, value in network.named_parameters() if value.grad is None] == []
+
+
+def test_class_maps_do_not_depend_on_the_norm_of_a_token():
+    network = build_cam_classifier(settings_of("vit_tiny_patch16_224", **PLAIN) | {"classes": ["a", "b"]}).eval()
+    tokens, factors = torch.randn(1, 32, 3, 4), torch.tensor([1.0, 2.0, 5.0, 100.0])
+    maps = []
+    for given in (tokens, tokens * factors):
+        network.backbone.network.forward = lambda _, given=given: [given]
+        maps.append(network(torch.randn(1, 3, 48, 64))["class_maps"])
+    assert torch.allclose(*maps, atol=1e-4)
+
+
+def test_stages_for_images_of_any_size_refuse_networks_of_a_fixed_size():
+    words = "--backbone mixer_s32_224: the backbone cannot process 100×100 px .*: choose one for images of any size"
+    with pytest.raises(InputError, match=words):
+        build_cam_classifier(settings_of("mixer_s32_224") | {"classes": ["a"]})
+
+
 @pytest.mark.parametrize("name", [*README_NAMES, "convnext_tiny", "pvt_v2_b2"])
 def test_names_give_four_maps(name):
     with torch.device("meta"):
@@ -166,10 +219,6 @@ def test_unknown_backbones():
         find_timm_name("qqq")
     with pytest.raises(InputError, match=r"such as .*resnest50d"):
         find_timm_name("resnest50x")
-    with pytest.raises(
-        InputError, match="swin-bse is unknown: choose a backbone that can be dilated, such as resnet-50"
-    ):
-        build_backbone(settings_of("swin-bse"), output_stride=16)
     with pytest.raises(InputError, match=r"_args embed_dim=zebra and .*: check the values of --backbone_args$"):
         build_backbone(settings_of("swin_tiny_patch4_window7_224", embed_dim="zebra"))
     with pytest.raises(InputError, match=r"cannot be built .*no_such_setting"):
