@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from formats.images import LARGEST_SIDE_PX, shrink_image
 from utils.multi_scale import merge_scales
 from utils.precision import autocast, require_finite
 
 EPS = 1e-5
+SPREAD_POWER, SPREAD_STEPS = 4, 2  # of `spread_cams`; chosen on a third of the 470 training photographs
 
 
 @torch.inference_mode()
@@ -47,6 +49,32 @@ def compute_cams(
     labels = (present[columns.cpu().numpy()] + 1).astype(np.uint8)  # [M]
     ends = own.sum(axis=1).cumsum()[:-1]
     return list(zip(np.split(cams, ends), np.split(labels, ends)))
+
+
+@torch.inference_mode()
+def spread_cams(
+    backbone, image: np.ndarray, cams: np.ndarray, device: torch.device, amp: bool | str = False
+) -> np.ndarray:
+    """Spread maps to places of similar features: twice, each place takes the mean of all places, weighted by the
+    fourth power of the cosine of their features where it is positive.
+
+    image uint8 [H, W, 3], maps float32 [K, H, W] → maps float32 [K, H, W] in 0..1. Features are the third of the four
+    maps of a `Backbone`: the deepest is as coarse as the maps themselves. In place of the attention of MCTformer,
+    TransCAM and others, so that it works with any network. Larger images are reduced to `LARGEST_SIDE_PX` first.
+    """
+    pixels = backbone.normalise(image_to_tensor(shrink_image(image, LARGEST_SIDE_PX), device))
+    with autocast(device, amp):
+        features = F.normalize(backbone(pixels)[2].float(), dim=1)[0]  # [D, h, w]
+    size_hw, features = features.shape[1:], features.flatten(1)  # [D, N]
+    weights = (features.T @ features).clamp(min=0) ** SPREAD_POWER  # [N, N]
+    weights /= weights.sum(dim=1, keepdim=True)
+    spread = torch.from_numpy(cams).to(device)[None]  # [1, K, H, W]
+    spread = F.interpolate(spread, size_hw, mode="area")[0].flatten(1).T  # [N, K]
+    for _ in range(SPREAD_STEPS):
+        spread = weights @ spread  # [N, K]
+    spread = spread.T.view(1, -1, *size_hw)  # [1, K, h, w]
+    spread = F.interpolate(spread, cams.shape[1:], mode="bilinear", align_corners=False)[0]  # [K, H, W]
+    return normalise_cams(spread).cpu().numpy()
 
 
 @torch.inference_mode()

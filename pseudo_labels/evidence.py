@@ -20,7 +20,7 @@ from torch import nn
 from formats.atomic_files import atomic_path
 from formats.cams import load_named_arrays
 from formats.errors import InputError
-from formats.images import check_size, load_image
+from formats.images import LARGEST_SIDE_PX, check_size, load_image, shrink_image
 from formats.labels import IGNORE_LABEL
 from pseudo_labels.selector import measure_overlap
 
@@ -48,9 +48,9 @@ def pixel_features(backbone: nn.Module, image: np.ndarray, device: torch.device)
 
     They are the second and third of the four maps of a `Backbone`, at the size of the second: strides 8 and 16, or the
     patch size of a plain transformer. Each map has norm 1 at every place before it is resized. The deepest map is left
-    out: it repeats the errors of class activation maps.
+    out: it repeats the errors of class activation maps. Larger images are reduced to `LARGEST_SIDE_PX` first.
     """
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(shrink_image(image, LARGEST_SIDE_PX)).to(device).permute(2, 0, 1)[None]
     fine, coarse = (F.normalize(maps.float(), dim=1) for maps in backbone(backbone.normalise(pixels))[1:3])
     coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
     return torch.cat([fine, coarse], dim=1)[0].cpu().numpy()

@@ -123,6 +123,18 @@ def test_expansion(label_parts, expanded, classes_of, make, tmp_path):
     assert moved == len(labels)
 
 
+def test_expansion_without_training(label_parts, classes_of, make, tmp_path):
+    """Maps are computed by `spread_cams`, into their own folder, once."""
+    flags = "--load_path PARTS/classifier/last.pth --expansion attention --expanded_dir HERE/maps"
+    first = make("spread", flags, cams="HERE/cams")
+    for name, classes in classes_of.items():
+        cams, labels = load_cams(tmp_path / f"maps/{name}.npz")
+        assert labels.tolist() == classes.tolist()
+        assert cams.shape == (len(labels), 64, 80)
+        assert not np.allclose(cams, load_cams(label_parts / f"cams/{name}.npz")[0])
+    assert same(first, make("spread", flags, cams="HERE/cams"))
+
+
 def test_mixed_precision_on_cpus(make, tmp_path, monkeypatch):
     """Both networks run in mixed precision."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)

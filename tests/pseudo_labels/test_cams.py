@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pseudo_labels.cams import compute_cams
+from pseudo_labels.cams import compute_cams, spread_cams
 from utils.multi_scale import merge_scales
 
 
@@ -29,6 +29,20 @@ def test_cams_are_rectified_and_divided_by_their_maximum():
     assert np.allclose(found[0][0], [[[0.0, 1.0]], [[1.0, 0.25]], [[0.0, 0.0]]], atol=1e-4)
     assert np.allclose(found[1][0], [[[1.0, 0.25]]], atol=1e-4)
     assert found[2][0].shape == (0, 1, 2)
+
+
+def test_maps_spread_to_similar_features():
+    """Two regions whose features are orthogonal: each place gets the mean of its region, whatever lies between."""
+    backbone = torch.nn.Module()
+    backbone.normalise = torch.Tensor.float
+    region = torch.tensor([[0, 1, 0, 1]]).repeat_interleave(2, dim=0)  # [2, 4]
+    features = torch.nn.functional.one_hot(region).permute(2, 0, 1)[None].float()  # [1, 2, 2, 4]
+    backbone.forward = lambda images: [None, None, features, None]
+    cams = np.zeros((1, 4, 8), np.float32)
+    cams[0, :2, :2], cams[0, :, 2:4] = 1, 0.25
+    spread = spread_cams(backbone, np.zeros((4, 8, 3), np.uint8), cams, torch.device("cpu"))
+    first, second = 1 / 4, 0.25 / 2  # one of four places is 1; two of four are 0.25
+    assert np.allclose(spread[0, :, [0, 7]], [[1] * 4, [second / first] * 4], atol=1e-4)
 
 
 def test_scales_and_flips():

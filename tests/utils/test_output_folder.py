@@ -223,8 +223,14 @@ def test_refusals(scenes, label_parts, make, tmp_path):
         make("labels", "--fusion icd --fusion_args power=2 --saliency_dir PARTS/saliency")
     with pytest.raises(InputError, match="--non_salient_classes: unknown unicorn; known are ball"):
         make("labels", "--selector sos --saliency_dir PARTS/saliency --non_salient_classes unicorn")
-    with pytest.raises(InputError, match="--expanded_dir needs --affinity_path"):
-        make("labels", "--expanded_dir HERE/expanded")
+    for flags, words in (
+        ("--expanded_dir HERE/expanded", "--expanded_dir needs --expansion"),
+        ("--expansion walk", "--expansion walk and --affinity_path belong together"),
+        ("--expansion none --affinity_path PARTS/affinity/last.pth", "belong together"),
+        ("--expansion attention", "--expansion attention needs the classifier"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make("labels", flags)
     (tmp_path / "some").mkdir()
     shutil.copy(next((label_parts / "saliency").iterdir()), tmp_path / "some")
     second = "--fusion nsrom --saliency_dir PARTS/saliency --second_cam_dir"
