@@ -35,7 +35,7 @@ from utils.file_threads import read_ahead
 from utils.memory import advise_on_full_memory
 from utils.precision import autocast, fastest_convolutions, loss_scaler
 from utils.run_folder import RunFolder
-from utils.schedules import build_optimizer, set_lr, step_decay
+from utils.schedules import build_optimizer, parameter_groups, set_lr, step_decay, warm_up
 from utils.training_state import TrainingState
 
 VAL_BATCH = 8
@@ -79,7 +79,8 @@ def main(args) -> None:
     model = DistributedDataParallel(network) if world.size > 1 else network
 
     # optimizer
-    optimizer = build_optimizer([{"params": list(network.parameters())}], "adam", args.lr)
+    groups = parameter_groups(network, args.head_lr, bias_factor=1.0)
+    optimizer = build_optimizer(groups, args.optimizer, args.lr, weight_decay=args.weight_decay)
     names = [str(image) for image, _ in pairs]
     scaler = loss_scaler(world.device, args.amp)
     state = TrainingState("saliency", settings, network, optimizer, scaler, names, batches, ema)
@@ -91,10 +92,11 @@ def main(args) -> None:
 
     # train
     for epoch in range(state.epoch, args.max_epoch):
-        set_lr(optimizer, step_decay(epoch, args.decay_epoch, args.gamma))
         validates = (epoch + 1) % args.val_every == 0 or epoch + 1 == args.max_epoch
         title = f"epoch {epoch + 1}/{args.max_epoch}"
         for batch in state.batches_of_epoch(loader, run, title, args.save_every, validates):
+            decay = step_decay(epoch, args.decay_epoch, args.gamma)
+            set_lr(optimizer, decay * warm_up(state.total_steps, args.warmup_steps))
             train_step(model, state, batch, args)
         losses = state.finish_epoch()
         run.log_scalars(state.total_steps, losses | {"lr": optimizer.param_groups[0]["lr"]})

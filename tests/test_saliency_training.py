@@ -25,7 +25,8 @@ from utils.precision import autocast, half_type, loss_scaler
 from utils.training_state import TrainingState
 
 ALL_AT_ONCE = {
-    "SOD_train": "--ema 0.9 --accumulate 2 --train_scales 0.5 1 1.5 --grad_checkpointing --decay_epoch 1",
+    "SOD_train": "--ema 0.9 --accumulate 2 --train_scales 0.5 1 1.5 --grad_checkpointing --decay_epoch 1"
+    " --optimizer adamw --weight_decay 0.1 --head_lr 10 --warmup_steps 5",
     "train_classification": "",
     "train_segmentation": "--ema 0.9 --accumulate 2 --warmup_steps 5 --ohem 0.5 --class_balance 0.9"
     " --label_smoothing 0.1",
@@ -183,6 +184,22 @@ def test_edges_of_two_data_sets_lie_in_two_folders(scenes, tmp_path):
     for name in ("DRAWN-TR", "OTHER"):
         shutil.copytree(scenes / "dataset/DRAWN-TR/Masks", tmp_path / "edges" / name)
     assert [path.parent.name for path in edge_paths(tmp_path / "edges", pairs)] == ["DRAWN-TR"] * 12 + ["OTHER"] * 12
+
+
+def test_learning_rates(scenes, tmp_path, monkeypatch):
+    """The encoder is slower by --head_lr, and both rise over --warmup_steps before --decay_epoch lowers them."""
+    rates, train_step = [], SOD_train.train_step
+
+    def note_rates(model, state, batch, args) -> None:
+        in_backbone = set(map(id, state.network.backbone.parameters()))
+        groups = {id(group["params"][0]) in in_backbone: group["lr"] for group in state.optimizer.param_groups}
+        rates.append((groups[True], groups[False]))
+        train_step(model, state, batch, args)
+
+    monkeypatch.setattr(SOD_train, "train_step", note_rates)
+    flags = "--lr 0.1 --head_lr 10 --warmup_steps 2 --decay_epoch 1 --gamma 0.5 --optimizer adamw --max_epoch 2"
+    run_main("SOD_train", COMMANDS["SOD_train"](scenes, tmp_path, f"--tag run {flags}"))
+    assert np.allclose(rates, [[rate, 10 * rate] for rate in (0.05, 0.1, 0.1, 0.05, 0.05, 0.05)])
 
 
 def test_several_training_sets(scenes, tmp_path):
