@@ -10,6 +10,7 @@ import difflib
 import sys
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
+ANY_NETWORK = "a name of the README, or any timm name with four feature maps"
 PAPER_WIDTH = 1024  # channels of the saliency decoder in the paper
 REQUIRED = object()  # as `default`: the flag must be given
 LARGEST_SIDE = 1 << 14  # px or channels
@@ -19,7 +20,7 @@ TINY = 1e-12  # the least number above 0
 
 def SOD_train() -> argparse.ArgumentParser:
     parser = _Parser("Train the salient object network (stage 1).")
-    add = _add_network(parser, "swin-base-224", "Swin by a name of the README, or any timm name with four feature maps")
+    add = _add_network(parser, "swin-base-224", ANY_NETWORK)
     text = f"channels of the coarsest decoder stage, a multiple of 8; `paper` is {PAPER_WIDTH}"
     add("--decoder_width", _decoder_width, 256, text, metavar="paper|N")
     add("--image_size", _side, 224, "side of the network input, px")
@@ -37,6 +38,10 @@ def SOD_train() -> argparse.ArgumentParser:
     add("--cache-mode", ("no", "part", "full"), "no", text)
 
     add = _add_training(parser, max_epoch=150, batch=16, lr=1e-4)
+    add("--optimizer", ("adam", "adamw"), "adam", "adam, as in the paper, or adamw")
+    add("--weight_decay", _at_least_zero, 0.0, "weight decay; biases have none")
+    add("--head_lr", _above_zero, 1.0, "factor on --lr for all parameters outside the backbone")
+    add("--warmup_steps", _count, 0, "steps of linear warm-up of --lr")
     add("--decay_epoch", [_positive], [15], "one number: epochs between decays of --lr; several: epochs of the decays")
     add("--gamma", _positive_share, 0.5, "factor of each decay")
     add("--clip", _at_least_zero, 0.8, "largest absolute value of a gradient; 0: no clipping")
@@ -49,7 +54,7 @@ def SOD_train() -> argparse.ArgumentParser:
 
 def train_classification() -> argparse.ArgumentParser:
     parser = _Parser("Train the classifier whose class activation maps locate the classes (stage 2a).")
-    _add_network(parser, "resnest101", "ResNeSt or ResNet by a name of the README, or any timm name with stride 16")
+    _add_network(parser, "resnest101", f"{ANY_NETWORK}, dilated to stride 16 if possible")
     _add_image_labels(_add_voc(parser))
     _add_train_lists(parser)
     add = _add_training(parser, max_epoch=15, batch=32, lr=0.1)
@@ -64,7 +69,7 @@ def train_classification() -> argparse.ArgumentParser:
 
 def train_affinity() -> argparse.ArgumentParser:
     parser = _Parser("Train the affinity network, which keeps class activation maps within objects (stage 2b).")
-    _add_network(parser, "resnet-50", "ResNeSt or ResNet by a name of the README, or any timm name with stride 16")
+    _add_network(parser, "resnet-50", f"{ANY_NETWORK}, dilated to stride 16 if possible")
     add = _add_voc(parser)
     _add_train_labels(add, "affinity labels")
     add("--train_list", "FILE", "train_aug_id.txt", "ids to train on, in --list_dir or a path")
@@ -84,6 +89,7 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     add("--list", "FILE", "train_aug_id.txt", "ids to label, in --list_dir or a path")
     text = "labels of another method, in place of all steps before the selector: label maps <id>.png, or score "
     add("--baseline_dir", "DIR", None, text + "dictionaries <id>.npy or <id>.npz")
+    _add_corrected(add)
     _add_saliency(parser)
 
     add = _group(parser, "class activation maps")
@@ -94,8 +100,11 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     add("--combine", ("sum", "max"), "sum", "how to merge the maps of scales and mirror images")
     add("--batch", _count, 0, "images per batch, fewer above 1 MP at the largest scale; 0: 8 on GPUs, 1 on CPUs")
 
-    add = _group(parser, "expansion by random walk")
-    add("--affinity_path", "FILE", None, "checkpoint of train_affinity.py; without it maps are not expanded")
+    add = _group(parser, "expansion")
+    text = "walk: random walk by an affinity network; attention: to places of similar features of the classifier, "
+    text += "without training (default: walk with --affinity_path, else none)"
+    add("--expansion", ("none", "walk", "attention"), None, text)
+    add("--affinity_path", "FILE", None, "checkpoint of train_affinity.py")
     add("--expanded_dir", "DIR", None, "folder of the expanded maps (default: --cam_dir with _expanded appended)")
     add("--beta", _above_zero, 10.0, "exponent of the affinities")
     add("--exp_times", _doublings, 8, "the walk takes 2^N steps")
@@ -116,15 +125,18 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
 
 def train_segmentation() -> argparse.ArgumentParser:
     parser = _Parser("Train DeepLabV3+ on pseudo labels or masks (stage 3).")
-    text = "ResNeSt or ResNet by a name of the README, or any timm name that can be dilated"
-    add = _add_network(parser, "resnest101", text)
+    add = _add_network(parser, "resnest101", f"{ANY_NETWORK}, dilated to --output_stride if possible")
+    add("--freeze_backbone", bool, False, "train the head alone; weights and batch norms of the backbone are fixed")
     add("--load_path", "FILE", None, "segmentation checkpoint to start from, also of Puzzle-CAM; replaces --pretrained")
     add("--mode", ("fix", "normal"), "fix", "statistics of the backbone's batch norm: fixed, or updated (normal)")
     add("--use_gn", bool, True, "GroupNorm (4 groups) in the head; False: batch norm")
     add("--head_width", _side, 256, "channels of ASPP and decoder")
-    add("--output_stride", (16, 8), 16, "stride of the coarsest features; 8 is slower and takes more memory", type=int)
+    text = "stride of the coarsest features of networks that can be dilated; 8 is slower and takes more memory"
+    add("--output_stride", (16, 8), 16, text, type=int)
     add("--dropout", _below_one, 0.5, "dropout of the head; a fifth of it before the last convolution")
-    _add_train_labels(_add_voc(parser), "labels to train on")
+    add = _add_voc(parser)
+    _add_train_labels(add, "labels to train on")
+    _add_corrected(add)
     _add_train_lists(parser)
     add = _add_training(parser, max_epoch=50, batch=16, lr=0.007)
     _add_sgd(add, momentum=0.9, weight_decay=4e-5)
@@ -166,17 +178,30 @@ def predict() -> argparse.ArgumentParser:
 
 
 def export() -> argparse.ArgumentParser:
-    parser = _Parser("Write a network in the format of another tool.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="onnx")
-    add = _group(commands.add_parser("onnx", help="a saliency network; the file is verified by onnxruntime"))
-    add("--load_path", "FILE", REQUIRED, "checkpoint of SOD_train.py")
-    add("--output", "FILE", REQUIRED, "ONNX file to write")
+    parser = _Parser("Write a network or label maps in the format of another tool.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="labels|onnx|weights")
+    add = _group(commands.add_parser("labels", help="label maps: labels, or predictions of a segmentation network"))
+    add("--input", "DIR", REQUIRED, "label maps DIR/<id>.png, also in folders below")
+    add("--classes", "FILE", None, "names of the foreground classes, one per line (default: VOC's)")
+    text = "grey: PNG of class ids and a YAML; coco: JSON with RLE masks; yolo: text files of polygons and a YAML"
+    add("--format", ("grey", "coco", "yolo"), REQUIRED, text)
+    add("--output", "PATH", REQUIRED, "folder to write to; of coco, the JSON file")
+    add("--images", "DIR", None, "photographs DIR/<id>.*, which coco names and sizes must equal (default: <id>.jpg)")
+
+    onnx = commands.add_parser("onnx", help="a network as ONNX file; its outputs are compared with those of PyTorch")
+    weights = commands.add_parser("weights", help="a network as safetensors file, with a card FILE.md beside it")
+    text = "saliency, classifier or segmentation checkpoint, the last also of Puzzle-CAM"
+    for command, suffix in ((onnx, ".onnx"), (weights, ".safetensors")):
+        add = _group(command)
+        add("--load_path", "FILE", REQUIRED, text)
+        add("--output", f"FILE{suffix}", REQUIRED, "file to write")
+    add("--license", "TEXT", "not stated", "licence of the weights, for the card")
     return parser
 
 
 def evaluate() -> argparse.ArgumentParser:
     parser = _Parser("Score files against the ground truth and print benchmark tables (stage 4).")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="saliency|labels|segmentation|submission|doubt")
 
     saliency = kinds.add_parser("saliency", help="saliency maps: MAE, F, weighted F, S, E, IoU")
     add = _group(saliency)
@@ -221,12 +246,23 @@ def evaluate() -> argparse.ArgumentParser:
         add = _group(scored)
         add("--json", "FILE", None, "also write the scores to FILE")
         add("--tables", "DIR", None, "also write the tables as Markdown, CSV and LaTeX, and the curves as PNG")
+
+    doubt = kinds.add_parser("doubt", help="which labels to correct first, without ground truth")
+    doubt.set_defaults(json=None, tables=None)
+    add = _group(doubt)
+    add("--pred", ["DIR"], REQUIRED, "folder of label maps <id>.png", nargs=1)
+    add("--predictions", "DIR", REQUIRED, "predictions <id>.png of a segmentation network trained on these labels")
+    add("--saliency_dir", "DIR", None, "saliency maps <id>.png to show on the page")
+    add("--data_dir", "DIR", REQUIRED, "the VOC2012 folder or a parent of it, with the photographs")
+    add("--list", "FILE", REQUIRED, "ids of the labels, one per line")
+    add("--csv", "FILE", None, "also write the doubt in all labels to FILE, most doubtful first")
+    _add_page(add)
     return parser
 
 
 def prepare_data() -> argparse.ArgumentParser:
     parser = _Parser("Prepare the data of all stages, and check it.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12|own")
 
     text = "Check the data in dataset, dataset/benchmark and data/voc12, or of the flags. Exit status: 0 only notes, "
     text += "1 errors, 2 a mistake in the flags."
@@ -249,12 +285,30 @@ def prepare_data() -> argparse.ArgumentParser:
     add("--test", "PATH", None, "VOC2012test.tar, or the folder it unpacks to, for the photographs of the test set")
     add("--data_dir", "DIR", "data/voc12", "write the tree to DIR/VOCdevkit/VOC2012")
     add("--list_dir", "DIR", "voc12", "write cls_labels.npy and *_id.txt to DIR")
+
+    add = _group(commands.add_parser("own", help="write lists and image labels for photographs and tags of your own"))
+    add("--images", "DIR", REQUIRED, "photographs, in DIR and folders below; they stay there")
+    text = "their classes: a folder per class, YOLO text, VOC XML, COCO JSON, CSV, class numbers; see docs/inputs.md"
+    add("--tags", "PATH", REQUIRED, text)
+    add("--output", "DIR", REQUIRED, "write classes.txt, all_id.txt, labels.csv and untagged_id.txt to DIR")
     return parser
 
 
 def pipeline() -> argparse.ArgumentParser:
     parser = _Parser("Run a whole sequence of the README's commands; a stopped sequence continues when run again.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo|voc12|label_quality")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="own|demo|voc12|label_quality")
+    text = "your own photographs and tags: labels, a network, masks for other tools, a page of doubtful labels"
+    own = commands.add_parser("own", help=text)
+    _add_network(own, None, "backbone of classifier and segmentation (default: chosen from the device)")
+    add = _group(own, "data")
+    add("--images", "DIR", REQUIRED, "photographs, in DIR and folders below; they stay there")
+    add("--tags", "PATH", REQUIRED, "classes of the photographs: see prepare_data.py own --help")
+    add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png, by any network")
+    add("--saliency_load_path", "FILE", None, "saliency checkpoint, in place of --saliency_dir")
+    text = "masks corrected in another tool, COCO JSON or PNG: labels and network again, in <output>/corrected/<name>"
+    add("--corrected", "PATH", None, text)
+    add("--output", "DIR", REQUIRED, "folder of all results")
+
     text = "all stages on scenes drawn by the demo: a few minutes on two CPU cores"
     add = _group(commands.add_parser("demo", help=text))
     add("--work_dir", "DIR", "experiments/demo", "write everything to DIR")
@@ -284,7 +338,7 @@ def pipeline() -> argparse.ArgumentParser:
     add = _add_voc(quality)
     add("--saliency_dir", ["DIR"], REQUIRED, "folders of saliency maps <id>.png; EPS is trained with the first")
     add("--output", "DIR", "experiments/label_quality", "folder of all results")
-    for command in (voc12, quality):
+    for command in (own, voc12, quality):
         text = 'extra flags of a stage, such as "segmentation --train_batch 32"; repeatable'
         command.add_argument("--flags", action="append", type=_text, default=[], metavar='"STAGE FLAGS"', help=text)
     return parser
@@ -332,6 +386,11 @@ def _add_image_labels(add) -> None:
 def _add_train_labels(add, text: str) -> None:
     text += ": a name below experiments/pseudo_labels, a folder of the VOC tree, or a path"
     add("--label_name", "NAME", REQUIRED, text)
+
+
+def _add_corrected(add) -> None:
+    text = "labels corrected in another tool replace those of their images: COCO .json, <id>.png, or a folder of these"
+    add("--corrected", "PATH", None, text)
 
 
 def _add_train_lists(parser) -> None:
@@ -411,9 +470,13 @@ def _add_scored_ids(add) -> None:
 
 def _add_scoring(add) -> None:
     add("--allow_missing", bool, False, "skip and count images whose file of --pred is missing or unusable")
-    add("--workers", _count, 0, "processes that read and score files; 0: one per core")
     text = "resamples of the images, for 95%% intervals and comparisons with the first --pred; 0: none"
     add("--bootstrap", _count, 1000, text)
+    _add_page(add)
+
+
+def _add_page(add) -> None:
+    add("--workers", _count, 0, "processes that read and score files; 0: one per core")
     add("--report", "FILE", None, "also write an HTML page to FILE: tables, curves and pictures")
     add("--report_images", _count, 200, "pictures on the page, worst first")
 

@@ -1,5 +1,6 @@
 r"""Run a whole sequence of the README's commands: every stage, from data to tables.
 
+    python pipeline.py own --images photographs --tags tags.csv --saliency_dir maps --output experiments/own
     python pipeline.py demo                          every stage on drawn scenes: minutes on two CPU cores
     python pipeline.py voc12 --row resnest269        a row of the paper's table, from images to mean ± deviation
     python pipeline.py voc12 --row resnest269 --baseline_dir other_method/labels
@@ -32,12 +33,16 @@ from datasets.drawn_scenes import write_demo_scenes
 from formats.atomic_files import write_json
 from formats.cams import load_cams
 from formats.errors import InputError, require_folder
-from formats.images import load_grey, load_image
+from formats.images import image_size, load_grey, load_image
 from formats.labels import load_label, paint_label
-from formats.voc_layout import find_voc_root, load_ids
+from formats.voc_layout import find_photographs, find_voc_root, load_ids, photograph_folder
 from metrics.plots import save_picture_grid
+from models.cam_classifier import build_cam_classifier
+from models.deeplabv3plus import build_deeplabv3plus
+from models.onnx_export import list_missing_packages
 from pseudo_labels.cams import paint_cams
 from utils import interruption
+from utils.inference_network import find_tensors
 from utils.interruption import run_script
 from utils.output_folder import hold_folder, record_options
 
@@ -59,9 +64,16 @@ segmentations of held-out scenes: mIoU {segmentation_mIoU:.1%}
 picture: {picture}"""
 
 
+# Photographs of the user: `steps` of each training if 5 to 40 epochs allow it.
+OWN_ON_CPU = {"backbone": "tf_efficientnet_lite0", "crop": 256, "batch": 8, "steps": 500, "head": 64}
+OWN_ON_GPU = {"backbone": "resnest50", "crop": 512, "batch": 16, "steps": 2000, "head": 256}
+LEAST_EPOCHS, MOST_EPOCHS = 5, 40
+OWN_SIDE_PX = 512  # photographs whose longer side is larger are predicted at scales around this size
+
+
 def main(args) -> None:
-    if args.command == "demo":
-        demo(args)
+    if args.command in ("demo", "own"):
+        {"demo": demo, "own": own}[args.command](args)
     else:
         output = args.output or f"experiments/voc12_{args.row}"
         stages = {"voc12": voc12_stages, "label_quality": label_quality_stages}[args.command](args, quote(output))
@@ -143,6 +155,104 @@ def draw_demo_picture(folder: Path) -> None:
         cells = [image, (image * 0.4 + paint_cams(cams) * 0.6).astype(np.uint8), np.dstack([saliency] * 3), *labels]
         rows.append(dict(zip(titles, cells)))
     save_picture_grid(folder / "demo.png", rows)
+
+
+def own(args) -> None:
+    """Run every stage on photographs and tags of the user, with sizes and epochs chosen for them and the device."""
+    if bool(args.saliency_dir) == bool(args.saliency_load_path):
+        raise InputError("saliency maps come from one place: give --saliency_dir (ready maps) or --saliency_load_path")
+    folder, out = Path(args.output), quote(args.output)
+    tags = f"--images {quote(args.images)} --tags {quote(args.tags)} --output {out}/data"
+    run_stages(folder, read_stages(f"data: prepare_data.py own {tags}"))
+    ids = load_ids(folder / "data/all_id.txt", photograph_folder(folder / "data"))
+    paths = find_photographs(folder / "data", ids)
+    sizes_hw = np.array([image_size(path) for path in paths[:: len(paths) // 100 + 1]])  # [N, 2]
+    stages = add_flags(own_stages(args, out, len(ids), sizes_hw), args.flags)
+    if not (folder / "runs").exists():
+        commands = dict(stages)
+        print(
+            f"\nabout {expect_minutes(commands, len(ids), sizes_hw):.0f} minutes on this machine, with these trainings:"
+        )
+        for name in ("classifier", "network"):
+            print(f"$ python {commands[name]}")
+        print(
+            'Other choices: --backbone NAME, or flags of a stage, such as --flags "network --max_epoch 5"', flush=True
+        )
+    run_stages(folder, stages)
+    if missing := list_missing_packages():
+        print(
+            f"without network.onnx: {', '.join(missing)} not installed; pip install -r requirements-onnx.txt, run again"
+        )
+
+
+def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> list[Stage]:
+    """From photographs and tags to masks, a network, and a page of doubtful labels.
+
+    num_images: tagged photographs. sizes_hw: int [N, 2], the sizes of some of them in px.
+    """
+    plan = OWN_ON_GPU if torch.cuda.is_available() else OWN_ON_CPU
+    epochs = min(max(round(plan["steps"] * plan["batch"] / num_images), LEAST_EPOCHS), MOST_EPOCHS)
+    args.backbone = args.backbone or plan["backbone"]
+    shrink = min(1, OWN_SIDE_PX / np.median(sizes_hw.max(axis=1)))
+    scales = " ".join(f"{factor * shrink:.3g}" for factor in (0.5, 1, 1.5, 2))
+    part = f"{out}/corrected/{quote(Path(args.corrected).stem)}" if args.corrected else out
+    corrected = f"--corrected {quote(args.corrected)}" if args.corrected else ""
+    images, maps = quote(args.images), quote(args.saliency_dir) if args.saliency_dir else f"{out}/saliency"
+    tree, listed = f"--data_dir {out}/data --list_dir {out}/data", f"--list {out}/data/all_id.txt"
+    train = f"{network_flags(args)} {tree} --train_list all_id.txt --val_list none --max_epoch {epochs} \
+        --train_batch {plan['batch']} --crop_size {plan['crop']} --long_side {plan['crop']} {plan['crop'] * 3 // 2} \
+        --optimizer adamw"
+    onnx = f"onnx: export.py onnx --load_path {part}/runs/network/last.pth --output {part}/network.onnx"
+    stages = f"check: prepare_data.py check {tree} --list all_id.txt --image_labels labels.csv"
+    if args.saliency_dir:
+        stages += f" --saliency_dir {maps}"
+    else:
+        stages += f"""
+        saliency: predict.py --load_path {quote(args.saliency_load_path)} --input {images} {listed} --output {maps}
+        """
+    return read_stages(f"""{stages}
+        classifier: train_classification.py {train} --image_labels labels.csv --lr 3e-4 --head_lr 10 \
+            --log_path {out}/runs --tag classifier
+        labels: make_pseudo_labels.py {tree} {listed} --image_labels labels.csv --label_name {part}/labels {corrected} \
+            --load_path {out}/runs/classifier/last.pth --cam_dir {out}/cams --scales {scales} \
+            --expansion attention --bg_threshold 0.4 --selector evidence --saliency_dir {maps}
+        network: train_segmentation.py {train} --label_name {part}/labels --lr 1e-4 --head_lr 20 --ema 0.995 \
+            --class_balance 0.98 --head_width {plan["head"]} --dropout 0.3 --log_path {part}/runs --tag network
+        predictions: predict.py --load_path {part}/runs/network/last.pth --input {images} {listed} \
+            --output {part}/segmentations --scales {scales} --flip
+        masks: export.py labels --input {part}/labels --classes {out}/data/classes.txt --images {images} \
+            --format coco --output {part}/labels.json
+        page: evaluate.py doubt --data_dir {out}/data {listed} --pred {part}/labels --predictions {part}/segmentations \
+            --saliency_dir {maps} --csv {part}/doubt.csv --report {part}/doubt.html
+        {"" if list_missing_packages() else onnx}
+    """)
+
+
+def expect_minutes(commands: dict[str, str], num_images: int, sizes_hw: np.ndarray) -> float:
+    """Estimate the time of `own_stages` from a training step of both networks; sizes_hw: int [N, 2] in px."""
+    args = {name: parse_command(command)[1] for name, command in commands.items()}
+    photograph_px, seconds = sizes_hw.prod(axis=1).mean(), 0.0
+    for train, apply, build in (
+        ("classifier", "labels", build_cam_classifier),
+        ("network", "predictions", build_deeplabv3plus),
+    ):
+        settings = vars(args[train]) | options.backbone_settings(args[train]) | {"classes": ["object"]}
+        step_s = time_step(build(settings), args[train].crop_size, args[train].train_batch)
+        crops = 2 * sum(scale**2 for scale in args[apply].scales) * photograph_px / args[train].crop_size ** 2
+        seconds += step_s * (args[train].max_epoch + crops / 3)  # a forward pass takes about a third of a step
+    return num_images * seconds / 60
+
+
+def time_step(network: torch.nn.Module, side_px: int, batch: int) -> float:
+    """Measure the seconds per image of a forward and backward pass, the second one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, images = network.to(device), torch.rand(batch, 3, side_px, side_px, device=device)
+    for _ in range(2):
+        started_s = time.perf_counter()
+        sum(output.mean() for output in find_tensors(network(images))).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return (time.perf_counter() - started_s) / batch
 
 
 def voc12_stages(args, out: str) -> list[Stage]:

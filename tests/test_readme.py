@@ -12,17 +12,22 @@ from training_commands import CROPS
 from datasets.drawn_objects import CLASS_NAMES
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
 from formats.image_labels import load_image_labels, save_image_labels
+from formats.images import save_grey
+from formats.labels import load_label
 from formats.voc_layout import VOC_CLASSES, load_ids, save_ids
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 NEEDS = "# needs "  # first words of a block that cannot run here
 SMALL = "--max_epoch 1 --train_batch 4 --pretrained none"
+TINY_OWN = TINY_RESNEST.removesuffix(" --workers 0")  # each stage of a pipeline has workers of its own
 SMALLER = {  # appended to the flags of the README
     "SOD_train": f"{TINY_SWIN} {SMALL}",
     "train_classification": f"{TINY_RESNEST} {SMALL} {CROPS}",
     "train_affinity": f"{TINY_RESNEST} {SMALL} {CROPS}",
     "train_segmentation": f"{TINY_RESNEST} {SMALL} {CROPS} --head_width 16",
     "make_pseudo_labels": "--pretrained none",
+    "pipeline": f"{TINY_OWN} --pretrained none --flags 'classifier {CROPS} --max_epoch 1' "
+    f"--flags 'network {CROPS} --max_epoch 1 --head_width 16'",
 }
 
 
@@ -68,7 +73,8 @@ def test_commands_run(tmp_path, monkeypatch):
         script, flags = command.split(".py", 1)
         run_main(script, f"{flags} {SMALLER.get(script, '')}")
         copy_as_other_methods()
-    for made in ("segmentations/overlays", "saliency.html", "tables", "results.tar.gz"):
+    own = [f"experiments/own/{name}" for name in ("doubt.html", "network.onnx", "corrected/corrected/labels.json")]
+    for made in ("saliency.html", "tables", "results.tar.gz", *own, "yolo/dataset.yaml"):
         assert Path(made).exists()
 
 
@@ -86,20 +92,26 @@ def draw_the_readmes_tree(root: Path) -> None:
     save_image_labels(lists / "cls_labels.npy", dict(zip(ids, np.hstack([rows, more]))))
     save_ids(lists / "test_id.txt", load_ids(lists / "val_id.txt"))
 
-    own, lists = root / "data/own", root / "lists"
-    write_voc_scenes(own, lists, num_train=6, num_val=0, seed=4, **size)
-    ids = load_ids(lists / "train_aug_id.txt")
-    rows = load_image_labels(lists / "cls_labels.npy", ids, CLASS_NAMES)
-    for path in (own / "SegmentationClass", own / "SegmentationClassAug", lists):
-        shutil.rmtree(path)
-    lists.mkdir()
-    save_ids(lists / "all_id.txt", ids)
-    names = [" ".join(np.array(CLASS_NAMES)[row > 0]) for row in rows]
-    (lists / "labels.csv").write_text("id,classes\n" + "".join(f"{i},{n}\n" for i, n in zip(ids, names)))
-
+    draw_own_photographs(root, **size)
     photographs = sorted((root / "dataset/DUTS-TR/Images").iterdir())
     shutil.copy(photographs[0], root / "photo.jpg")
     shutil.copytree(root / "dataset/benchmark/ECSSD/Images", root / "folder")
+
+
+def draw_own_photographs(root: Path, **size) -> None:
+    """photographs/, maps/ and tags.csv of the user, in folders that are not the classes."""
+    write_voc_scenes(root / "own", root / "own", num_train=8, num_val=0, seed=4, **size)
+    ids = load_ids(root / "own/train_aug_id.txt")
+    lines = ["file_name,classes"]
+    for place, (name, row) in enumerate(zip(ids, load_image_labels(root / "own/cls_labels.npy", ids, CLASS_NAMES))):
+        image_id = f"{('cats', 'walk/day 2')[place % 2]}/img_{place // 2}"
+        for folder in ("photographs", "maps"):
+            (root / folder / image_id).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / f"own/JPEGImages/{name}.jpg", root / f"photographs/{image_id}.jpg")
+        objects = load_label(root / f"own/SegmentationClassAug/{name}.png") > 0
+        save_grey(root / f"maps/{image_id}.png", objects * np.uint8(255))
+        lines.append(f"{image_id}.jpg,{';'.join(np.array(CLASS_NAMES)[row > 0])}")
+    (root / "tags.csv").write_text("\n".join(lines))
 
 
 def copy_as_other_methods() -> None:
@@ -112,6 +124,8 @@ def copy_as_other_methods() -> None:
     ):
         if Path(made).is_dir() and not Path(other).exists():
             shutil.copytree(made, other)
+    if Path("experiments/own/labels.json").is_file():
+        shutil.copy("experiments/own/labels.json", "corrected.json")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
