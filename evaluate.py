@@ -109,7 +109,8 @@ def main(args) -> None:
         write_json(args.json, done.scores)
     if args.report:
         notes = [f"{args.kind}: {', '.join(args.pred)}", *done.notes]
-        write_page(args.report, f"Scores of {args.kind}", done.tables, done.plots, done.pictures, notes)
+        title = "Labels to correct first" if args.kind == "doubt" else f"Scores of {args.kind}"
+        write_page(args.report, title, done.tables, done.plots, done.pictures, notes)
     for written in (args.tables, args.json, args.report):
         if written:
             print(f"written: {written}")

@@ -338,8 +338,8 @@ def pipeline() -> argparse.ArgumentParser:
     add = _add_voc(quality)
     add("--saliency_dir", ["DIR"], REQUIRED, "folders of saliency maps <id>.png; EPS is trained with the first")
     add("--output", "DIR", "experiments/label_quality", "folder of all results")
-    for command in (own, voc12, quality):
-        text = 'extra flags of a stage, such as "segmentation --train_batch 32"; repeatable'
+    for command, stage in ((own, "network"), (voc12, "segmentation"), (quality, "classifier")):
+        text = f'extra flags of a stage, such as "{stage} --train_batch 32"; repeatable'
         command.add_argument("--flags", action="append", type=_text, default=[], metavar='"STAGE FLAGS"', help=text)
     return parser
 

@@ -25,6 +25,7 @@ import json
 import shlex
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -32,10 +33,18 @@ import torch
 from datasets.drawn_scenes import write_demo_scenes
 from formats.atomic_files import write_json
 from formats.cams import load_cams
-from formats.errors import InputError, require_folder
+from formats.corrections import save_corrections
+from formats.errors import InputError, MissingInputError, require_folder
 from formats.images import image_size, load_grey, load_image
 from formats.labels import load_label, paint_label
-from formats.voc_layout import find_photographs, find_voc_root, load_ids, photograph_folder
+from formats.voc_layout import (
+    find_all_photographs,
+    find_photographs,
+    find_voc_root,
+    load_class_names,
+    load_ids,
+    photograph_folder,
+)
 from metrics.plots import save_picture_grid
 from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
@@ -46,6 +55,7 @@ from utils.inference_network import find_tensors
 from utils.interruption import run_script
 from utils.output_folder import hold_folder, record_options
 
+UNFINISHED = ""
 Stage = tuple[str, str]  # name and command; stages of one kind share a name
 
 # The demo: narrow networks from random weights.
@@ -161,18 +171,23 @@ def own(args) -> None:
     """Run every stage on photographs and tags of the user, with sizes and epochs chosen for them and the device."""
     if bool(args.saliency_dir) == bool(args.saliency_load_path):
         raise InputError("saliency maps come from one place: give --saliency_dir (ready maps) or --saliency_load_path")
+    if args.pretrained not in ("imagenet", "none") and not Path(args.pretrained).is_file():
+        raise MissingInputError(f"--pretrained {args.pretrained}: no such file (or use `imagenet` or `none`)")
     folder, out = Path(args.output), quote(args.output)
     tags = f"--images {quote(args.images)} --tags {quote(args.tags)} --output {out}/data"
     run_stages(folder, read_stages(f"data: prepare_data.py own {tags}"))
     ids = load_ids(folder / "data/all_id.txt", photograph_folder(folder / "data"))
     paths = find_photographs(folder / "data", ids)
     sizes_hw = np.array([image_size(path) for path in paths[:: len(paths) // 100 + 1]])  # [N, 2]
+    if args.corrected:  # a mask that cannot be used is found before work starts
+        everything = find_all_photographs(folder / "data")
+        with TemporaryDirectory() as unused:
+            save_corrections(args.corrected, unused, load_class_names(folder / "data"), everything, ids, warns=False)
     stages = add_flags(own_stages(args, out, len(ids), sizes_hw), args.flags)
     if not (folder / "runs").exists():
         commands = dict(stages)
-        print(
-            f"\nabout {expect_minutes(commands, len(ids), sizes_hw):.0f} minutes on this machine, with these trainings:"
-        )
+        minutes = expect_minutes(commands, len(ids), sizes_hw)
+        print(f"\nabout {minutes:.0f} minutes if nothing else runs on this machine, with these trainings:")
         for name in ("classifier", "network"):
             print(f"$ python {commands[name]}")
         print(
@@ -399,7 +414,12 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
     for _, command in stages:
         parse_command(command)  # a mistake in the flags ends the sequence before its first stage
     hold_folder(folder)
-    finished, is_finished = load_finished_commands(folder / "times.tsv"), True
+    latest, is_finished = load_latest_commands(folder / "times.tsv"), True
+    for _, command in stages:  # a finished training is not continued with other flags
+        if latest.get(find_run(command), command) not in (command, UNFINISHED):
+            found = f"{find_run(command)} was trained by another command"
+            raise InputError(f"{found}: give the flags of that run again, or delete the folder to train anew")
+    finished = set(latest.values())
     for number, (name, command) in enumerate(stages, start=1):
         is_finished = is_finished and command in finished
         print(f"\n[{number}/{len(stages)}] {name}\n$ python {command}", flush=True)
@@ -437,11 +457,21 @@ def parse_command(command: str):
     return script, args
 
 
-def load_finished_commands(times: Path) -> set[str]:
+def find_run(command: str) -> str:
+    """Return the run folder of a training, which another command may have written too, or any other command itself."""
+    words = shlex.split(command)
+    if "--tag" not in words:
+        return command
+    return "/".join(words[words.index(flag) + 1] for flag in ("--log_path", "--tag"))
+
+
+def load_latest_commands(times: Path) -> dict[str, str]:
+    """Map each run folder or command (see `find_run`) to the command that finished it, or `UNFINISHED`."""
     if not times.is_file():
-        return set()
+        return {}
     with open(times, newline="", encoding="utf-8") as file:
-        return {row["command"] for row in csv.DictReader(file, delimiter="\t") if row["state"] == "finished"}
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return {find_run(row["command"]): row["command"] if row["state"] == "finished" else UNFINISHED for row in rows}
 
 
 def note_time(times: Path, name: str, seconds: float, state: str, command: str) -> None:

@@ -161,7 +161,9 @@ def check_voc(
     lists_of_missing: dict[tuple[str, Path], list[str]] = defaultdict(list)
     for path, ids in lists.items():
         truth = "label", truth_folder(voc_root, ids)
-        needed = {photographs: ERROR, truth: NOTE}  # severity if all are missing
+        needed = {photographs: ERROR}  # severity if all are missing
+        if (voc_root / "JPEGImages").is_dir():  # photographs of users have no masks
+            needed[truth] = NOTE
         needed |= {place: ERROR if ids_in[place].isdisjoint(listed) else NOTE for place in folders}
         for (kind, folder), severity in needed.items():
             missing = [name for name in ids if name not in ids_in[kind, folder]]

@@ -193,6 +193,8 @@ def _read_file(path: Path) -> Source:
         classes = _read_class_names(path.parent)
         numbered = (read_class_vectors if is_array else read_class_numbers)(path, classes)
         return "class numbers", classes, [(name, [classes[index] for index in its]) for name, its in numbered]
+    if len(header) > 1 and path.suffix.lower() == ".csv":
+        raise InputError(f"--tags {path} has no column file_name, image, path or id, but {shorten(cells[0], 6)}")
     expected = "COCO JSON, CSV in UTF-8 with a header such as id,classes, lines `<id> 0 14`, or cls_labels.npy"
     raise InputError(f"--tags {path} is of no known kind; expected {expected}")
 
@@ -232,6 +234,6 @@ def _read_table(path: Path, header: list[str], cells: list[list[str]]) -> Source
         for column, title in columns.items():
             if row[column] not in BITS:
                 found = f"{path}, line {number}: {title} is {row[column]!r}, not 0 or 1"
-                raise InputError(f"{found}: remove this column, or name the column of class names `classes`")
+                raise InputError(f"{found}: name the column of class names `classes`, or remove this column")
     tags = [(row[id_column], [columns[column] for column in columns if BITS[row[column]]]) for row in rows.values()]
     return "table, one column per class", columns.values(), tags

@@ -20,8 +20,8 @@ from metrics.segmentation import ConfusionMatrix, score_counts
 from metrics.tables import Table, four_digits
 
 DOUBT_NOTES = [
-    "doubt: 1 − IoU of label and prediction, mean over the classes of the label, whose own values stand behind them",
-    "next: correct the first ones in a labelling tool (export.py labels writes for it), and return them by --corrected",
+    "doubt: 1 − IoU of a label and the network's prediction, mean over its classes; behind each class stands its own",
+    "next: correct the first ones in a labelling tool, which reads the files of export.py labels, and use --corrected",
 ]
 
 

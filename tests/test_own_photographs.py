@@ -51,7 +51,7 @@ def run_own(own, output, flags: str = "") -> None:
 def test_from_photographs_to_masks(own, tmp_path, capsys):
     out = tmp_path / "out"
     run_own(own, out)
-    assert "minutes on this machine" in capsys.readouterr().out
+    assert "minutes if nothing else runs" in capsys.readouterr().out
     ids = load_ids(own / "data/all_id.txt", own / "photographs")
     for folder in ("labels", "segmentations"):
         assert list(find_baseline(out / folder, ids)) == ids
@@ -75,6 +75,13 @@ def test_from_photographs_to_masks(own, tmp_path, capsys):
     assert np.array_equal(load_label(out / "corrected/mine/labels/a/photo 0.png"), corrected)
     assert [name for name in labels if changed[name] != labels[name]] == ["a/photo 0.png"]
     assert bytes_in(out / "labels") == labels
+
+    with pytest.raises(InputError, match="runs/classifier was trained by another command: give the flags of that run"):
+        run_own(own, out, f"--corrected {tmp_path}/mine --flags 'classifier --max_epoch 2'")
+    save_grey(tmp_path / "bad/a/photo 0.png", corrected + 90)
+    with pytest.raises(InputError, match=r"a/photo 0 holds the labels \[92\]"):
+        run_own(own, out, f"--corrected {tmp_path}/bad")
+    assert not (out / "corrected/bad").exists()
 
 
 def test_settings_suit_the_photographs():

@@ -150,8 +150,11 @@ def test_a_sequence_that_was_stopped_continues(voc12, tmp_path):
     dry = DryRun()
     voc12(dry)
     assert not dry.commands
-    voc12(dry, "--flags", "classifier --lr 0.05")  # whatever comes after a changed command is run
-    assert dry.scripts[:2] == ["train_classification", "make_pseudo_labels"]
+    with pytest.raises(InputError, match="runs/classifier was trained by another command"):
+        voc12(dry, "--flags", "classifier --lr 0.05")
+    assert not dry.commands
+    voc12(dry, "--flags", "labels --bg_threshold 0.3")  # whatever comes after a changed command is run
+    assert dry.scripts[:3] == ["make_pseudo_labels", "make_pseudo_labels", "evaluate"]
 
 
 @pytest.mark.parametrize(

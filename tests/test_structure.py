@@ -26,7 +26,7 @@ LIMITS = {
     "lines of code without tests": 12_900,
     "lines of options.py": 640,
     "lines of make_pseudo_labels.py": 370,
-    "lines of evaluate.py": 320,
+    "lines of evaluate.py": 321,
     "lines of benchmarks": 1_000,
     "lines of tests": 13_150,
     "KB of README.md": 16,
