@@ -194,7 +194,7 @@ def evaluate_labels(args) -> Evaluation:
     if args.bootstrap:
         done.add_statistics([args.kind], {(name,): scores for name, scores in scored.items()}, percent)
     done.notes += scoring["conventions"]
-    done.pictures = label_pictures(sources, scored, data, voc_root / "JPEGImages", args.report_images)
+    done.pictures = label_pictures(sources, scored, data, voc_layout.photograph_folder(voc_root), args.report_images)
     return done
 
 

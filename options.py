@@ -262,7 +262,7 @@ def evaluate() -> argparse.ArgumentParser:
 
 def prepare_data() -> argparse.ArgumentParser:
     parser = _Parser("Prepare the data of all stages, and check it.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12|own")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|voc12|coco14|own")
 
     text = "Check the data in dataset, dataset/benchmark and data/voc12, or of the flags. Exit status: 0 only notes, "
     text += "1 errors, 2 a mistake in the flags."
@@ -286,6 +286,14 @@ def prepare_data() -> argparse.ArgumentParser:
     add("--data_dir", "DIR", "data/voc12", "write the tree to DIR/VOCdevkit/VOC2012")
     add("--list_dir", "DIR", "voc12", "write cls_labels.npy and *_id.txt to DIR")
 
+    add = _group(commands.add_parser("coco14", help="make a tree of COCO 2014 with masks, lists and labels"))
+    for split in ("train2014", "val2014"):
+        add(f"--{split}", "PATH", REQUIRED, f"{split}.zip, or the folder it unpacks to, where photographs stay")
+    add("--annotations", "PATH", REQUIRED, "annotations_trainval2014.zip, or the folder it unpacks to")
+    add("--data_dir", "DIR", "data/coco14", "write the tree to DIR")
+    add("--list_dir", "DIR", "coco14", "write cls_labels.npy and *_id.txt to DIR")
+    add("--workers", _count, 0, "processes that paint masks; 0: one per core")
+
     add = _group(commands.add_parser("own", help="write lists and image labels for photographs and tags of your own"))
     add("--images", "DIR", REQUIRED, "photographs, in DIR and folders below; they stay there")
     text = "their classes: a folder per class, YOLO text, VOC XML, COCO JSON, CSV, class numbers; see docs/inputs.md"
@@ -296,7 +304,7 @@ def prepare_data() -> argparse.ArgumentParser:
 
 def pipeline() -> argparse.ArgumentParser:
     parser = _Parser("Run a whole sequence of the README's commands; a stopped sequence continues when run again.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="own|demo|voc12|label_quality")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="own|demo|voc12|coco14|label_quality")
     text = "your own photographs and tags: labels, a network, masks for other tools, a page of doubtful labels"
     own = commands.add_parser("own", help=text)
     _add_network(own, None, "backbone of classifier and segmentation (default: chosen from the device)")
@@ -320,17 +328,20 @@ def pipeline() -> argparse.ArgumentParser:
 
     text = "a row of the paper's table on VOC 2012, from images to mean ± deviation"
     voc12 = commands.add_parser("voc12", help=text)
-    add = _group(voc12)
-    text = "backbone of the paper's row; the paper claims mIoU 74.9 on val from COCO's weights, 76.55, and 77.52"
-    add("--row", ("resnet101", "resnest101", "resnest269"), REQUIRED, text)
-    add("--baseline_dir", "DIR", None, "labels of another method for the selector (default: labels made here)")
-    add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png (default: a saliency network is trained)")
-    add("--train_root", "DIR", "dataset/DUTS-TR", "data set to train the saliency network on")
-    add("--seeds", [_seed], [0, 1, 2], "seeds of the segmentation network")
-    add("--crf", bool, False, "also score segmentations refined by the dense CRF")
-    add("--submission", bool, False, "also write the archive for VOC's test server; needs test_id.txt")
-    add("--output", "DIR", None, "folder of all results (default: experiments/voc12_<row>)")
-    _add_voc(voc12)
+    coco14 = commands.add_parser("coco14", help="the same on COCO 2014, which prepare_data.py coco14 makes")
+    for row, data_dir, list_dir in ((voc12, "data/voc12", "voc12"), (coco14, "data/coco14", "coco14")):
+        add = _group(row)
+        text = "backbone of the paper's row; on VOC val it claims mIoU 74.9 from COCO's weights, 76.55, and 77.52"
+        add("--row", ("resnet101", "resnest101", "resnest269"), REQUIRED, text)
+        add("--baseline_dir", "DIR", None, "labels of another method for the selector (default: labels made here)")
+        add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png (default: a saliency network is trained)")
+        add("--train_root", "DIR", "dataset/DUTS-TR", "data set to train the saliency network on")
+        add("--seeds", [_seed], [0, 1, 2], "seeds of the segmentation network")
+        add("--crf", bool, False, "also score segmentations refined by the dense CRF")
+        if row is voc12:
+            add("--submission", bool, False, "also write the archive for VOC's test server; needs test_id.txt")
+        add("--output", "DIR", None, "folder of all results (default: experiments/<command>_<row>)")
+        _add_voc(row, data_dir=data_dir, list_dir=list_dir)
 
     text = "labels made in every way, scored before and after the selector; about two hours on two CPU cores"
     quality = commands.add_parser("label_quality", help=text)
@@ -338,7 +349,8 @@ def pipeline() -> argparse.ArgumentParser:
     add = _add_voc(quality)
     add("--saliency_dir", ["DIR"], REQUIRED, "folders of saliency maps <id>.png; EPS is trained with the first")
     add("--output", "DIR", "experiments/label_quality", "folder of all results")
-    for command, stage in ((own, "network"), (voc12, "segmentation"), (quality, "classifier")):
+    stages = {own: "network", voc12: "segmentation", coco14: "segmentation", quality: "classifier"}
+    for command, stage in stages.items():
         text = f'extra flags of a stage, such as "{stage} --train_batch 32"; repeatable'
         command.add_argument("--flags", action="append", type=_text, default=[], metavar='"STAGE FLAGS"', help=text)
     return parser
@@ -371,10 +383,10 @@ def _add_network(parser, default: str, text: str):
     return add
 
 
-def _add_voc(parser, title: str = "data", data_dir: str | None = "data/voc12"):
+def _add_voc(parser, title: str = "data", data_dir: str | None = "data/voc12", list_dir: str = "voc12"):
     add = _group(parser, title)
     add("--data_dir", "DIR", data_dir, "the VOC2012 folder or a parent of it")
-    add("--list_dir", "DIR", "voc12", "folder of cls_labels.npy and *_id.txt")
+    add("--list_dir", "DIR", list_dir, "folder of cls_labels.npy and *_id.txt")
     return add
 
 

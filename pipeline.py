@@ -4,6 +4,7 @@ r"""Run a whole sequence of the README's commands: every stage, from data to tab
     python pipeline.py demo                          every stage on drawn scenes: minutes on two CPU cores
     python pipeline.py voc12 --row resnest269        a row of the paper's table, from images to mean ± deviation
     python pipeline.py voc12 --row resnest269 --baseline_dir other_method/labels
+    python pipeline.py coco14 --row resnest101       the same on COCO 2014
     python pipeline.py label_quality --saliency_dir experiments/saliency/ours/VOC2012
 
 Each command is shown and timed (<output>/times.tsv). A sequence that was stopped continues when it is started again:
@@ -73,6 +74,8 @@ labels of single-class training scenes: mIoU {single_class_mIoU_cam:.1%}, after 
 segmentations of held-out scenes: mIoU {segmentation_mIoU:.1%}
 picture: {picture}"""
 
+# A row of a table: the list of training images, and the folder of their masks.
+ROW_INPUTS = {"voc12": ("train_aug_id.txt", "SegmentationClassAug"), "coco14": ("train_id.txt", "SegmentationClass")}
 
 # Photographs of the user: `steps` of each training if 5 to 40 epochs allow it.
 OWN_ON_CPU = {"backbone": "tf_efficientnet_lite0", "crop": 256, "batch": 8, "steps": 500, "head": 64}
@@ -85,8 +88,8 @@ def main(args) -> None:
     if args.command in ("demo", "own"):
         {"demo": demo, "own": own}[args.command](args)
     else:
-        output = args.output or f"experiments/voc12_{args.row}"
-        stages = {"voc12": voc12_stages, "label_quality": label_quality_stages}[args.command](args, quote(output))
+        output = args.output or f"experiments/{args.command}_{args.row}"
+        stages = {"label_quality": label_quality_stages}.get(args.command, row_stages)(args, quote(output))
         run_stages(Path(output), add_flags(stages, args.flags))
 
 
@@ -270,12 +273,15 @@ def time_step(network: torch.nn.Module, side_px: int, batch: int) -> float:
     return (time.perf_counter() - started_s) / batch
 
 
-def voc12_stages(args, out: str) -> list[Stage]:
+def row_stages(args, out: str) -> list[Stage]:
     """A row of the paper's table: segmentation trained on labels before and after the selector, and on masks."""
     backbone = "resnet-101" if args.row == "resnet101" else args.row
     route = "strong" if args.baseline_dir else "ours"
-    data, lists, images = map(quote, (args.data_dir, args.list_dir, find_voc_root(args.data_dir) / "JPEGImages"))
+    train_list, masks = ROW_INPUTS[args.command]
+    images = photograph_folder(find_voc_root(args.data_dir))
+    data, lists, images = map(quote, (args.data_dir, args.list_dir, images))
     voc, runs = f"--data_dir {data} --list_dir {lists}", f"{out}/runs"
+    train, make = f"{voc} --train_list {train_list}", f"make_pseudo_labels.py {voc} --list {train_list}"
     labels, tables = f"{out}/labels/{route}", f"{out}/tables/{route}"
 
     saliency, stages = quote(args.saliency_dir) if args.saliency_dir else f"{out}/saliency", ""
@@ -285,28 +291,27 @@ def voc12_stages(args, out: str) -> list[Stage]:
             --gamma 0.5 --edge_loss 1 --cache-mode part --train_root {quote(args.train_root)} \
             --log_path {runs} --tag saliency
         saliency maps: predict.py --load_path {runs}/saliency/last.pth --input {images} \
-            --list {lists}/train_aug_id.txt --output {saliency}
+            --list {lists}/{train_list} --output {saliency}
         """
     if args.baseline_dir:
         selector = "sos --t0 0.4 --t1 0.2"  # the paper's, for strong labels
         stages += f"""
-        labels: make_pseudo_labels.py {voc} --baseline_dir {quote(require_folder(args.baseline_dir))} \
-            --label_name {labels}/before
+        labels: {make} --baseline_dir {quote(require_folder(args.baseline_dir))} --label_name {labels}/before
         """
     else:  # CAMs of a Puzzle-CAM classifier, expanded by a random walk, refined by a CRF
         selector = f"evidence --features {runs}/classifier/last.pth"  # it treats images of several classes too
-        label = f"make_pseudo_labels.py {voc} --load_path {runs}/classifier/last.pth --cam_dir {out}/cams"
+        label = f"{make} --load_path {runs}/classifier/last.pth --cam_dir {out}/cams"
         stages += f"""
-        classifier: train_classification.py {voc} --backbone {backbone} --puzzle --log_path {runs} --tag classifier
+        classifier: train_classification.py {train} --backbone {backbone} --puzzle --log_path {runs} --tag classifier
         affinity labels: {label} --label_name {out}/labels/affinity --fusion affinity
-        affinity: train_affinity.py {voc} --backbone resnet-50 --label_name {out}/labels/affinity \
+        affinity: train_affinity.py {train} --backbone resnet-50 --label_name {out}/labels/affinity \
             --log_path {runs} --tag affinity
         labels: {label} --label_name {labels}/before --affinity_path {runs}/affinity/last.pth \
             --expanded_dir {out}/cams_expanded --bg_threshold 0.35 --crf --crf_iterations 1
         """
     stages += f"""
-        selector: make_pseudo_labels.py {voc} --baseline_dir {labels}/before --label_name {labels}/selected \
-            --selector {selector} --saliency_dir {saliency}
+        selector: {make} --baseline_dir {labels}/before --label_name {labels}/selected --selector {selector} \
+            --saliency_dir {saliency}
         scores of labels: evaluate.py labels --pred {labels}/before {labels}/selected --data_dir {data} \
             --list {lists}/train_id.txt --image_labels {lists}/cls_labels.npy --tables {tables}/labels \
             --json {tables}/labels.json
@@ -314,10 +319,10 @@ def voc12_stages(args, out: str) -> list[Stage]:
 
     predict, predicted = f"predict.py --input {images} --scales 0.5 1 1.5 2 --flip", []
     for setting in (f"{route}/before", f"{route}/selected", "truth"):
-        label_name = "SegmentationClassAug" if setting == "truth" else f"{out}/labels/{setting}"
+        label_name = masks if setting == "truth" else f"{out}/labels/{setting}"
         for seed in args.seeds:  # last.pth is scored: best.pth was chosen on the same images
             stages += f"""
-        segmentation: train_segmentation.py {voc} --backbone {backbone} --mode fix --use_gn True --seed {seed} \
+        segmentation: train_segmentation.py {train} --backbone {backbone} --mode fix --use_gn True --seed {seed} \
             --label_name {label_name} --log_path {runs}/{setting} --tag seed{seed}
         """
             for crf in ("", "+crf") if args.crf else ("",):
@@ -330,7 +335,7 @@ def voc12_stages(args, out: str) -> list[Stage]:
         scores of segmentations: evaluate.py segmentation --pred {" ".join(predicted)} --data_dir {data} \
             --list {lists}/val_id.txt --tables {tables}/segmentation --json {tables}/segmentation.json
     """
-    if args.submission:
+    if args.command == "voc12" and args.submission:
         stages += f"""
         prediction: {predict} --load_path {runs}/{route}/selected/seed{args.seeds[0]}/last.pth \
             --list {lists}/test_id.txt --output {out}/segmentations/test/{route} {"--crf" if args.crf else ""} \

@@ -1,12 +1,16 @@
 """Prepare the data of every stage, and check it before work starts.
 
     python prepare_data.py voc12 --trainval VOCtrainval_11-May-2012.tar --aug SegmentationClassAug.zip
+    python prepare_data.py coco14 --train2014 train2014.zip --val2014 val2014.zip --annotations annotations
     python prepare_data.py check                                        the README's places
     python prepare_data.py check --data_dir data/voc12 --label_name pslabel_ours --saliency_dir maps --csv faults.csv
     python prepare_data.py own --images photographs --tags tags.csv --output experiments/own
 
 `voc12` unpacks the files that the other scripts read, and writes lists of ids and cls_labels.npy. A second run adds
 missing files; existing lists and labels with other content are never replaced.
+
+`coco14` does the same for COCO 2014, and paints its masks (datasets/coco14.py says how); photographs that are unpacked
+already stay where they are.
 
 `check` reads every file as the other scripts read it (docs/inputs.md), and finds saliency training pictures that are
 also in test data. Errors make the data unusable; notes are about things that are allowed but may be unintended.
@@ -32,11 +36,12 @@ from tqdm import tqdm
 
 from datasets import checks
 from datasets.checks import ERROR, SALIENCY_TRAINING, TEST, Finding, Picture
+from datasets.coco14 import prepare_coco14
 from datasets.voc_archives import unpack_voc12
-from formats.atomic_files import check_output_file, format_csv, write_csv, write_text
+from formats.atomic_files import check_output_file, format_csv, write_csv, write_once
 from formats.errors import InputError, MissingInputError, require_folder, shorten
 from formats.image_tags import load_image_tags
-from formats.images import IMAGE_SUFFIXES, images_below, read_bytes
+from formats.images import IMAGE_SUFFIXES, images_below
 from formats.saliency_layout import find_data_sets, find_training_sets
 from formats.voc_layout import (
     PHOTOGRAPHS_FILE,
@@ -58,6 +63,9 @@ def main(args) -> int | None:
         return check(args)
     if args.command == "own":
         return own(args)
+    if args.command == "coco14":
+        archives = args.train2014, args.val2014, args.annotations
+        return prepare_coco14(args.data_dir, args.list_dir, *archives, args.workers)
     unpack_voc12(args.data_dir, args.list_dir, args.trainval, args.aug, args.test)
 
 
@@ -146,18 +154,13 @@ def own(args) -> None:
     parse_ids("".join(lines.values()).encode(), "--images", lines)  # raises for names that lists cannot hold
     rows = [(name, ";".join(its)) for name, its in tagged.items()]
     contents = {
-        output / PHOTOGRAPHS_FILE: f"{images.resolve()}\n",
-        output / "classes.txt": "".join(f"{name}\n" for name in tags.classes),
-        output / "all_id.txt": "".join(lines[name] for name in tagged),
-        output / "untagged_id.txt": "".join(lines[name] for name in untagged),
-        output / "labels.csv": format_csv([("id", "classes"), *rows]),
+        PHOTOGRAPHS_FILE: f"{images.resolve()}\n",
+        "classes.txt": "".join(f"{name}\n" for name in tags.classes),
+        "all_id.txt": "".join(lines[name] for name in tagged),
+        "untagged_id.txt": "".join(lines[name] for name in untagged),
+        "labels.csv": format_csv([("id", "classes"), *rows]),
     }
-    other = [path.name for path, text in contents.items() if path.exists() and read_bytes(path) != text.encode()]
-    if other:
-        raise InputError(f"{output} has other content than these photographs and tags give: delete {shorten(other)}")
-    for path, content in contents.items():
-        if content and not path.exists():
-            write_text(path, content)
+    write_once(output, contents, "--images and --tags")
 
     # report
     print(f"{images}: {len(photographs)} photographs")

@@ -45,10 +45,7 @@ def unpack_voc12(data_dir, list_dir, trainval_path, aug_path, test_path=None) ->
     lacks files, or if `list_dir` has other lists; and at the end if it has other image labels.
     """
     voc_root = Path(data_dir) / "VOCdevkit/VOC2012"
-    with suppress(MissingInputError):
-        found = find_voc_root(data_dir, searches=False)
-        if found.resolve() != voc_root.resolve():  # the other scripts would use it
-            raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
+    check_tree_place(data_dir, voc_root)
     with (
         open_archive(trainval_path) as trainval,
         open_archive(aug_path) as aug,
@@ -67,9 +64,7 @@ def unpack_voc12(data_dir, list_dir, trainval_path, aug_path, test_path=None) ->
             ids["test"] = read_ids(test, test_files, "test")
             check_files(test, test_files, {"JPEGImages/{}.jpg": ids["test"]})
         lists = {Path(list_dir) / f"{name}_id.txt": its_ids for name, its_ids in ids.items()}
-        for path, its_ids in lists.items():
-            if path.is_file() and set(load_ids(path)) != set(its_ids):
-                raise InputError(f"{path} lists other images than {trainval.path}: move it, or set another --list_dir")
+        check_lists(lists, trainval.path)
 
         # unpack
         unpack(trainval, files, voc_root)
@@ -80,16 +75,40 @@ def unpack_voc12(data_dir, list_dir, trainval_path, aug_path, test_path=None) ->
     # lists and image labels
     classes = load_class_names(voc_root)
     rows = load_image_labels(voc_root / "Annotations", labelled, classes)
-    for path, its_ids in lists.items():
+    save_lists(lists, NUM_IMAGES, "VOC 2012")
+    save_labels_once(Path(list_dir) / "cls_labels.npy", labelled, rows, classes, voc_root / "Annotations")
+
+
+def check_tree_place(data_dir, root: Path) -> None:
+    """Raise `InputError` if `data_dir` holds another tree than `root`, which the other scripts would use."""
+    with suppress(MissingInputError):
+        found = find_voc_root(data_dir, searches=False)
+        if found.resolve() != root.resolve():
+            raise InputError(f"--data_dir {data_dir} holds a VOC tree already, {found}: move it or name another folder")
+
+
+def check_lists(lists: dict[Path, list[str]], source) -> None:
+    """Raise `InputError` if a list exists with other ids than `source` gives."""
+    for path, ids in lists.items():
+        if path.is_file() and set(load_ids(path)) != set(ids):
+            raise InputError(f"{path} lists other images than {source}: move it, or set another --list_dir")
+
+
+def save_lists(lists: dict[Path, list[str]], num_images: dict[str, int], data_set: str) -> None:
+    """Save lists that do not exist, and print how many images they hold; `num_images` of each name are expected."""
+    for path, ids in lists.items():
         if not path.is_file():
-            save_ids(path, its_ids)
-        known = NUM_IMAGES[path.name]
-        print(f"{path}: {len(its_ids)} images{'' if len(its_ids) == known else f'; warning: VOC 2012 has {known}'}")
-    path = Path(list_dir) / "cls_labels.npy"
+            save_ids(path, ids)
+        known = num_images[path.name]
+        print(f"{path}: {len(ids)} images{'' if len(ids) == known else f'; warning: {data_set} has {known}'}")
+
+
+def save_labels_once(path: Path, ids: list[str], rows: np.ndarray, classes: tuple[str, ...], source) -> None:
+    """Save image labels, bool [N, C], unless they exist. Raises `InputError` if others than those of `source` do."""
     if not path.is_file():
-        save_image_labels(path, dict(zip(labelled, rows)))
-    elif not np.array_equal(load_image_labels(path, labelled, classes), rows):
-        raise InputError(f"{path} differs from {voc_root}/Annotations: move it, or set another --list_dir")
+        save_image_labels(path, dict(zip(ids, rows)))
+    elif not np.array_equal(load_image_labels(path, ids, classes), rows):
+        raise InputError(f"{path} differs from {source}: move it, or set another --list_dir")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from formats.errors import InputError
+from formats.errors import InputError, shorten
 
 UNFINISHED = ".unfinished"  # suffix of temporary files
 
@@ -61,6 +61,20 @@ def write_bytes(path, content: bytes) -> None:
 def write_text(path, content: str) -> None:
     """Write UTF-8 text."""
     write_bytes(path, content.encode("utf-8", errors="replace"))  # file names may hold undecodable bytes
+
+
+def write_once(folder, contents: dict[str, str], source: str) -> None:
+    """Write texts, name → content, to files of a folder that do not exist; empty ones are not written.
+
+    Raises `InputError` before anything is written if a file has other content than `source` gives.
+    """
+    paths = {Path(folder) / name: content for name, content in contents.items()}
+    other = [path.name for path, content in paths.items() if path.exists() and path.read_bytes() != content.encode()]
+    if other:
+        raise InputError(f"{folder} was made from other input than {source}: delete {shorten(other)}")
+    for path, content in paths.items():
+        if content and not path.exists():
+            write_text(path, content)
 
 
 def write_json(path, content) -> None:

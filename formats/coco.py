@@ -8,6 +8,7 @@ the fourth run on, it is the difference to the run before the previous one.
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -43,20 +44,43 @@ def load_coco(path, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]
     """
     known = dict.fromkeys(BACKGROUND_NAMES, 0) | {IGNORE_NAME: IGNORE_LABEL}
     known |= {name: value for value, name in enumerate(classes, start=1)}
-    try:
-        content = json.loads(decode_text(read_bytes(path), path))
+    with explain_faults(path):
+        images, names = read_coco(read_bytes(path), path)
+        for image, entries in images:
+            for entry in entries:
+                where, name = f"{path}, annotation {entry['id']}", names[entry["category_id"]]
+                if name not in known:
+                    raise InputError(f"{where}: unknown category {name!r}; known are {shorten(classes, 20)}: rename it")
+            labels = {number: known.get(name) for number, name in names.items()}
+            yield image["file_name"], paint_annotations(image, entries, labels, path)
+
+
+def read_coco(content: bytes, path) -> tuple[list[tuple[dict, list[dict]]], dict[int, str]]:
+    """Read the `content` of the COCO file `path`: each image with its annotations, in the order of the file, and the
+    names of the categories by id."""
+    with explain_faults(path):
+        content = json.loads(decode_text(content, path))
         names = {category["id"]: category["name"] for category in content["categories"]}
         entries = {image["id"]: [] for image in content["images"]}
         for entry in content["annotations"]:
             entries[entry["image_id"]].append(entry)
-        for image in content["images"]:
-            label = np.zeros((image["height"], image["width"]), np.uint8)
-            for entry in entries[image["id"]]:
-                where, name = f"{path}, annotation {entry['id']}", names[entry["category_id"]]
-                if name not in known:
-                    raise InputError(f"{where}: unknown category {name!r}; known are {shorten(classes, 20)}: rename it")
-                label[_read_mask(entry, label.shape, where)] = known[name]
-            yield image["file_name"], label
+        return [(image, entries[image["id"]]) for image in content["images"]], names
+
+
+def paint_annotations(image: dict, entries: list[dict], labels: dict[int, int], path) -> np.ndarray:
+    """Paint annotations over each other in their order: uint8 [H, W]. `labels`: category id → label."""
+    label = np.zeros((image["height"], image["width"]), np.uint8)
+    for entry in entries:
+        mask = _read_mask(entry, label.shape, f"{path}, annotation {entry['id']}")
+        label[mask] = labels[entry["category_id"]]
+    return label
+
+
+@contextmanager
+def explain_faults(path) -> Iterator[None]:
+    """Raise `InputError` for content that is not JSON, or not COCO's."""
+    try:
+        yield
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON: {first_line(error)}") from None
     except (KeyError, TypeError) as error:
@@ -104,16 +128,20 @@ def fill_polygon(points: list[float], image_hw: tuple[int, int]) -> np.ndarray:
 
     The corners of pixels have whole numbers, their centres .5, as in COCO. OpenCV would add the pixels on the outline.
     """
-    height, width = image_hw
-    x, y = np.reshape(points, (-1, 2)).T
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    centre_y = np.arange(height)[:, None] + 0.5
+    points = np.reshape(points, (-1, 2))
+    size = image_hw[::-1]
+    left, top = np.clip(np.floor(points.min(axis=0)), 0, size).astype(np.int64)
+    right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, size).astype(np.int64)
+    (x, y), (next_x, next_y) = points.T, np.roll(points, -1, axis=0).T
+    centre_y = np.arange(top, bottom)[:, None] + 0.5
     rows, edges = np.nonzero((y <= centre_y) != (next_y <= centre_y))  # edges that cross the centre line of a row
-    share = (rows + 0.5 - y[edges]) / (next_y - y)[edges]
+    share = (rows + top + 0.5 - y[edges]) / (next_y - y)[edges]
     crossing_x = x[edges] + share * (next_x - x)[edges]
-    crossings = np.zeros((height, width + 1), np.int64)
-    np.add.at(crossings, (rows, np.clip(np.ceil(crossing_x - 0.5), 0, width).astype(np.int64)), 1)
-    return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+    crossings = np.zeros((bottom - top, right - left + 1), np.int64)
+    np.add.at(crossings, (rows, np.clip(np.ceil(crossing_x - 0.5) - left, 0, right - left).astype(np.int64)), 1)
+    mask = np.zeros(image_hw, bool)
+    mask[top:bottom, left:right] = crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+    return mask
 
 
 def _read_mask(entry: dict, image_hw: tuple[int, int], where: str) -> np.ndarray:

@@ -190,14 +190,14 @@ def photograph_folder(voc_root) -> Path:
 def find_all_photographs(voc_root) -> dict[str, Path]:
     """Map the ids of all photographs to their paths."""
     folder = photograph_folder(voc_root)
-    is_voc = folder.name == "JPEGImages"
+    is_voc = not (Path(voc_root) / PHOTOGRAPHS_FILE).is_file()
     return {path.stem: path for path in folder.glob("*.jpg")} if is_voc else images_below(folder)
 
 
 def find_photographs(voc_root, ids: list[str]) -> list[Path]:
     """Return the paths of the photographs of all ids. Raises `MissingInputError` if any is missing."""
     folder = photograph_folder(voc_root)
-    if folder.name == "JPEGImages":
+    if not (Path(voc_root) / PHOTOGRAPHS_FILE).is_file():
         return files_of_ids(folder, ids, ".jpg")
     present = find_all_photographs(voc_root)
     missing = [name for name in ids if name not in present]

@@ -119,7 +119,7 @@ def test_kinds(photographs, tmp_path, writer, capsys):
     run(photographs, source, out)
     assert bytes_in(out) == before
     (out / "classes.txt").write_text("cow\n")
-    with pytest.raises(InputError, match=r"out has other content .*: delete classes\.txt$"):
+    with pytest.raises(InputError, match=r"out was made from other input .*: delete classes\.txt"):
         run(photographs, source, out)
 
 
