@@ -10,6 +10,8 @@ Writes experiments/pseudo_labels/<label_name>/<id>.png, which train_segmentation
 --cam_dir and --expanded_dir, labels before the selector to <label_name>/before, the decisions of `sos` to
 <label_name>/selector.csv, their summary by class to selector.json, and what `evidence` has learned to evidence.npz.
 Existing files are kept. Labels of --corrected are written as they are; selectors still learn from the labels before.
+With --part I/N, all parts write to the same folders. For --selector evidence, first run the command with --part learn;
+for --selector sos, run it without --part at the end.
 """
 
 import sys
@@ -42,15 +44,14 @@ from models.affinity_net import build_affinity_net
 from models.backbones import Backbone, load_feature_network
 from models.cam_classifier import CamClassifier, build_cam_classifier
 from pseudo_labels.cams import compute_cams, spread_cams
-from pseudo_labels.evidence import EvidenceSelector, load_evidence, save_evidence
+from pseudo_labels.evidence import EvidenceSelector, draw_sample, load_evidence, save_evidence
 from pseudo_labels.external_labels import find_baseline, load_baseline
 from pseudo_labels.fusion_inputs import CRFS, fuse_files, load_checked_cams
 from pseudo_labels.fusion_rules import check_parameters, list_inputs
 from pseudo_labels.random_walk import expand_cams
 from pseudo_labels.selector import ImageSelector, ThresholdRule, save_decisions
-from utils import distributed
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.distributed import World
+from utils.distributed import World, gather_from_processes, start_processes, stop_distributed
 from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import prepare_for_inference
 from utils.interruption import run_script
@@ -61,8 +62,9 @@ from utils.processes import do_in_processes
 
 @dataclass(frozen=True)
 class Images:
-    """The N images to label; image_labels bool [N, C]; baseline: the files of the labels of another method."""
+    """N images of the list `list_ids`; image_labels bool [N, C]; baseline: files of the labels of another method."""
 
+    list_ids: list[str]
     ids: list[str]
     classes: tuple[str, ...]
     paths: Sequence[Path]
@@ -73,18 +75,18 @@ class Images:
 
 def main(args) -> None:
     # distributed
-    world = distributed.start_processes(main, args)
+    world = start_processes(main, args)
     if world is None:
         return
 
     # data
-    images = find_images(args, world.is_main)
+    images = find_images(args, world)
     check_options(args, images)
     rule = ThresholdRule(images.classes, **options.selector_settings(args))
     corrected, temporary = {}, TemporaryDirectory()  # of corrected labels; removed when the run ends
     if args.corrected:
-        every = voc_layout.find_all_photographs(voc_layout.find_voc_root(args.data_dir))
-        corrected = save_corrections(args.corrected, temporary.name, images.classes, every, images.ids, world.is_main)
+        every = voc_layout.find_all_photographs(voc_layout.find_voc_root(args.data_dir)), images.list_ids
+        corrected = save_corrections(args.corrected, temporary.name, images.classes, *every, world.is_main)
     made_by = folder_options(args, images, corrected)
     if args.selector == "evidence":  # a network that cannot be used is found before the CAMs are made
         features = load_feature_network(args.features or args.load_path, args.pretrained, world.device)
@@ -95,37 +97,42 @@ def main(args) -> None:
     # save: corrected labels, maps, labels, selected labels
     if corrected:
         with lock_output_folder(world, folder, made_by["selected labels" if selects else "labels"], ".png"):
-            for image_id, path in world.share(list(corrected.items())):
-                write_bytes(folder / f"{image_id}.png", read_bytes(path))
+            for image_id in world.share([image_id for image_id in images.ids if image_id in corrected]):
+                write_bytes(folder / f"{image_id}.png", read_bytes(corrected[image_id]))
     if made_by["cams"] is not None:
         make_cams(images, made_by["cams"], args, world)
     if made_by["expanded cams"] is not None:
         make_expanded_cams(images, made_by["expanded cams"], args, world)
     if not (selects and args.baseline_dir):
         make_labels(images, folder / "before" if selects else folder, made_by["labels"], args, world)
-    if args.selector == "sos":
+    if args.selector == "sos" and not world.part:
         select_labels(images, rule, folder, made_by["selected labels"], args, world)
+    elif args.selector == "sos" and world.is_main:
+        print("this part has its labels before the selector; after all parts, run the same command without --part")
     if args.selector == "evidence":
         settle_labels(images, rule, features, made_by["selected labels"], args, world)
     temporary.cleanup()
-    distributed.stop_distributed()
+    stop_distributed()
 
 
-def find_images(args, warns: bool) -> Images:
+def find_images(args, world: World) -> Images:
     """Find all files of the images that the run reads; raises `InputError` for missing ones."""
     voc_root = voc_layout.find_voc_root(args.data_dir)
     classes = voc_layout.load_class_names(voc_root)
-    ids = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_layout.photograph_folder(voc_root))
+    every = voc_layout.load_ids(voc_layout.list_path(args.list_dir, args.list), voc_layout.photograph_folder(voc_root))
+    ids = world.take_part(every)
+    if args.part == "learn":
+        ids = [every[index] for index in draw_sample(range(len(every)), every)]
     image_labels = load_image_labels(voc_layout.list_path(args.list_dir, args.image_labels), ids, classes)
     paths = voc_layout.find_photographs(voc_root, ids)
-    saliency_maps, baseline = None, None
+    saliency_maps = None
     if args.saliency_dir:
-        saliency_maps = scale_maps(voc_layout.files_of_ids(args.saliency_dir, ids, ".png"), warns)
+        every_map = scale_maps(voc_layout.files_of_ids(args.saliency_dir, every, ".png"), world.is_main)
+        saliency_maps = [*map(dict(zip(every, every_map)).get, ids)]
         first = saliency_maps[0].path  # maps of another size, such as the network's, are found before the CAMs are made
         check_size(first, image_size(first), paths[0], image_size(paths[0]))
-    if args.baseline_dir:
-        baseline = list(find_baseline(args.baseline_dir, ids).values())
-    return Images(ids, classes, paths, image_labels, saliency_maps, baseline)
+    baseline = list(find_baseline(args.baseline_dir, ids).values()) if args.baseline_dir else None
+    return Images(every, ids, classes, paths, image_labels, saliency_maps, baseline)
 
 
 def check_options(args, images: Images) -> None:
@@ -134,6 +141,13 @@ def check_options(args, images: Images) -> None:
         raise InputError(f"--selector {args.selector} needs --saliency_dir with saliency maps, which predict.py writes")
     if args.selector == "evidence" and not (args.features or args.load_path):
         raise InputError("--selector evidence needs --features with a network, or a classifier by --load_path")
+    if args.part and args.selector == "sos" and args.baseline_dir:
+        raise InputError("--selector sos measures all labels of --baseline_dir together: omit --part")
+    if args.part == "learn" and args.selector != "evidence":
+        raise InputError("--part learn needs --selector evidence: nothing else is learnt from the images")
+    learnt = voc_layout.new_label_folder(args.label_name) / "evidence.npz"
+    if args.part not in (None, "learn") and args.selector == "evidence" and not learnt.is_file():
+        raise InputError(f"--part needs {learnt}: first run the same command with --part learn, once")
     if bool(args.affinity_path) != (find_expansion(args) == "walk"):
         raise InputError("--expansion walk and --affinity_path belong together: give both, or neither")
     if find_expansion(args) == "attention" and not args.load_path:
@@ -192,8 +206,9 @@ def folder_options(args, images: Images, corrected: dict[str, Path]) -> dict[str
         selected |= {"features": Path(features).name, "weights": digests[0] if digests else args.pretrained}
     else:
         selected |= chosen("selector_form", "t0", "t1", "tau", "non_salient_classes", "salient_norm")
-    selected["ids"] = hashlib.sha256("\n".join(images.ids).encode()).hexdigest()  # both selectors learn from them
-    return {"cams": cams, "expanded cams": expanded, "labels": labels, "selected labels": labels | selected}
+    selected["ids"] = hashlib.sha256("\n".join(images.list_ids).encode()).hexdigest()  # both selectors learn from them
+    run = {"options": vars(args)}  # for --config
+    return {"cams": cams, "expanded cams": expanded, "labels": labels | run, "selected labels": labels | selected | run}
 
 
 def find_expansion(args) -> str:
@@ -316,15 +331,14 @@ def select_labels(images: Images, rule: ThresholdRule, folder: Path, made_by: di
     with lock_output_folder(world, folder, made_by, ".png"):
         for index in progress(np.flatnonzero(images.image_labels.sum(axis=1) == 1).tolist(), world, "masks"):
             measured.append(selector.measure_image(index, read_label(index))[0])
-        measured = sorted(distributed.gather_from_processes(measured))
+        measured = sorted(gather_from_processes(measured))
         chosen = rule.compute(measured)
         for index in progress(absent, world, "selection"):
             label = selector.select_image(index, read_label(index), chosen["values"])
             save_label(folder / f"{images.ids[index]}.png", label)
         if world.is_main:
             print(save_decisions(folder, measured, chosen, images.ids, images.classes))
-    if world.is_main:
-        print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} already existed: {folder}")
+            print(f"{len(absent)} labels selected, {len(images.ids) - len(absent)} already existed: {folder}")
 
 
 def build_selector(images: Images, rule: ThresholdRule, folder: Path, args) -> tuple[ImageSelector, Callable]:
@@ -349,7 +363,7 @@ def settle_labels(images: Images, rule: ThresholdRule, features: Backbone, made_
     sample = [] if path.is_file() else selector.sample(range(len(images.ids)))
     with lock_output_folder(world, folder, made_by, ".png"):
         drawn = [selector.draw(index, read_label(index)) for index in progress(sample, world, "evidence")]
-        drawn = distributed.gather_from_processes(drawn)
+        drawn = gather_from_processes(drawn)
         if sample and world.is_main:
             save_evidence(path, selector.learn(drawn))
         world.wait_for_all()

@@ -7,6 +7,8 @@ tuple of choices, or `bool` for a switch; a list around it stands for one or mor
 import argparse
 import ast
 import difflib
+import json
+import os
 import sys
 
 FUSION_RULES = ("none", "oaa", "drs", "bed", "rca", "edam", "auxsegnet", "icd", "nsrom", "affinity")
@@ -119,7 +121,8 @@ def make_pseudo_labels() -> argparse.ArgumentParser:
     add("--crf", bool, False, "refine the labels by a dense CRF")
     add("--crf_iterations", _positive, 10, "mean-field iterations")
     _add_selector(parser, default="none")
-    _add_prediction_devices(parser)
+    text = "; `learn`: the images that --selector evidence learns from, before all parts"
+    _add_prediction_devices(parser, _word_or("learn", _part), text)
     return parser
 
 
@@ -173,7 +176,7 @@ def predict() -> argparse.ArgumentParser:
     add("--crf_iterations", _positive, 10, "mean-field iterations")
     add("--crf_setting", ("probabilities", "deeplab"), "probabilities", "CRF kernels: for soft scores, or DeepLab's")
     add("--voc_submission", "FILE.tar.gz", None, "also pack the masks for the test server of VOC 2012, competition 6")
-    _add_prediction_devices(parser)
+    _add_prediction_devices(parser, _part)
     return parser
 
 
@@ -331,7 +334,7 @@ def pipeline() -> argparse.ArgumentParser:
     coco14 = commands.add_parser("coco14", help="the same on COCO 2014, which prepare_data.py coco14 makes")
     for row, data_dir, list_dir in ((voc12, "data/voc12", "voc12"), (coco14, "data/coco14", "coco14")):
         add = _group(row)
-        text = "backbone of the paper's row; on VOC val it claims mIoU 74.9 from COCO's weights, 76.55, and 77.52"
+        text = "backbone of the paper, which claims mIoU 74.9 (from COCO's weights), 76.55, and 77.52 on VOC val"
         add("--row", ("resnet101", "resnest101", "resnest269"), REQUIRED, text)
         add("--baseline_dir", "DIR", None, "labels of another method for the selector (default: labels made here)")
         add("--saliency_dir", "DIR", None, "ready saliency maps <id>.png (default: a saliency network is trained)")
@@ -497,11 +500,16 @@ def _add_devices(parser, workers: int, text: str):
     add = _group(parser, "devices")
     add("--gpu_id", [_count], None, "GPUs to use (default: all visible ones, or the CPU if there is none)")
     add("--workers", _count, workers, text)
+    text = "options.json of an earlier run: its options are the defaults, except --tag, --resume and --part"
+    add("--config", "FILE", None, text)
     return add
 
 
-def _add_prediction_devices(parser) -> None:
-    _add_precision(_add_devices(parser, 0, "processes that run the CRF, per machine; 0: one per core"))
+def _add_prediction_devices(parser, read_part, more: str = "") -> None:
+    add = _add_devices(parser, 0, "processes that run the CRF, per machine; 0: one per core")
+    text = "only part I of N of the images, on machines of one kind; `slurm`: the task of an array 1-N"
+    add("--part", read_part, None, text + more, metavar="I/N|slurm")
+    _add_precision(add)
 
 
 def _add_run(parser) -> None:
@@ -548,10 +556,30 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         self.words = sys.argv[1:] if args is None else args
+        if "--config" in self._option_string_actions:
+            early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            early.add_argument("--config", nargs="?")
+            if path := early.parse_known_args(self.words)[0].config:
+                self._take_options(path)
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        vars(namespace).pop("config", None)  # what it holds is recorded in its place
         return namespace, unknown
+
+    def _take_options(self, path: str) -> None:
+        """Make the options of an earlier run the defaults, but for the names of that run."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                saved = dict(json.load(file)["options"])
+        except (OSError, ValueError, TypeError, LookupError):
+            self.error(f"--config {path} holds no options of a run: name the options.json that it wrote")
+        saved = {name: _restore(saved[name]) for name in saved.keys() - {"tag", "resume", "part"}}
+        if unknown := sorted(saved.keys() - {action.dest for action in self._actions}):
+            self.error(f"--config {path} is of another script or version, with {', '.join(unknown[:3])}")
+        self.set_defaults(**saved)
+        for action in self._actions:
+            action.required &= action.dest not in saved
 
     def error(self, message: str):
         """Exit with code 2 and one line, which suggests flags similar to unknown ones."""
@@ -616,6 +644,25 @@ def _boolean(text: str) -> bool:
 
 
 _precision = _word_or("cpu", _boolean)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """I/N with 1 <= I <= N; `slurm` is the task of an array 1-N."""
+    if text == "slurm":
+        names = ("MIN", "MAX", "ID", "COUNT")
+        first, last, task, count = (os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in names)
+        if first != "1" or last != count:
+            raise argparse.ArgumentTypeError("`slurm` needs a job array 1-N without gaps: give I/N instead")
+        text = f"{task}/{count}"
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
+    return int(index), int(count)
+
+
+def _restore(value, kind=list):
+    """Restore an option from JSON: lists inside a list become tuples."""
+    return kind(_restore(item, tuple) for item in value) if isinstance(value, list) else value
 
 
 def _text(text: str) -> str:

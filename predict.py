@@ -6,7 +6,7 @@ r"""Write the predictions of a checkpoint: saliency maps, segmentations, or CAM 
 
 The checkpoint names its network. No ground truth is needed. Existing files are kept, and unreadable images are listed
 at the end; if there are no others, the exit code is 2. With --overlay, DIR/overlays/<stem>.jpg shows each result on its
-image.
+image. With --part I/N the run processes one of N parts; all parts write to the same folder.
 """
 
 import sys
@@ -38,7 +38,7 @@ from models.segmentation_prediction import predict_segmentation, segmentation_lo
 from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
-from utils.distributed import gather_from_processes, start_processes, stop_distributed
+from utils.distributed import World, gather_from_processes, start_processes, stop_distributed
 from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
@@ -63,19 +63,14 @@ def main(args) -> None:
         raise InputError(f"--output {output} holds images of --input: choose another folder")
     if world.is_main and others and not args.list:
         print(f"left out: {others} files; predict.py reads {', '.join(IMAGE_SUFFIXES)}", file=sys.stderr)
-    missing = {stem for stem in images if not is_complete(output, stem, args.overlay)}
 
     # model
-    checkpoint = load_checkpoint(args.load_path, BUILDERS, from_puzzle_cam)
-    stage, settings = checkpoint["stage"], checkpoint["settings"]
-    check_segmentation_flags(args, stage, settings)
-    side_px = settings.get("image_size", SIDE_PX)
-    network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), world.device, side_px)
-    if stage == "saliency":
-        network.backbone.check_sides({scale_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
+    stage, settings, network = load_network(args, world.device)
 
     # save
-    batches, unreadable = find_batches(stage, images, args, world.device), {}
+    batches, unreadable = find_batches(stage, images, args, world), {}
+    chosen = [stem for stems in batches for stem in stems]
+    missing = {stem for stem in chosen if not is_complete(output, stem, args.overlay)}
     share = world.share([stems for stems in batches if missing.intersection(stems)])
     with lock_output_folder(world, output, result_options(args), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
@@ -83,11 +78,11 @@ def main(args) -> None:
         results = (result for result in results if result[0] in missing)
         save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
     left_out = [error for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
-    if len(left_out) == len(images):
+    if len(left_out) == len(chosen):
         stop_distributed()
-        raise InputError(f"no file was made: none of {len(images)} images of --input can be read: {left_out[0]}")
+        raise InputError(f"no file was made: none of {len(chosen)} images of --input can be read: {left_out[0]}")
     if world.is_main:
-        print(f"{len(missing) - len(left_out)} files written, {len(images) - len(missing)} already existed: {output}")
+        print(f"{len(missing) - len(left_out)} files written, {len(chosen) - len(missing)} already existed: {output}")
         print("".join(f"left out: {error}\n" for error in left_out), end="", file=sys.stderr)
     stop_distributed()
     if world.is_main and args.voc_submission:
@@ -132,6 +127,18 @@ def find_images(paths: list[str], list_name: str | None) -> tuple[dict[str, Path
     return {name: found[name] for name in ids}, others
 
 
+def load_network(args, device) -> tuple[str, dict, torch.nn.Module]:
+    """Load the stage, the settings and the network of a checkpoint. Raises `InputError` if the flags do not fit it."""
+    checkpoint = load_checkpoint(args.load_path, BUILDERS, from_puzzle_cam)
+    stage, settings = checkpoint["stage"], checkpoint["settings"]
+    check_segmentation_flags(args, stage, settings)
+    side_px = settings.get("image_size", SIDE_PX)
+    network = prepare_for_inference(rebuild(BUILDERS[stage], checkpoint, args.load_path), device, side_px)
+    if stage == "saliency":
+        network.backbone.check_sides({scale_side(side_px, scale) for scale in args.scales} - {side_px}, "--scales")
+    return stage, settings, network
+
+
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:
     """Raise `InputError` for flags that contradict each other or the checkpoint."""
     flags = {"--window": args.window, "--crf": args.crf, "--voc_submission": args.voc_submission}
@@ -144,6 +151,8 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
         raise InputError(f"--window_stride {args.window_stride} is larger than --window {args.window}: lower it")
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the name must end in .tar.gz or .tgz")
+    if args.voc_submission and args.part:
+        raise InputError("--voc_submission packs all masks: give it to a run without --part, after all parts")
     classes = settings.get("classes", ())
     if args.voc_submission and tuple(classes) != VOC_CLASSES:
         found = f"--load_path {args.load_path} has {len(classes)} ({shorten(classes)})"
@@ -158,8 +167,9 @@ def find_window_stride(args) -> int | None:
 
 
 def result_options(args) -> dict:
-    """The options that the results depend on, for their folder; None for windows and CRF that are not used."""
+    """The options that the results depend on, None for unused windows and CRF, and all flags under "options"."""
     return {
+        "options": vars(args),
         "checkpoint": file_digest(args.load_path),
         "scales": args.scales,
         "flip": args.flip,
@@ -175,18 +185,17 @@ def is_complete(output: Path, stem: str, overlay: bool) -> bool:
     return (output / f"{stem}.png").is_file() and (not overlay or (output / f"overlays/{stem}.jpg").is_file())
 
 
-def find_batches(stage: str, images: dict[str, Path], args, device) -> list[list[str]]:
-    """Group the stems of the images into batches: any images for saliency, equal sizes for segmentation, one image for
-    CAMs. Unreadable images, which are reported when they are decoded, count as one pixel.
+def find_batches(stage: str, images: dict[str, Path], args, world: World) -> list[list[str]]:
+    """Group the stems of the images of this part into batches: any images for saliency, equal sizes for segmentation,
+    one image for CAMs. Unreadable images, which are reported when they are decoded, count as one pixel.
     """
-    stems = list(images)
-    if stage == "segmentation":
-        sizes = [try_to(image_size, path) for path in images.values()]
+    stems, count = list(images), {"saliency": args.batch or BATCH}.get(stage, 1)
+    if stage == "segmentation" and (largest := choose_batch_size(args.batch, world.device, on_gpu=BATCH)) > 1:
+        stems = world.take_part(stems)
+        sizes = [try_to(image_size, images[stem]) for stem in stems]
         sizes = [(1, 1) if isinstance(size, InputError) else size for size in sizes]
-        batches = batch_by_size(sizes, choose_batch_size(args.batch, device, on_gpu=BATCH), max(args.scales))
-        return [[stems[index] for index in batch] for batch in batches]
-    count = (args.batch or BATCH) if stage == "saliency" else 1
-    return [stems[first : first + count] for first in range(0, len(stems), count)]
+        return [[stems[index] for index in batch] for batch in batch_by_size(sizes, largest, max(args.scales))]
+    return world.take_part([stems[first : first + count] for first in range(0, len(stems), count)])
 
 
 def try_to(read: Callable, path: Path):

