@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import options
 import SOD_train
@@ -122,25 +123,43 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--turns", type=int, default=5, help="steps per side, after the warm-up; the fastest counts")
     parser.add_argument("flags", nargs="*", help="flags of the script, after --")
     args = parser.parse_args(argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        flags = FLAGS[args.network].split() + (CPU_FLAGS[args.network].split() if device.type == "cpu" else [])
-        task = TASKS[args.network]([*flags, *data_flags(args, Path(folder)), *args.flags])
-        batch = next(iter(build_loader(task.data, task.batches, 0, device)))
-    steps = {"plain": plain_step(task, device, batch), "ours": our_step(task, device, batch)}
-    ways = {name: partial(run_step, step, name == "ours", device) for name, step in steps.items()}
-    ms = milliseconds(ways, [["batch"]], args.turns)
-    title = f"{task.args.backbone}, {task.side_px} px, batch {task.args.train_batch}, {device.type}"
-    row = [title, f"{ms['plain']:.0f}", f"{ms['ours']:.0f}", f"{ms['plain'] / ms['ours']:.2f} ×"]
-    table = markdown_table(["", "plain loop, ms/step", "the script, ms/step", "speed-up"], [row])
+    row = measure(args.network, args.flags, args.turns)
+    cells = [
+        row["name"],
+        f"{row['plain_ms']:.0f}",
+        f"{row['ours_ms']:.0f}",
+        f"{row['plain_ms'] / row['ours_ms']:.2f} ×",
+    ]
+    table = markdown_table(["", "plain loop, ms/step", "the script, ms/step", "speed-up"], [cells])
     save_page(f"training_step_{args.network}_{device_kind()}", "training_step", argv, [table])
 
 
-def data_flags(args, folder: Path) -> list[str]:
+def measure(network: str, flags: list[str], turns: int) -> dict:
+    """Measure both sides: name, ms and largest GB (0 on CPUs) of a step of each, and 10¹² operations of a step."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        preset = FLAGS[network].split() + (CPU_FLAGS[network].split() if device.type == "cpu" else [])
+        task = TASKS[network]([*preset, *data_flags(network, flags, Path(folder)), *flags])
+        batch = next(iter(build_loader(task.data, task.batches, 0, device)))
+    ways, row = {}, {"name": f"{task.args.backbone}, {task.side_px} px, batch {task.args.train_batch}, {device.type}"}
+    for name, build in (("plain", plain_step), ("ours", our_step)):
+        before = torch.cuda.memory_allocated()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        ways[name] = partial(run_step, build(task, device, batch), name == "ours", device)
+        with FlopCounterMode(display=False) as counter:
+            ways[name](None)
+        ways[name](None)  # the optimizer has its state now
+        row[f"{name}_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    ms = milliseconds(ways, [["batch"]], turns)
+    return row | {"plain_ms": ms["plain"], "ours_ms": ms["ours"], "tflop": counter.get_total_flops() / 1e12}
+
+
+def data_flags(network: str, flags: list[str], folder: Path) -> list[str]:
     """Flags of drawn scenes of the size of VOC photographs, written to `folder`; none if the flags name data."""
-    if {"--train_root", "--label_name"}.intersection(args.flags):
+    if {"--train_root", "--label_name"}.intersection(flags):
         return []
-    if args.network == "saliency":
+    if network == "saliency":
         write_saliency_scenes(folder / "DRAWN", NUM_DRAWN, 0, *DRAWN_HW)
         return ["--train_root", str(folder)]
     write_voc_scenes(folder / "VOC2012", folder / "lists", NUM_DRAWN, 1, 0, *DRAWN_HW)

@@ -1,4 +1,4 @@
-"""Several processes: GPUs are chosen as requested, workers are launched, and two processes give the result of one."""
+"""Several processes: GPUs are chosen as requested, workers are launched, and several give the result of one."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from conftest import PROJECT, TINY_SWIN, run_main
-from training_commands import IMPORTS_S, TWO_PROCESSES, log_of, weights
+from training_commands import COMMANDS, IMPORTS_S, TWO_PROCESSES, log_of, weights
 
 from formats.errors import InputError
 from utils.distributed import choose_gpus
@@ -25,55 +25,71 @@ def test_choice_of_gpus(monkeypatch):
 
 
 GRADIENTS = """
-import sys
+import importlib, json, multiprocessing, os, socket, sys
 sys.path.insert(0, {project!r})
 import torch
-from torch.nn.parallel import DistributedDataParallel
-import options, SOD_train
-from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
-from datasets.saliency_folder import SaliencyTraining
-from models.saliency_net import build_saliency_net
-from formats.saliency_layout import saliency_pairs
-from utils.distributed import start_distributed, stop_distributed
+from torch.nn.modules.batchnorm import _BatchNorm
+import options
 from utils.training_state import TrainingState
 
-world = start_distributed([])
-torch.manual_seed(0)
-args = options.SOD_train().parse_args(({flags!r} + " --clip 0 --accumulate " + sys.argv[1]).split())
-settings = dict(options.backbone_settings(args), decoder_width=8, image_size=64)
-network = build_saliency_net(settings, dropout=0.0, edge_drop_path=0.0).eval()
-model = DistributedDataParallel(network) if world.size > 1 else network
-data = SaliencyTraining(saliency_pairs({data!r}), seed=0)
-batches = DistributedBatchSampler(len(data), 4, 0, world.rank, world.size, sides_px=[64])
-optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-names = [str(index) for index in range(len(data))]
-scaler = torch.amp.GradScaler("cpu", enabled=False)
-state = TrainingState("saliency", settings, network, optimizer, scaler, names, batches)
-SOD_train.train_step(model, state, next(iter(build_loader(data, batches, 0, world.device))), args)
-loss = state.finish_epoch()
-if world.is_main:
-    gradients = {{name: p.grad for name, p in network.named_parameters()}}
-    torch.save(gradients | {{"loss": torch.tensor(loss["loss"])}}, {output!r})
-del model, state, optimizer  # they hold the process group
-stop_distributed()
+script, cases = {script!r}, {cases!r}
+training = importlib.import_module(script)
+take_step = TrainingState.take_step
+_BatchNorm.train = lambda layer, mode=True: torch.nn.Module.train(layer, False)
+
+def run(rank, count, port, output, words):
+    def save_and_step(state, losses, clip=0.0):
+        if rank == 0:
+            gradients = {{name: p.grad for name, p in state.network.named_parameters() if p.grad is not None}}
+            torch.save(gradients, output)
+        take_step(state, losses, clip)
+
+    TrainingState.take_step = save_and_step
+    if count > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    training.main(getattr(options, script)().parse_args(words))
+
+fork = multiprocessing.get_context("fork")  # modules are imported once
+for count, output, words in cases:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    workers = [fork.Process(target=run, args=(rank, count, port, output, words)) for rank in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
 """
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_gradients_of_one(scenes, tmp_path):
-    """And the mean loss of one; also when each process computes its share of the batch in two parts."""
-    results = {}
-    for name, launcher, parts in (("one", [sys.executable], 1), ("two", TWO_PROCESSES, 1), ("parts", TWO_PROCESSES, 2)):
-        script, output = tmp_path / f"{name}.py", tmp_path / f"{name}.pth"
-        places = {"project": str(PROJECT), "data": str(scenes / "dataset/DRAWN-TR"), "output": str(output)}
-        script.write_text(GRADIENTS.format(flags=TINY_SWIN, **places))
-        done = subprocess.run([*launcher, str(script), str(parts)], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        results[name] = torch.load(output, weights_only=True)
-    for name, value in results["one"].items():
-        for other in ("two", "parts"):
+@pytest.mark.parametrize(
+    ("script", "flags", "parts"),
+    [
+        ("SOD_train", f"--dropout 0 --edge_drop_path 0 --clip 0 {TINY_SWIN} drop_path_rate=0", "--accumulate 2"),
+        ("train_classification", "--puzzle", ""),
+        ("train_segmentation", "--dropout 0 --class_balance 0.9", "--accumulate 2"),
+    ],
+)
+def test_processes_give_the_gradients_of_one(script, flags, parts, scenes, tmp_path):
+    """And its mean loss, with the statistics of batch norms frozen; also if processes divide their share into parts."""
+    flags += " --max_epoch 1 --train_batch 12 --workers 0"
+    cases = [(count, f"{tmp_path}/{count}.pth", f"--tag {count} {flags}") for count in (1, 2, 3, 4)]
+    cases.append((2, f"{tmp_path}/parts.pth", f"--tag parts {flags} {parts}"))
+    cases = [(count, output, COMMANDS[script](scenes, tmp_path, flags).split()) for count, output, flags in cases]
+    (tmp_path / "run.py").write_text(GRADIENTS.format(project=str(PROJECT), script=script, cases=cases))
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (one, loss), *others = (
+        (torch.load(tmp_path / f"{tag}.pth", weights_only=True), log_of(tmp_path / tag)[0]["loss"])
+        for tag in ("1", "2", "3", "4", "parts")
+    )
+    for gradients, its_loss in others:
+        assert its_loss == pytest.approx(loss, rel=1e-5)
+        for name, value in one.items():
             atol = 1e-5 * max(1, value.abs().max().item())
-            assert torch.allclose(value, results[other][name], atol=atol), (other, name)
+            assert torch.allclose(value, gradients[name], atol=atol), name
 
 
 @pytest.mark.slow
