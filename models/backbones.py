@@ -114,7 +114,7 @@ def find_timm_name(name: str) -> str:
         return name
     close = difflib.get_close_matches(name, [*README_NAMES, *timm.list_models()], n=5, cutoff=0.5)
     choice = f"choose a timm name, such as {', '.join(close or README_NAMES)}"
-    raise InputError(f"--backbone {name} is unknown: {choice}")
+    raise InputError(f"network {name} is unknown: {choice}")
 
 
 def build_backbone(
