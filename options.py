@@ -176,6 +176,9 @@ def predict() -> argparse.ArgumentParser:
     add("--crf_iterations", _positive, 10, "mean-field iterations")
     add("--crf_setting", ("probabilities", "deeplab"), "probabilities", "CRF kernels: for soft scores, or DeepLab's")
     add("--voc_submission", "FILE.tar.gz", None, "also pack the masks for the test server of VOC 2012, competition 6")
+    add("--image_labels", "FILE", None, "image labels: predict only the classes of each image, for rounds of training")
+    text = "labels that the network was trained on: 255 where it differs from them and is unsure"
+    add("--previous_dir", "DIR", None, text)
     _add_prediction_devices(parser, _part)
     return parser
 
@@ -318,6 +321,7 @@ def pipeline() -> argparse.ArgumentParser:
     add("--saliency_load_path", "FILE", None, "saliency checkpoint, in place of --saliency_dir")
     text = "masks corrected in another tool, COCO JSON or PNG: labels and network again, in <output>/corrected/<name>"
     add("--corrected", "PATH", None, text)
+    add("--rounds", _count, 0, "rounds of self-training at most: labels from the network's predictions, a new network")
     add("--output", "DIR", REQUIRED, "folder of all results")
 
     text = "all stages on scenes drawn by the demo: a few minutes on two CPU cores"

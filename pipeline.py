@@ -51,6 +51,7 @@ from models.cam_classifier import build_cam_classifier
 from models.deeplabv3plus import build_deeplabv3plus
 from models.onnx_export import list_missing_packages
 from pseudo_labels.cams import paint_cams
+from pseudo_labels.self_training import share_of_changes
 from utils import interruption
 from utils.inference_network import find_tensors
 from utils.interruption import run_script
@@ -81,6 +82,7 @@ ROW_INPUTS = {"voc12": ("train_aug_id.txt", "SegmentationClassAug"), "coco14": (
 OWN_ON_CPU = {"backbone": "tf_efficientnet_lite0", "crop": 256, "batch": 8, "steps": 500, "head": 64}
 OWN_ON_GPU = {"backbone": "resnest50", "crop": 512, "batch": 16, "steps": 2000, "head": 256}
 LEAST_EPOCHS, MOST_EPOCHS = 5, 40
+LEAST_CHANGE = 0.01  # share of pixels that a round must change for another network to be trained
 OWN_SIDE_PX = 512  # photographs whose longer side is larger are predicted at scales around this size
 
 
@@ -186,9 +188,11 @@ def own(args) -> None:
         everything = find_all_photographs(folder / "data")
         with TemporaryDirectory() as unused:
             save_corrections(args.corrected, unused, load_class_names(folder / "data"), everything, ids, warns=False)
-    stages = add_flags(own_stages(args, out, len(ids), sizes_hw), args.flags)
+    groups = own_stages(args, out, len(ids), sizes_hw)
+    names = {name for stages in groups.values() for name, _ in stages}
+    groups = {key: add_flags(stages, args.flags, names) for key, stages in groups.items()}
     if not (folder / "runs").exists():
-        commands = dict(stages)
+        commands = dict(groups["start"] + groups["results 0"])
         minutes = expect_minutes(commands, len(ids), sizes_hw)
         print(f"\nabout {minutes:.0f} minutes if nothing else runs on this machine, with these trainings:")
         for name in ("classifier", "network"):
@@ -196,15 +200,31 @@ def own(args) -> None:
         print(
             'Other choices: --backbone NAME, or flags of a stage, such as --flags "network --max_epoch 5"', flush=True
         )
-    run_stages(folder, stages)
+    finished, last = run_stages(folder, groups["start"]), 0
+    for number in range(1, args.rounds + 1):
+        finished = run_stages(folder, groups[f"labels {number}"], finished)
+        share = share_of_changes(*(own_folder(args, place) / "labels" for place in (number - 1, number)), ids)
+        print(f"round {number}: {share:.1%} of all pixels have another label than before", flush=True)
+        if share < LEAST_CHANGE:
+            break
+        finished, last = run_stages(folder, groups[f"network {number}"], finished), number
+    run_stages(folder, groups[f"results {last}"], finished)
     if missing := list_missing_packages():
         print(
             f"without network.onnx: {', '.join(missing)} not installed; pip install -r requirements-onnx.txt, run again"
         )
 
 
-def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> list[Stage]:
-    """From photographs and tags to masks, a network, and a page of doubtful labels.
+def own_folder(args, number: int) -> Path:
+    """The folder of labels and network after a round; 0: before the first."""
+    folder = Path(args.output)
+    folder = folder / "corrected" / Path(args.corrected).stem if args.corrected else folder
+    return folder / f"round{number}" if number else folder
+
+
+def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> dict[str, list[Stage]]:
+    """From photographs and tags to masks, a network, and a page of doubtful labels: the stages "start", "labels N" and
+    "network N" of each round, and "results N" after it (0: without a round).
 
     num_images: tagged photographs. sizes_hw: int [N, 2], the sizes of some of them in px.
     """
@@ -213,14 +233,14 @@ def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> list[St
     args.backbone = args.backbone or plan["backbone"]
     shrink = min(1, OWN_SIDE_PX / np.median(sizes_hw.max(axis=1)))
     scales = " ".join(f"{factor * shrink:.3g}" for factor in (0.5, 1, 1.5, 2))
-    part = f"{out}/corrected/{quote(Path(args.corrected).stem)}" if args.corrected else out
     corrected = f"--corrected {quote(args.corrected)}" if args.corrected else ""
     images, maps = quote(args.images), quote(args.saliency_dir) if args.saliency_dir else f"{out}/saliency"
     tree, listed = f"--data_dir {out}/data --list_dir {out}/data", f"--list {out}/data/all_id.txt"
     train = f"{network_flags(args)} {tree} --train_list all_id.txt --val_list none --max_epoch {epochs} \
         --train_batch {plan['batch']} --crop_size {plan['crop']} --long_side {plan['crop']} {plan['crop'] * 3 // 2} \
         --optimizer adamw"
-    onnx = f"onnx: export.py onnx --load_path {part}/runs/network/last.pth --output {part}/network.onnx"
+    select = f"{tree} {listed} --image_labels labels.csv {corrected} --load_path {out}/runs/classifier/last.pth \
+        --selector evidence --saliency_dir {maps}"
     stages = f"check: prepare_data.py check {tree} --list all_id.txt --image_labels labels.csv"
     if args.saliency_dir:
         stages += f" --saliency_dir {maps}"
@@ -228,14 +248,31 @@ def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> list[St
         stages += f"""
         saliency: predict.py --load_path {quote(args.saliency_load_path)} --input {images} {listed} --output {maps}
         """
-    return read_stages(f"""{stages}
-        classifier: train_classification.py {train} --image_labels labels.csv --lr 3e-4 --head_lr 10 \
-            --log_path {out}/runs --tag classifier
-        labels: make_pseudo_labels.py {tree} {listed} --image_labels labels.csv --label_name {part}/labels {corrected} \
-            --load_path {out}/runs/classifier/last.pth --cam_dir {out}/cams --scales {scales} \
-            --expansion attention --bg_threshold 0.4 --selector evidence --saliency_dir {maps}
+    groups = {}
+    for number in range(args.rounds + 1):
+        part, before = quote(own_folder(args, number)), quote(own_folder(args, max(number - 1, 0)))
+        network = f"""
         network: train_segmentation.py {train} --label_name {part}/labels --lr 1e-4 --head_lr 20 --ema 0.995 \
             --class_balance 0.98 --head_width {plan["head"]} --dropout 0.3 --log_path {part}/runs --tag network
+        """
+        if number == 0:
+            stages += f"""
+        classifier: train_classification.py {train} --image_labels labels.csv --lr 3e-4 --head_lr 10 \
+            --log_path {out}/runs --tag classifier
+        labels: make_pseudo_labels.py {select} --label_name {part}/labels --cam_dir {out}/cams --scales {scales} \
+            --expansion attention --bg_threshold 0.4
+            """
+            groups["start"] = read_stages(stages + network)
+        else:
+            groups[f"labels {number}"] = read_stages(f"""
+        predicted labels: predict.py --load_path {before}/runs/network/last.pth --input {images} {listed} \
+            --image_labels {out}/data/labels.csv --previous_dir {before}/labels --output {part}/predicted \
+            --scales {scales} --flip
+        labels of the round: make_pseudo_labels.py {select} --label_name {part}/labels --baseline_dir {part}/predicted
+            """)
+            groups[f"network {number}"] = read_stages(network)
+        onnx = f"onnx: export.py onnx --load_path {part}/runs/network/last.pth --output {part}/network.onnx"
+        groups[f"results {number}"] = read_stages(f"""
         predictions: predict.py --load_path {part}/runs/network/last.pth --input {images} {listed} \
             --output {part}/segmentations --scales {scales} --flip
         masks: export.py labels --input {part}/labels --classes {out}/data/classes.txt --images {images} \
@@ -243,7 +280,8 @@ def own_stages(args, out: str, num_images: int, sizes_hw: np.ndarray) -> list[St
         page: evaluate.py doubt --data_dir {out}/data {listed} --pred {part}/labels --predictions {part}/segmentations \
             --saliency_dir {maps} --csv {part}/doubt.csv --report {part}/doubt.html
         {"" if list_missing_packages() else onnx}
-    """)
+        """)
+    return groups
 
 
 def expect_minutes(commands: dict[str, str], num_images: int, sizes_hw: np.ndarray) -> float:
@@ -394,9 +432,12 @@ def read_stages(text: str) -> list[Stage]:
     return [(name, shlex.join(shlex.split(command))) for name, command in stages]
 
 
-def add_flags(stages: list[Stage], given: list[str]) -> list[Stage]:
-    """Append flags of the user. Each text is the name of a stage and flags, such as "segmentation --lr 0.01"."""
-    names = {name for name, _ in stages}
+def add_flags(stages: list[Stage], given: list[str], names=()) -> list[Stage]:
+    """Append flags of the user. Each text is the name of a stage and flags, such as "segmentation --lr 0.01".
+
+    names: of all stages of the sequence, if these are some.
+    """
+    names = names or {name for name, _ in stages}
     for text in given:
         name, _, flags = text.partition(" --")
         if name not in names or not flags:
@@ -410,16 +451,16 @@ def quote(path) -> str:
     return shlex.quote(Path(path).as_posix())
 
 
-def run_stages(folder: Path, stages: list[Stage]) -> None:
+def run_stages(folder: Path, stages: list[Stage], is_finished: bool = True) -> bool:
     """Run the unfinished commands in order, and append the time of each to <folder>/times.tsv.
 
     After the first command that runs, all others run too: what they read may have changed. They are quick if nothing is
-    to be done.
+    to be done. is_finished: no command ran before; returns whether that is still so.
     """
     for _, command in stages:
         parse_command(command)  # a mistake in the flags ends the sequence before its first stage
     hold_folder(folder)
-    latest, is_finished = load_latest_commands(folder / "times.tsv"), True
+    latest = load_latest_commands(folder / "times.tsv")
     for _, command in stages:  # a finished training is not continued with other flags
         if latest.get(find_run(command), command) not in (command, UNFINISHED):
             found = f"{find_run(command)} was trained by another command"
@@ -440,6 +481,7 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
             raise
         finally:
             note_time(folder / "times.tsv", name, time.perf_counter() - started_s, state, command)
+    return is_finished
 
 
 def run_command(command: str) -> None:

@@ -28,22 +28,24 @@ from tqdm import tqdm
 
 from datasets.voc_submission import SUBMISSION_FOLDER, save_submission
 from formats.errors import InputError, MissingInputError, shorten
+from formats.image_labels import load_image_labels
 from formats.images import IMAGE_SUFFIXES, image_size, image_stems, images_below, load_image, save_grey, save_image
 from formats.labels import paint_label, save_label
-from formats.voc_layout import VOC_CLASSES, hint_at_names, load_ids
+from formats.voc_layout import VOC_CLASSES, files_of_ids, hint_at_names, load_ids
 from models.builders import BUILDERS
 from models.puzzle_cam_checkpoint import from_puzzle_cam
 from models.saliency_prediction import predict_saliency, scale_side
-from models.segmentation_prediction import predict_segmentation, segmentation_logits
+from models.segmentation_prediction import segmentation_logits
 from pseudo_labels.cams import overlay_cams
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_to_label
+from pseudo_labels.self_training import doubt_changes
 from utils.checkpoint import file_digest, load_checkpoint, rebuild
 from utils.distributed import World, gather_from_processes, start_processes, stop_distributed
 from utils.file_threads import read_ahead, write_behind
 from utils.inference_network import SIDE_PX, prepare_for_inference
 from utils.interruption import run_script
 from utils.memory import advise_on_full_memory, batch_by_size, choose_batch_size
-from utils.output_folder import lock_output_folder
+from utils.output_folder import folder_origin, lock_output_folder
 from utils.processes import do_in_processes
 
 CRF_SETTINGS = {"probabilities": PROBABILITIES, "deeplab": DEEPLAB}
@@ -69,12 +71,16 @@ def main(args) -> None:
 
     # save
     batches, unreadable = find_batches(stage, images, args, world), {}
+    if args.previous_dir:
+        files_of_ids(args.previous_dir, [*images], ".png")
+    rows = load_image_labels(args.image_labels, [*images], settings["classes"]) if args.image_labels else None
+    present = dict(zip(images, rows)) if args.image_labels else None
     chosen = [stem for stems in batches for stem in stems]
     missing = {stem for stem in chosen if not is_complete(output, stem, args.overlay)}
     share = world.share([stems for stems in batches if missing.intersection(stems)])
     with lock_output_folder(world, output, result_options(args), ".png"):
         bar = tqdm(share, desc=stage, disable=not world.is_main, mininterval=1, leave=False)
-        results = predict_images(stage, network, settings, images, bar, unreadable, args, world.device)
+        results = predict_images(stage, network, settings, images, bar, unreadable, args, world.device, present)
         results = (result for result in results if result[0] in missing)
         save_results(results, sum(map(len, share)), stage, output, args, world.local_size)
     left_out = [error for stem, error in gather_from_processes([*unreadable.items()]) if stem in missing]
@@ -141,7 +147,8 @@ def load_network(args, device) -> tuple[str, dict, torch.nn.Module]:
 
 def check_segmentation_flags(args, stage: str, settings: dict) -> None:
     """Raise `InputError` for flags that contradict each other or the checkpoint."""
-    flags = {"--window": args.window, "--crf": args.crf, "--voc_submission": args.voc_submission}
+    names = ("window", "crf", "voc_submission", "image_labels", "previous_dir")
+    flags = {f"--{name}": getattr(args, name) for name in names}
     given = ", ".join(flag for flag, value in flags.items() if value)
     if stage != "segmentation" and given:
         raise InputError(f"{given} need a segmentation checkpoint: --load_path {args.load_path} is of stage {stage}")
@@ -149,6 +156,8 @@ def check_segmentation_flags(args, stage: str, settings: dict) -> None:
         raise InputError("--window_stride needs --window")
     if args.window_stride and args.window_stride > args.window:
         raise InputError(f"--window_stride {args.window_stride} is larger than --window {args.window}: lower it")
+    if args.previous_dir and args.crf:
+        raise InputError("--previous_dir and --crf exclude each other: omit one")
     if args.voc_submission and not args.voc_submission.endswith((".tar.gz", ".tgz")):
         raise InputError(f"--voc_submission {args.voc_submission}: the name must end in .tar.gz or .tgz")
     if args.voc_submission and args.part:
@@ -177,6 +186,8 @@ def result_options(args) -> dict:
         "window_stride": find_window_stride(args),
         "crf_setting": args.crf_setting if args.crf else None,
         "crf_iterations": args.crf_iterations if args.crf else None,
+        "image_labels": args.image_labels,
+        "previous": folder_origin(args.previous_dir) if args.previous_dir else None,
     }
 
 
@@ -206,24 +217,29 @@ def try_to(read: Callable, path: Path):
         return error
 
 
-def predict_images(stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device):
+def predict_images(
+    stage: str, network, settings: dict, images: dict, batches, unreadable: dict, args, device, present=None
+):
     """Yield stem, image (uint8 [H, W, 3]) and result of each image; threads read the next batch ahead.
 
-    Adds the errors of images that cannot be read to `unreadable`, by stem.
+    Adds the errors of images that cannot be read to `unreadable`, by stem. present: the classes, bool [C], by stem.
     """
     for stems, loaded in read_ahead(lambda stems: [try_to(load_image, images[stem]) for stem in stems], batches):
         unreadable |= {stem: str(image) for stem, image in zip(stems, loaded) if isinstance(image, InputError)}
         decoded = {stem: image for stem, image in zip(stems, loaded) if stem not in unreadable}
         if decoded:
-            results = predict_batch(stage, network, settings, list(decoded.values()), args, device)
+            rows = np.stack([present[stem] for stem in decoded]) if present else None
+            results = predict_batch(stage, network, settings, list(decoded.values()), args, device, rows)
             yield from zip(decoded, decoded.values(), results)
 
 
 @advise_on_full_memory("lower --batch, give --window for segmentation, or fewer --scales")
-def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device) -> list:
+def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray], args, device, present=None) -> list:
     """Predict a batch: saliency maps uint8 [H, W], label maps uint8 [H, W], or CAM overlays uint8 [H, W, 3].
 
     With --crf, instead of a label map: the probabilities float32 [K, H, W] of the labels that are present, uint8 [K].
+    With --previous_dir: a label map and the probabilities of its labels, float32 [H, W], from the mean of the logits.
+    present: the classes of the images, bool [B, C], if only these are predicted.
     """
     how = {"scales": args.scales, "flip": args.flip, "amp": args.amp}
     if stage == "saliency":
@@ -231,9 +247,17 @@ def predict_batch(stage: str, network, settings: dict, images: list[np.ndarray],
     if stage == "classification":
         return [overlay_cams(network, image, device, **how) for image in images]
     how |= {"window_px": args.window, "stride_px": find_window_stride(args)}
+    logits = segmentation_logits(network, np.stack(images), device, **how)  # [B, L, H, W]
+    if present is not None:
+        absent = torch.from_numpy(np.pad(~present, ((0, 0), (1, 0)))).to(device)  # never the background
+        logits = logits.masked_fill(absent[:, :, None, None], -torch.inf)
     if not args.crf:
-        return list(predict_segmentation(network, np.stack(images), device, **how))
-    probs = segmentation_logits(network, np.stack(images), device, **how).softmax(dim=1)  # [B, L, H, W]
+        labels = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        if not args.previous_dir:
+            return list(labels)
+        passes = len(args.scales) * (1 + args.flip)
+        return list(zip(labels, (logits / passes).softmax(dim=1).amax(dim=1).cpu().numpy()))
+    probs = logits.softmax(dim=1)
     present = [(row, row.argmax(dim=0).unique()) for row in probs]
     return [(row[labels].cpu().numpy(), labels.to(torch.uint8).cpu().numpy()) for row, labels in present]
 
@@ -255,6 +279,8 @@ def save_result(stage: str, output: Path, args, prediction: tuple) -> None:
         probs, labels = result
         crf = DenseCrf(image, CRF_SETTINGS[args.crf_setting])
         result = refine_to_label(crf, torch.from_numpy(probs), labels, args.crf_iterations)
+    elif args.previous_dir:
+        result = doubt_changes(*result, Path(args.previous_dir) / f"{stem}.png")
     save, show = WRITERS[stage]
     if args.overlay:
         save_image(output / f"overlays/{stem}.jpg", show(image, result))

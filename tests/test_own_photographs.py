@@ -16,6 +16,7 @@ from formats.images import image_size, load_image, save_grey, save_image
 from formats.labels import load_label
 from formats.voc_layout import find_photographs, load_ids
 from pseudo_labels.external_labels import find_baseline
+from pseudo_labels.self_training import share_of_changes
 
 TINY = TINY_RESNEST.removesuffix(" --workers 0") + " --pretrained none"
 for stage in ("classifier", "network --head_width 16"):
@@ -87,12 +88,29 @@ def test_from_photographs_to_masks(own, tmp_path, capsys):
 def test_settings_suit_the_photographs():
     flags = "own --images x --tags x --output x --saliency_dir x"
     args = options.pipeline().parse_args(flags.split())
-    commands = dict(pipeline.own_stages(args, "x", 10_000, np.array([[3000, 4000], [2000, 4000], [100, 80]])))
+    groups = pipeline.own_stages(args, "x", 10_000, np.array([[3000, 4000], [2000, 4000], [100, 80]]))
+    commands = dict(groups["start"])
     assert " --max_epoch 5 " in commands["classifier"]
     assert "--scales 0.064 0.128 0.192 0.256" in commands["labels"]
-    commands = dict(pipeline.own_stages(args, "x", 50, np.array([[300, 400]])))
-    assert " --max_epoch 40 " in commands["network"]
-    assert "--scales 0.5 1 1.5 2" in commands["predictions"]
+    groups = pipeline.own_stages(args, "x", 50, np.array([[300, 400]]))
+    assert " --max_epoch 40 " in dict(groups["start"])["network"]
+    assert "--scales 0.5 1 1.5 2" in dict(groups["results 0"])["predictions"]
+
+
+def test_rounds(own, tmp_path, monkeypatch, capsys):
+    """They stop when labels hardly change; the results are those of the last network."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(pipeline, "LEAST_CHANGE", 1.1)
+    run_own(own, out, "--rounds 2")
+    assert "round 1: " in (printed := capsys.readouterr().out) and "round 2: " not in printed
+    assert (out / "labels.json").is_file() and not (out / "round1/runs").exists()
+    monkeypatch.setattr(pipeline, "LEAST_CHANGE", -1)
+    labels = bytes_in(out / "labels"), bytes_in(out / "round1/labels")
+    run_own(own, out, "--rounds 2")
+    assert (bytes_in(out / "labels"), bytes_in(out / "round1/labels")) == labels
+    assert {path.name for path in (out / "round2").iterdir()} >= {"labels.json", "network.onnx", "doubt.html", "labels"}
+    changed = share_of_changes(out / "round1/labels", out / "labels", load_ids(own / "data/all_id.txt"))
+    assert f"round 1: {changed:.1%} of all pixels" in capsys.readouterr().out
 
 
 def test_maps_come_from_one_place(own, tmp_path):

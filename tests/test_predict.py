@@ -14,14 +14,17 @@ from conftest import PROJECT, TINY_RESNEST, TINY_SWIN, balance_labels, bytes_in,
 
 import options
 import predict
+from datasets.drawn_objects import CLASS_NAMES
 from formats.atomic_files import write_json
 from formats.errors import InputError, MissingInputError
+from formats.image_labels import load_image_labels
 from formats.images import load_grey, load_image, save_grey, save_image
 from formats.labels import load_label
 from models.deeplabv3plus import build_deeplabv3plus
 from models.saliency_net import build_saliency_net
 from models.segmentation_prediction import predict_segmentation, segmentation_logits
 from predict import highlight, predict_batch, save_result
+from pseudo_labels import self_training
 from pseudo_labels.dense_crf import DEEPLAB, PROBABILITIES, DenseCrf, refine_probs
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.multi_scale import merge_scales, slide_windows, window_starts
@@ -380,6 +383,30 @@ def test_flags_of_segmentation_are_refused_elsewhere(scenes, runs, tmp_path):
     with pytest.raises(InputError, match="--window_stride 49 is larger than --window 48"):
         run_main("predict", f"{command}/seg/last.pth --window 48 --window_stride 49")
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_a_round(scenes, runs, label_parts, tmp_path, monkeypatch):
+    """Only classes of the image; where a label differs from the last one, it is sure or 255."""
+    command = f"--load_path {runs}/seg/last.pth --input {scenes}/data/VOCdevkit/VOC2012/JPEGImages"
+    command += f" --list {scenes}/voc12/train_aug_id.txt --image_labels {scenes}/voc12/cls_labels.npy --flip"
+    run_main("predict", f"{command} --output {tmp_path}/all")
+    labels, before = labels_in(tmp_path / "all"), labels_in(label_parts / "rough")
+    for (name, label), row in zip(
+        labels.items(), load_image_labels(scenes / "voc12/cls_labels.npy", labels, CLASS_NAMES)
+    ):
+        assert set(np.unique(label)) <= {0, *np.flatnonzero(row) + 1}, name
+    for least, expected in (
+        (0, labels),
+        (1.1, {name: np.where(label == before[name], label, 255) for name, label in labels.items()}),
+    ):
+        monkeypatch.setattr(self_training, "SURE", least)
+        run_main("predict", f"{command} --previous_dir {label_parts}/rough --output {tmp_path}/{least}")
+        found = labels_in(tmp_path / f"{least}")
+        assert [name for name in labels if not np.array_equal(found[name], expected[name])] == []
+    (tmp_path / "all" / f"{min(labels)}.png").unlink()
+    with pytest.raises(MissingInputError, match="1 of 14 files are missing"):
+        run_main("predict", f"{command} --previous_dir {tmp_path}/all --output {tmp_path}/none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_batches_change_nothing(scenes, runs, tmp_path):
