@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import make_pseudo_labels
 import options
 import predict
-from benchmarks.report import device_kind, save_page
+from benchmarks.report import device_kind, save_page, time_cells
 from benchmarks.timing import milliseconds
 from formats.images import image_stems, load_image
 from formats.labels import save_label
@@ -54,10 +54,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     rows = measure(args)
     names = ("torch", "ONNX") if args.onnx else ("plain loop", "ours")
-    times = [(row["name"], row["plain_ms"], row["ours_ms"]) for row in rows]
-    cells = [[name, f"{plain:.0f}", f"{ours:.0f}", f"{plain / ours:.2f} ×"] for name, plain, ours in times]
     header = ["", *(f"{name}, ms/image" for name in names), "speed-up"]
-    parts = [f"{rows[0]['images']} photographs", markdown_table(header, cells)]
+    parts = [f"{rows[0]['images']} photographs", markdown_table(header, list(map(time_cells, rows)))]
     save_page(f"{'onnx' if args.onnx else 'inference'}_{args.backbone}_{device_kind()}", "inference", argv, parts)
 
 

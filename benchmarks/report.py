@@ -34,6 +34,12 @@ def device_kind() -> str:
     return "cuda" if torch.cuda.is_available() else f"cpu_{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
+def time_cells(row: dict) -> list[str]:
+    """Cells of a table: name, ms of both sides, and their ratio."""
+    plain, ours = row["plain_ms"], row["ours_ms"]
+    return [row["name"], f"{plain:.0f}", f"{ours:.0f}", f"{plain / ours:.2f} ×"]
+
+
 def save_page(name: str, benchmark: str, argv: list[str], parts: list[str]) -> None:
     """Print a page of command, parts and environment, and write it to benchmarks/results/<name>.md."""
     command = f"    python -m benchmarks.{benchmark} {shlex.join(argv)}".rstrip()

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import options
 import SOD_train
 import train_segmentation
-from benchmarks.report import device_kind, save_page
+from benchmarks.report import device_kind, save_page, time_cells
 from benchmarks.timing import milliseconds
 from datasets.distributed_batch_sampler import DistributedBatchSampler, build_loader
 from datasets.drawn_scenes import write_saliency_scenes, write_voc_scenes
@@ -124,13 +124,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("flags", nargs="*", help="flags of the script, after --")
     args = parser.parse_args(argv)
     row = measure(args.network, args.flags, args.turns)
-    cells = [
-        row["name"],
-        f"{row['plain_ms']:.0f}",
-        f"{row['ours_ms']:.0f}",
-        f"{row['plain_ms'] / row['ours_ms']:.2f} ×",
-    ]
-    table = markdown_table(["", "plain loop, ms/step", "the script, ms/step", "speed-up"], [cells])
+    table = markdown_table(["", "plain loop, ms/step", "the script, ms/step", "speed-up"], [time_cells(row)])
     save_page(f"training_step_{args.network}_{device_kind()}", "training_step", argv, [table])
 
 

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import inference, training_step
-from benchmarks.report import RESULTS, device_kind, environment_line
+from benchmarks.report import RESULTS, device_kind, environment_line, time_cells
 from benchmarks.timing import milliseconds
 from benchmarks.training_step import DRAWN_HW
 from datasets.drawn_scenes import write_saliency_scenes
@@ -72,11 +72,10 @@ def measure_peak(side: int) -> float:
 
 def table_row(row: dict, peak: float) -> list[str]:
     """Cells of the table: times per step or image; memory and TFLOPS of trainings."""
-    plain, ours = row["plain_ms"], row["ours_ms"]
-    cells = [row["name"], f"{plain:.0f}", f"{ours:.0f}", f"{plain / ours:.2f} ×"]
+    cells = time_cells(row)
     if "tflop" not in row:
         return [*cells, "", "", "", ""]
-    tflops = row["tflop"] / ours * 1e3
+    tflops = row["tflop"] / row["ours_ms"] * 1e3
     return [*cells, f"{row['plain_gb']:.1f}", f"{row['ours_gb']:.1f}", f"{tflops:.1f}", f"{100 * tflops / peak:.0f} %"]
 
 
