@@ -25,6 +25,7 @@ import importlib
 import json
 import shlex
 import time
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -191,6 +192,8 @@ def own(args) -> None:
     groups = own_stages(args, out, len(ids), sizes_hw)
     names = {name for stages in groups.values() for name, _ in stages}
     groups = {key: add_flags(stages, args.flags, names) for key, stages in groups.items()}
+    for _, command in chain(*groups.values()):
+        parse_command(command)  # a mistake in the flags of a late stage ends the sequence before its first one
     if not (folder / "runs").exists():
         commands = dict(groups["start"] + groups["results 0"])
         minutes = expect_minutes(commands, len(ids), sizes_hw)
@@ -435,7 +438,7 @@ def read_stages(text: str) -> list[Stage]:
 def add_flags(stages: list[Stage], given: list[str], names=()) -> list[Stage]:
     """Append flags of the user. Each text is the name of a stage and flags, such as "segmentation --lr 0.01".
 
-    names: of all stages of the sequence, if these are some.
+    names: those of the whole sequence, if `stages` is a part of it.
     """
     names = names or {name for name, _ in stages}
     for text in given:

@@ -122,6 +122,12 @@ def test_maps_come_from_one_place(own, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_in_the_flags_of_the_last_stage_is_found_first(own, tmp_path):
+    with pytest.raises(SystemExit):
+        run_own(own, tmp_path / "out", "--flags 'predictions --scales much'")
+    assert not (tmp_path / "out/runs").exists()
+
+
 def test_photographs_that_are_missing_or_share_an_id(own, tmp_path):
     shutil.copytree(own / "data", tmp_path / "data")
     shutil.copytree(own / "photographs", tmp_path / "photographs")
